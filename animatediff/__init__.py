@@ -1,0 +1,3 @@
+from .errors import AnimateDiffError
+
+__all__ = ["AnimateDiffError"]

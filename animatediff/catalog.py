@@ -1,0 +1,134 @@
+"""The tables of everything that can be named in a job. Data only: no torch, no I/O, no behaviour.
+
+To add a scheduler, a model or a format, add a row here. Code that acts on a row lives in the room of its kind and is
+keyed by the row's name; ``tests/test_catalog.py`` holds the two sets of keys equal.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .config import V1, V2, V3, MotionModuleConfig
+
+
+@dataclass(frozen=True)
+class FamilyDefaults:
+    """What a job of this model family gets for each field that it leaves out."""
+
+    width: int
+    height: int
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    fps: int = 8
+    scheduler: str = "ddim"
+    format: str = "mp4"
+
+
+SD15_DEFAULTS = FamilyDefaults(512, 512, 16, 25, 7.5)
+SHAPEWORLD_DEFAULTS = FamilyDefaults(64, 64, 16, 25, 4.0)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A text-to-image model of SD 1.5's architecture. ``folder`` is its place below the models folder."""
+
+    folder: str
+    title: str
+    motion_modules: tuple[str, ...]
+    """Motion modules made for this family; the first one that is installed is the default."""
+    defaults: FamilyDefaults = SD15_DEFAULTS
+    note: str = ""
+    """Said in every output that this model made, when it is not what a user would expect."""
+
+
+@dataclass(frozen=True)
+class MotionModule:
+    """Motion-module weights. ``file`` is its place below the models folder, ``version`` its architecture."""
+
+    file: str
+    version: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A diffusers scheduler class by name, with what it gets besides the motion module's own noise schedule."""
+
+    diffusers_class: str
+    title: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """A file format. ``max_fps``: the fastest rate that the format can tell apart."""
+
+    mime: str
+    suffix: str
+    max_fps: int = 60
+
+
+MOTION_MODULE_VERSIONS: Mapping[str, MotionModuleConfig] = {"v1": V1, "v2": V2, "v3": V3}
+
+MOTION_MODULES: Mapping[str, MotionModule] = {
+    "v3_sd15_mm": MotionModule("motion_modules/v3_sd15_mm.ckpt", "v3", "AnimateDiff v3"),
+    "mm_sd_v15_v2": MotionModule("motion_modules/mm_sd_v15_v2.ckpt", "v2", "AnimateDiff v2"),
+    "mm_sd_v15": MotionModule("motion_modules/mm_sd_v15.ckpt", "v1", "AnimateDiff v1, trained on SD 1.5"),
+    "mm_sd_v14": MotionModule("motion_modules/mm_sd_v14.ckpt", "v1", "AnimateDiff v1, trained on SD 1.4"),
+    "shapeworld_v3": MotionModule("shapeworld/motion_module_v3.safetensors", "v3", "the embedded family's module"),
+}
+
+_SD15_MOTION = ("v3_sd15_mm", "mm_sd_v15_v2", "mm_sd_v15", "mm_sd_v14")
+
+BASE_MODELS: Mapping[str, BaseModel] = {  # the first one that is installed is the default
+    "sd15": BaseModel("stable-diffusion-v1-5", "Stable Diffusion 1.5", _SD15_MOTION),
+    "shapeworld": BaseModel(
+        "shapeworld",
+        "shapeworld, the embedded demonstration family",
+        ("shapeworld_v3",),
+        SHAPEWORLD_DEFAULTS,
+        note="made with the embedded demonstration family 'shapeworld' (64x64 moving shapes), not with Stable Diffusion",
+    ),
+}
+
+NOISE_SCHEDULE: Mapping[str, Any] = {
+    # The motion modules were trained on this schedule, which is not SD 1.5's "scaled_linear".
+    # Source: noise_scheduler_kwargs of the published inference configs.
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "linear",
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+}
+
+SCHEDULERS: Mapping[str, Scheduler] = {
+    "ddim": Scheduler("DDIMScheduler", "DDIM, the published default", {"clip_sample": False, "set_alpha_to_one": True}),
+    "euler": Scheduler("EulerDiscreteScheduler", "Euler", {"timestep_spacing": "leading"}),
+    "euler_a": Scheduler("EulerAncestralDiscreteScheduler", "Euler ancestral", {"timestep_spacing": "leading"}),
+    "euler_trailing": Scheduler(
+        "EulerDiscreteScheduler", "Euler, trailing timesteps (AnimateDiff-Lightning)", {"timestep_spacing": "trailing"}
+    ),
+    "dpmpp_2m": Scheduler("DPMSolverMultistepScheduler", "DPM-Solver++ 2M", {"timestep_spacing": "leading"}),
+    "dpmpp_2m_karras": Scheduler(
+        "DPMSolverMultistepScheduler", "DPM-Solver++ 2M, Karras sigmas", {"use_karras_sigmas": True}
+    ),
+    "unipc": Scheduler("UniPCMultistepScheduler", "UniPC", {"timestep_spacing": "leading"}),
+    "pndm": Scheduler("PNDMScheduler", "PNDM/PLMS", {"skip_prk_steps": True}),
+    "lcm": Scheduler("LCMScheduler", "LCM (AnimateLCM and other consistency models)", {"clip_sample": False}),
+}
+
+OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
+    "mp4": OutputFormat("video/mp4", ".mp4"),
+    "gif": OutputFormat("image/gif", ".gif", max_fps=50),  # delays are whole 1/100 s, and players slow down below 2
+    "webm": OutputFormat("video/webm", ".webm"),
+    "webp": OutputFormat("image/webp", ".webp"),
+    "apng": OutputFormat("image/apng", ".apng"),
+    "png_zip": OutputFormat("application/zip", ".zip"),
+}
+
+
+def max_frames(motion_module: str) -> int:
+    """The most frames that the named motion module's positional table covers."""
+    return MOTION_MODULE_VERSIONS[MOTION_MODULES[motion_module].version].max_length
