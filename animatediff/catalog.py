@@ -58,6 +58,7 @@ class Scheduler:
     diffusers_class: str
     title: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int = 150
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ BASE_MODELS: Mapping[str, BaseModel] = {  # the first one that is installed is t
         "shapeworld, the embedded demonstration family",
         ("shapeworld_v3",),
         SHAPEWORLD_DEFAULTS,
-        note="made with the embedded demonstration family 'shapeworld' (64x64 moving shapes), not with Stable Diffusion",
+        note="made with the embedded demonstration family 'shapeworld' (moving shapes), not with Stable Diffusion",
     ),
 }
 
@@ -105,18 +106,18 @@ NOISE_SCHEDULE: Mapping[str, Any] = {
 
 SCHEDULERS: Mapping[str, Scheduler] = {
     "ddim": Scheduler("DDIMScheduler", "DDIM, the published default", {"clip_sample": False, "set_alpha_to_one": True}),
-    "euler": Scheduler("EulerDiscreteScheduler", "Euler", {"timestep_spacing": "leading"}),
-    "euler_a": Scheduler("EulerAncestralDiscreteScheduler", "Euler ancestral", {"timestep_spacing": "leading"}),
+    "euler": Scheduler("EulerDiscreteScheduler", "Euler", {"timestep_spacing": "linspace"}),
+    "euler_a": Scheduler("EulerAncestralDiscreteScheduler", "Euler ancestral", {"timestep_spacing": "linspace"}),
     "euler_trailing": Scheduler(
         "EulerDiscreteScheduler", "Euler, trailing timesteps (AnimateDiff-Lightning)", {"timestep_spacing": "trailing"}
     ),
-    "dpmpp_2m": Scheduler("DPMSolverMultistepScheduler", "DPM-Solver++ 2M", {"timestep_spacing": "leading"}),
+    "dpmpp_2m": Scheduler("DPMSolverMultistepScheduler", "DPM-Solver++ 2M", {"timestep_spacing": "linspace"}),
     "dpmpp_2m_karras": Scheduler(
         "DPMSolverMultistepScheduler", "DPM-Solver++ 2M, Karras sigmas", {"use_karras_sigmas": True}
     ),
-    "unipc": Scheduler("UniPCMultistepScheduler", "UniPC", {"timestep_spacing": "leading"}),
+    "unipc": Scheduler("UniPCMultistepScheduler", "UniPC", {"timestep_spacing": "linspace"}),
     "pndm": Scheduler("PNDMScheduler", "PNDM/PLMS", {"skip_prk_steps": True}),
-    "lcm": Scheduler("LCMScheduler", "LCM (AnimateLCM and other consistency models)", {"clip_sample": False}),
+    "lcm": Scheduler("LCMScheduler", "LCM (AnimateLCM and other consistency models)", {"clip_sample": False}, 50),
 }
 
 OUTPUT_FORMATS: Mapping[str, OutputFormat] = {

@@ -1,6 +1,6 @@
 """Architecture of the models as frozen values. Imports nothing heavy, so that a CLI can look at it for free."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from .errors import CheckpointError
 
@@ -32,7 +32,7 @@ V3 = replace(V2, use_mid_block=False)
 
 @dataclass(frozen=True)
 class UNet3DConfig:
-    """The spatial UNet in SD 1.5's terms, plus the motion module around it (None: none, a plain image model per frame).
+    """The spatial UNet in SD 1.5's terms. Motion modules are added around it, see MotionModuleConfig.
 
     ``num_attention_heads`` is what SD 1.x files call ``attention_head_dim``: there it is the NUMBER of heads.
     """
@@ -48,7 +48,6 @@ class UNet3DConfig:
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     sample_size: int = 64
-    motion: MotionModuleConfig | None = field(default=V3)
 
     @property
     def time_embed_dim(self) -> int:
@@ -76,7 +75,7 @@ _MUST_BE = {  # what SD 1.5 has and this UNet is written for; a file that says o
 }
 
 
-def unet_config_from_diffusers(raw: dict, motion: MotionModuleConfig | None) -> UNet3DConfig:
+def unet_config_from_diffusers(raw: dict) -> UNet3DConfig:
     """``unet/config.json`` of an SD 1.5 folder -> UNet3DConfig. Raises CheckpointError for another architecture."""
     for key, wanted in _MUST_BE.items():
         if key in raw and raw[key] != wanted:
@@ -99,5 +98,4 @@ def unet_config_from_diffusers(raw: dict, motion: MotionModuleConfig | None) -> 
         norm_num_groups=raw["norm_num_groups"],
         norm_eps=raw.get("norm_eps", 1e-5),
         sample_size=raw.get("sample_size") or 64,
-        motion=motion,
     )

@@ -91,6 +91,11 @@ def _check(request: ResolvedRequest, max_megapixel_steps: float) -> None:
     limit = catalog.max_frames(request.motion_module)
     if request.num_frames > limit:
         raise InvalidRequest("num_frames", request.num_frames, f"1 to {limit} with {request.motion_module}")
+    most_steps = catalog.SCHEDULERS[request.scheduler].max_steps
+    if request.num_inference_steps > most_steps:
+        raise InvalidRequest(
+            "num_inference_steps", request.num_inference_steps, f"1 to {most_steps} with {request.scheduler}"
+        )
     fastest = catalog.OUTPUT_FORMATS[request.format].max_fps
     if request.fps > fastest:
         raise InvalidRequest("fps", request.fps, f"1 to {fastest} in the format {request.format}")
