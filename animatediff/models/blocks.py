@@ -78,6 +78,8 @@ class Layers(nn.Module):
     ``motion_modules`` entries are None until an adapter fills them: the image model alone.
     """
 
+    resnets_without_layer = 0
+
     def __init__(self, config: UNet3DConfig, channels_in: list[int], channels: int, level: int, attends: bool) -> None:
         super().__init__()
         groups, eps = config.norm_num_groups, config.norm_eps
@@ -86,15 +88,13 @@ class Layers(nn.Module):
         self.resnets = nn.ModuleList(
             ResnetBlock(width, channels, config.time_embed_dim, groups, eps) for width in channels_in
         )
+        num_layers = len(channels_in) - self.resnets_without_layer
         if attends:
             self.attentions = nn.ModuleList(
-                SpatialTransformer(channels, heads, config.cross_attention_dim, groups)
-                for _ in range(max(1, len(channels_in) - self.resnets_without_layer))
+                SpatialTransformer(channels, heads, config.cross_attention_dim, groups) for _ in range(num_layers)
             )
         self.attends = attends
-        self.motion_modules = nn.ModuleList([None] * (len(channels_in) - self.resnets_without_layer))  # pyright: ignore
-
-    resnets_without_layer = 0
+        self.motion_modules = nn.ModuleList([None] * num_layers)  # pyright: ignore[reportArgumentType]
 
     def attend(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
         """What follows resnet ``i``: spatial attention, then motion. (b f, c, h, w) -> (b f, c, h, w)"""

@@ -53,7 +53,7 @@ def write_webm(video: Video, path: Path, quality: int, comment: str) -> None:
 def read_comment(path: Path, demuxer: str) -> str:
     """The ``comment`` tag of a file. Raises EncodeError if ffmpeg cannot read it, KeyError if it has no comment."""
     # The demuxer is named, so that a file of another kind (say, a playlist that points elsewhere) is not followed.
-    dump = _run_ffmpeg(["-f", demuxer, "-i", f"file:{path.resolve()}", "-f", "ffmetadata", "-"]).decode()
+    dump = _run_ffmpeg(["-f", demuxer, "-i", f"file:{path.name}", "-f", "ffmetadata", "-"], folder=path.parent).decode()
     tags = dict(line.split("=", 1) for line in dump.splitlines() if "=" in line)
     tags = {key.lower(): value for key, value in tags.items()}  # Matroska writes its tags in capitals
     return re.sub(r"\\(.)", r"\1", tags["comment"])
@@ -75,16 +75,33 @@ def _encode(codec: Codec, video: Video, path: Path, quality: int, comment: str) 
     )
 
 
-def _run_ffmpeg(arguments: list[str], stdin: bytes | memoryview = b"", folder: Path | None = None) -> bytes:
+def _run_ffmpeg(arguments: list[str], folder: Path, stdin: bytes | memoryview = b"") -> bytes:
     """What ffmpeg wrote to stdout. It runs in ``folder``, so that it knows, and can tell, no path of this host.
 
-    ``subprocess.run`` feeds stdin in small pieces without a copy while it drains both outputs, and kills ffmpeg on
-    every exception, KeyboardInterrupt too.
+    ``communicate`` feeds stdin in small pieces without a copy while it drains both outputs.
     """
-    command = [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-loglevel", "error", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, cwd=folder, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = re.sub(r"(?:/[^\s/:'\"]+)+/", "", lines[-1]) if lines else f"exit status {done.returncode}"
-        raise EncodeError(f"ffmpeg failed: {reason}")
-    return done.stdout
+    try:
+        command = [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-loglevel", "error", *arguments]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder
+        )
+    except OSError as error:
+        raise EncodeError(f"ffmpeg could not be started: {error.strerror}") from error
+    except RuntimeError as error:  # imageio-ffmpeg found none
+        raise EncodeError("ffmpeg is not installed") from error
+    with process:
+        try:
+            stdout, stderr = process.communicate(stdin)
+        except BaseException:  # KeyboardInterrupt too; subprocess.run would leave a zombie then
+            process.kill()
+            process.wait()
+            raise
+    if process.returncode != 0:
+        lines = stderr.decode(errors="replace").strip().splitlines()
+        raise EncodeError(f"ffmpeg failed: {_plain(lines[-1]) if lines else f'exit status {process.returncode}'}")
+    return stdout
+
+
+def _plain(line: str) -> str:
+    """A line of ffmpeg's log without the "[part @ address]" before it and without the folders of any path in it."""
+    return re.sub(r"(?:/[^\s/:'\"]+)+/", "", re.sub(r"^(\[[^]]*\]\s*)+", "", line))

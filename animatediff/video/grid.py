@@ -18,30 +18,35 @@ _LOOPS = 65535  # what the published code's files say instead of 0, "forever"
 def video_grid(videos: torch.Tensor, n_rows: int = 6, rescale: bool = False) -> np.ndarray:
     """``videos`` (b, c, f, h, w), c 3 or 1, values 0..1, or -1..1 with ``rescale`` -> uint8 (f, H, W, 3).
 
-    ``n_rows`` is the number of clips in one row, as in torchvision's ``make_grid(nrow=...)``. There are black lines of
-    2 px around each clip, and none if there is only one. Values out of range are clamped, then 255 x is cut to a whole
-    number as the published code does. Raises EncodeError for another shape.
+    ``n_rows`` is the number of clips in one row, as in torchvision's ``make_grid(nrow=...)``. There are lines of 2 px
+    around each clip, and none if there is only one; their value is 0 before ``rescale``, so black without it and grey
+    with it. Values out of range are clamped, then 255 x is cut to a whole number. All but the clamping is as in the
+    published code. Raises EncodeError for another shape.
     """
     if videos.ndim != 5 or 0 in videos.shape or videos.shape[1] not in (1, 3) or n_rows < 1:
         raise EncodeError(
             f"a grid needs (b, c, f, h, w) with c 1 or 3, and n_rows >= 1; got {tuple(videos.shape)}, {n_rows}"
         )
-    values = videos.detach().float()
-    if rescale:
-        values = (values + 1.0) / 2.0
-    pixels = (values.clamp(0, 1) * 255).to(torch.uint8).cpu()
-    clips = pixels.permute(0, 2, 3, 4, 1).expand(-1, -1, -1, -1, 3).numpy()  # b f h w 3
+    clips = _pixels(videos, rescale).permute(0, 2, 3, 4, 1).expand(-1, -1, -1, -1, 3).numpy()  # b f h w 3
     if len(clips) == 1:
         return np.ascontiguousarray(clips[0])
     count, frames, height, width, _ = clips.shape
     columns = min(n_rows, count)
     rows = -(-count // columns)
     step_y, step_x = height + _PADDING, width + _PADDING
-    grid = np.zeros((frames, rows * step_y + _PADDING, columns * step_x + _PADDING, 3), np.uint8)
+    size = (frames, rows * step_y + _PADDING, columns * step_x + _PADDING, 3)
+    grid = np.full(size, _pixels(torch.zeros(()), rescale), np.uint8)
     for index, clip in enumerate(clips):
         y, x = index // columns * step_y + _PADDING, index % columns * step_x + _PADDING
         grid[:, y : y + height, x : x + width] = clip
     return grid
+
+
+def _pixels(values: torch.Tensor, rescale: bool) -> torch.Tensor:
+    values = values.detach().float()
+    if rescale:
+        values = (values + 1.0) / 2.0
+    return (values.clamp(0, 1) * 255).to(torch.uint8).cpu()
 
 
 def save_videos_grid(

@@ -56,6 +56,7 @@ def read_metadata(path: Path, format: str) -> dict[str, Any]:
     if format not in _READERS:
         raise EncodeError(f"no reader for the format {format!r}")
     try:
+        path.stat()  # says plainly that there is no such file, before ffmpeg says it its way
         metadata = json.loads(_READERS[format](path))
     except OSError as error:
         raise EncodeError(f"cannot read the {format} file: {error.strerror or 'it is of another kind'}") from error
