@@ -1,0 +1,68 @@
+"""Motion-module files in the published layout -> weights and architecture.
+
+Source of the layout: load_weights of the published code (util.py), which also takes the UNet around the modules along
+when its own trainer saved the file, and issue #185 there for the ``module.`` prefix.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ..catalog import MOTION_MODULE_VERSIONS
+from ..config import MotionModuleConfig
+from ..errors import CheckpointError
+from .files import read_weights
+
+_TABLE = "pos_encoder.pe"
+_KEY = re.compile(r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.motion_modules\.\d+\.temporal_transformer\.")
+
+
+@dataclass(frozen=True, eq=False)
+class MotionModuleWeights:
+    """``tensors`` by the UNet's own keys, without positional tables; ``config`` is what they need around them."""
+
+    name: str
+    config: MotionModuleConfig
+    tensors: Mapping[str, Tensor]
+
+
+def read_motion_module(path: str | Path, *, version: str | None = None) -> MotionModuleWeights:
+    """Read a motion-module file of version "v1", "v2" or "v3".
+
+    Without ``version`` it is recognised: a mid-block module means v2; otherwise the length of the file's positional
+    table tells v1 (24) from v3 (32). A file without table cannot be told apart then. Raises CheckpointError for that,
+    for a file without motion modules, and for a version that the file contradicts.
+    """
+    name = Path(path).name
+    raw = {key.removeprefix("module."): tensor for key, tensor in read_weights(path).items()}
+    motion = {key: tensor for key, tensor in raw.items() if _KEY.match(key)}
+    tables = {tensor.shape[-2] for key, tensor in motion.items() if key.endswith(_TABLE)}
+    tensors = {key: tensor for key, tensor in motion.items() if not key.endswith(_TABLE)}
+    if not tensors:
+        raise CheckpointError(f"{name} holds no motion modules", file=name)
+    if len(tables) > 1:
+        raise CheckpointError(f"{name} has positional tables of several lengths: {sorted(tables)}", file=name)
+    config = _recognise(name, any(key.startswith("mid_block.") for key in tensors), tables, version)
+    return MotionModuleWeights(name, config, tensors)
+
+
+def _recognise(name: str, has_mid_block: bool, tables: set[int], version: str | None) -> MotionModuleConfig:
+    if version is None:
+        if has_mid_block:
+            version = "v2"
+        elif tables:
+            version = "v1" if tables == {MOTION_MODULE_VERSIONS["v1"].max_length} else "v3"
+        else:
+            raise CheckpointError(f"{name} may be v1 or v3: its keys are the same for both, so say which", file=name)
+    if version not in MOTION_MODULE_VERSIONS:
+        raise CheckpointError(
+            f"no motion-module version {version!r}, there are {', '.join(MOTION_MODULE_VERSIONS)}", file=name
+        )
+    config = MOTION_MODULE_VERSIONS[version]
+    if config.use_mid_block != has_mid_block:
+        has = "has a" if has_mid_block else "has no"
+        raise CheckpointError(f"{name} is not a {version} module: it {has} mid-block module", file=name)
+    return replace(config, max_length=max(tables)) if tables else config

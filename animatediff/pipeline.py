@@ -1,0 +1,223 @@
+"""AnimationPipeline: encode, prepare, denoise, decode (arXiv 2307.04725, figure 2)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adapters.motion import install_motion_module
+from .checkpoints import diffusers_folder
+from .checkpoints.motion_module import read_motion_module
+from .conditioning.prompts import encode_prompt
+from .errors import CheckpointError, InvalidRequest, NonFiniteLatents
+from .models.unet import UNet3DConditionModel
+from .sampling.denoise import OnStep, denoise
+from .sampling.guidance import guide, needs_unconditional
+from .sampling.noise import draw_latents, generators
+from .sampling.schedulers import make_scheduler
+
+
+@dataclass(frozen=True)
+class AnimationInputs:
+    """What to draw. Sizes in pixels, multiples of 8; every seed makes one video of the batch."""
+
+    prompt: str
+    negative_prompt: str = ""
+    num_frames: int = 16
+    width: int = 512
+    height: int = 512
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+    scheduler: str = "ddim"
+    seeds: Sequence[int] = (0,)
+    clip_skip: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TextCondition:
+    """``embeds`` (1, n, d), or (2, n, d) as [negative, prompt] where guidance needs both."""
+
+    embeds: Tensor
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Animation:
+    """``videos`` (b, 3, f, h, w), values 0..1, float32 on the CPU; ``latents`` (b, 4, f, h / 8, w / 8)."""
+
+    videos: Tensor
+    latents: Tensor
+    warnings: tuple[str, ...] = ()
+
+
+class AnimationPipeline:
+    """A UNet with motion modules, a VAE and a text encoder, as one function from words to moving pictures."""
+
+    def __init__(
+        self, unet: UNet3DConditionModel, vae: Any, text_encoder: Any, tokenizer: Any, *, decode_chunk: int = 4
+    ) -> None:
+        self.unet = unet
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.decode_chunk = decode_chunk
+        """Frames that the VAE decodes at once: more are faster, fewer need less memory."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        attention: str = "sdpa",
+        decode_chunk: int = 4,
+    ) -> "AnimationPipeline":
+        """An SD 1.5 folder in diffusers' layout, its motion slots empty: ``load_weights`` fills them.
+
+        Raises AssetError for missing files, CheckpointError for files of another model.
+        """
+        folder, device = Path(folder), torch.device(device)
+        return cls(
+            diffusers_folder.load_unet(folder / "unet", device, dtype, attention),
+            diffusers_folder.load_vae(folder / "vae", device, dtype),
+            diffusers_folder.load_text_encoder(folder / "text_encoder", device, dtype),
+            diffusers_folder.load_tokenizer(folder / "tokenizer"),
+            decode_chunk=decode_chunk,
+        )
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent, along each side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @torch.inference_mode()
+    def __call__(
+        self, inputs: AnimationInputs, *, latents: Tensor | None = None, on_step: OnStep | None = None
+    ) -> Animation:
+        """Videos of ``inputs``, from ``latents`` (b, 4, f, h, w; standard normal) if given and from the seeds if not.
+
+        Raises InvalidRequest for inputs that this model cannot do, NonFiniteLatents if the numbers went wrong.
+        """
+        condition = self.encode(inputs)
+        done = self.denoise(inputs, condition, latents=latents, on_step=on_step)
+        return Animation(self.decode(done), done, condition.warnings)
+
+    @torch.inference_mode()
+    def encode(self, inputs: AnimationInputs) -> TextCondition:
+        """The prompt, and the negative prompt where guidance needs it, as text embeddings."""
+        texts = {"prompt": inputs.prompt}
+        if needs_unconditional(inputs.guidance_scale):
+            texts = {"negative_prompt": inputs.negative_prompt, **texts}
+        encoded = {
+            field: encode_prompt(self.tokenizer, self.text_encoder, text, inputs.clip_skip)
+            for field, text in texts.items()
+        }
+        room = self.tokenizer.model_max_length
+        warnings = tuple(
+            f"{field} is longer than the {room} tokens that CLIP reads; not used: {prompt.cut}"
+            for field, prompt in encoded.items()
+            if prompt.cut
+        )
+        return TextCondition(torch.cat([prompt.embeds for prompt in encoded.values()]), warnings)
+
+    def prepare(self, inputs: AnimationInputs, sources: Sequence[torch.Generator]) -> Tensor:
+        """The random start, (b, 4, f, h / 8, w / 8), float32, on the CPU. Raises InvalidRequest for sizes between."""
+        for field, size in (("width", inputs.width), ("height", inputs.height)):
+            if size % self.downscale:
+                raise InvalidRequest(field, size, f"a multiple of {self.downscale}")
+        height, width = inputs.height // self.downscale, inputs.width // self.downscale
+        return draw_latents((self.unet.config.in_channels, inputs.num_frames, height, width), sources)
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        inputs: AnimationInputs,
+        condition: TextCondition,
+        *,
+        latents: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Latents (b, 4, f, h / 8, w / 8) without noise, on the model's device, float32 or better."""
+        unet, seeds = self.unet, inputs.seeds
+        longest = unet.motion.max_length if unet.motion else inputs.num_frames
+        if not 1 <= inputs.num_frames <= longest:
+            raise InvalidRequest("num_frames", inputs.num_frames, f"1 to {longest} with this motion module")
+        sources = generators(seeds)
+        drawn = self.prepare(inputs, sources)  # drawn even if not used: later draws must not depend on it
+        if latents is None:
+            latents = drawn
+        elif latents.shape != drawn.shape:
+            raise InvalidRequest("latents", str(tuple(latents.shape)), f"the shape {tuple(drawn.shape)}")
+
+        scheduler = make_scheduler(inputs.scheduler, inputs.num_inference_steps)
+        precision = torch.promote_types(unet.dtype, torch.float32)
+        latents = latents.to(unet.device, precision) * float(scheduler.init_noise_sigma)
+        guided = needs_unconditional(inputs.guidance_scale)
+        text = unet.encode_text(condition.embeds.repeat_interleave(len(seeds), dim=0))
+        time = unet.embed_timesteps(scheduler.timesteps)
+
+        def predict(sample: Tensor, i: int) -> Tensor:
+            sample = sample.to(unet.dtype)
+            sample = torch.cat([sample, sample]) if guided else sample
+            noise_pred = unet.predict(sample, [row[i : i + 1] for row in time], text).to(precision)
+            return guide(noise_pred, inputs.guidance_scale) if guided else noise_pred
+
+        return denoise(latents, scheduler, predict, sources, on_step)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (b, 4, f, h, w) -> videos (b, 3, f, 8 h, 8 w), values 0..1, float32 or better, on the CPU."""
+        pictures = torch.cat([chunk.cpu() for chunk in self._decoded(latents)])
+        return pictures.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
+
+    @torch.inference_mode()
+    def decode_frames(self, latents: Tensor) -> Tensor:
+        """Latents (b, 4, f, h, w) -> frames (b, f, 8 h, 8 w, 3), uint8, on the CPU. Rounded on the device."""
+        chunks = ((chunk * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu() for chunk in self._decoded(latents))
+        return torch.cat(list(chunks)).unflatten(0, (latents.shape[0], -1))
+
+    def _decoded(self, latents: Tensor) -> Iterator[Tensor]:
+        """Pictures (n, 3, H, W), values 0..1, ``decode_chunk`` at a time."""
+        frames = latents.transpose(1, 2).flatten(0, 1) / self.vae.config.scaling_factor  # (b f, 4, h, w)
+        for chunk in frames.split(self.decode_chunk):
+            picture = self._decode_chunk(chunk)
+            yield (picture / 2 + 0.5).clamp(0, 1)
+
+    def _decode_chunk(self, chunk: Tensor) -> Tensor:
+        dtype = self.vae.dtype
+        precision = torch.promote_types(dtype, torch.float32)
+        chunk = chunk.to(self.vae.device, memory_format=torch.channels_last)
+        picture = self.vae.decode(chunk.to(dtype)).sample.to(precision)
+        if not picture.isfinite().all() and dtype != precision:  # some SD 1.5 VAEs overflow in half precision
+            try:
+                picture = self.vae.to(torch.float32).decode(chunk.to(torch.float32)).sample
+            finally:
+                self.vae.to(dtype)
+        if not picture.isfinite().all():
+            raise NonFiniteLatents(-1, "decoded frames")
+        return picture
+
+
+def load_weights(
+    pipeline: AnimationPipeline, motion_module_path: str | Path = "", motion_module_version: str | None = None
+) -> AnimationPipeline:
+    """Put the motion module of a published file into ``pipeline``, and return it.
+
+    ``motion_module_version`` ("v1", "v2", "v3") is needed only where the file leaves it open, see
+    ``read_motion_module``; a motion module that is loaded already answers it too. Raises AssetError, CheckpointError;
+    the pipeline is as before then.
+    """
+    if motion_module_path:
+        try:
+            weights = read_motion_module(motion_module_path, version=motion_module_version)
+        except CheckpointError:
+            if motion_module_version or pipeline.unet.motion is None or pipeline.unet.motion.use_mid_block:
+                raise
+            inflated = pipeline.unet.motion.use_inflated_groupnorm
+            weights = read_motion_module(motion_module_path, version="v3" if inflated else "v1")
+        install_motion_module(pipeline.unet, weights)
+    return pipeline
