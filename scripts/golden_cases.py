@@ -1,0 +1,320 @@
+"""The checks of scripts/check_golden.py, one function a kind of case folder. The layout is the reference data's own."""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from animatediff.adapters.motion import install_motion_module, remove_motion_module
+from animatediff.catalog import MOTION_MODULE_VERSIONS
+from animatediff.checkpoints.motion_module import MotionModuleWeights
+from animatediff.conditioning.prompts import tokenize
+from animatediff.config import MotionModuleConfig
+from animatediff.models.attention import attention_function
+from animatediff.models.motion_module import VanillaTemporalModule
+from animatediff.pipeline import AnimationInputs, AnimationPipeline
+from animatediff.sampling.schedulers import make_scheduler
+from animatediff.video.grid import save_videos_grid, video_grid
+
+FLOAT64_LIMIT = 1e-9
+UNET_LIMIT, TEXT_LIMIT, SCHEDULER_LIMIT, LATENTS_LIMIT, VIDEO_LIMIT = 5e-5, 5e-5, 1e-5, 2e-3, 1e-4
+
+
+@dataclass(frozen=True)
+class Comparison:
+    name: str
+    error: float
+    limit: float
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.limit
+
+
+class Golden:
+    """A folder of reference data, with the models that its ``common/`` describes, built when first asked for."""
+
+    def __init__(self, directory: Path, dtype: torch.dtype) -> None:
+        self.directory, self.dtype = directory, dtype
+
+    def limit(self, float32_limit: float) -> float:
+        return FLOAT64_LIMIT if self.dtype == torch.float64 else float32_limit
+
+    def reference(self, io: Mapping[str, Tensor], name: str) -> Tensor | None:
+        """The stored result of this dtype; None where the data have it in the other one only."""
+        if self.dtype == torch.float32:
+            return io.get(name)
+        kind, _, rest = name.partition(".")
+        return io.get(f"{name}_f64", io.get(f"{kind}_f64.{rest}"))
+
+    @cached_property
+    def pipeline(self) -> AnimationPipeline:
+        """``common/`` read through the loader that users' model folders go through."""
+        common = self.directory / "common"
+        places = {
+            "unet/config.json": "unet2d_config.json",
+            "unet/diffusion_pytorch_model.safetensors": "unet2d.safetensors",
+            "vae/config.json": "vae_config.json",
+            "vae/diffusion_pytorch_model.safetensors": "vae.safetensors",
+            "text_encoder/config.json": "text_encoder_config.json",
+            "text_encoder/model.safetensors": "text_encoder.safetensors",
+            "tokenizer": "tokenizer",
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            for place, source in places.items():
+                target = Path(folder) / place
+                target.parent.mkdir(exist_ok=True)
+                target.symlink_to((common / source).resolve())
+            pipeline = AnimationPipeline.from_pretrained(folder, dtype=torch.float32)
+        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            module.to(self.dtype)
+        return pipeline
+
+    @cached_property
+    def motion_weights(self) -> dict[str, Tensor]:
+        return load_file(self.directory / "common" / "motion.safetensors")
+
+    def use_motion(self, config: MotionModuleConfig | None) -> AnimationPipeline:
+        unet = self.pipeline.unet
+        if config is None:
+            remove_motion_module(unet)
+            return self.pipeline
+        weights = self.motion_weights.items()
+        kept = {key: value for key, value in weights if config.use_mid_block or not key.startswith("mid_block.")}
+        install_motion_module(unet, MotionModuleWeights("motion.safetensors", config, kept))
+        return self.pipeline
+
+
+def compare(name: str, got: Any, wanted: Any, limit: float) -> Comparison:
+    """The largest absolute difference; infinite where shapes differ, there is nothing, or a number is not finite."""
+    got, wanted = torch.as_tensor(got), torch.as_tensor(wanted)
+    if got.shape != wanted.shape:
+        return Comparison(name, math.inf, limit, f"shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
+    if got.numel() == 0:
+        return Comparison(name, math.inf, limit, "nothing to compare")
+    error = (got.double() - wanted.double()).abs().max().item()
+    return Comparison(name, error if math.isfinite(error) else math.inf, limit)
+
+
+def equal(name: str, got: Any, wanted: Any) -> Comparison:
+    same = got == wanted
+    return Comparison(name, 0.0 if same else math.inf, 0.0, "" if same else f"{got!r} instead of {wanted!r}"[:200])
+
+
+def read(folder: Path, file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    return load_file(folder / file), json.loads((folder / "case.json").read_text())
+
+
+@torch.inference_mode()
+def check_unet(golden: Golden, folder: Path) -> Iterator[Comparison]:
+    io, _ = read(folder, "io.safetensors")
+    config = MOTION_MODULE_VERSIONS[folder.name.removeprefix("unet_")]
+    for case in sorted(key.removesuffix(".sample") for key in io if key.endswith(".sample")):
+        yield from _check_unet_case(golden, folder.name, io, case, config)
+
+
+def _check_unet_case(
+    golden: Golden, name: str, io: dict[str, Tensor], case: str, config: MotionModuleConfig
+) -> Iterator[Comparison]:
+    arguments = [io[f"{case}.{key}"] for key in ("sample", "timestep", "encoder_hidden_states")]
+    arguments = [value if value.dtype == torch.int64 else value.to(golden.dtype) for value in arguments]
+    variants = {
+        "out": config,
+        "out_other_groupnorm": replace(config, use_inflated_groupnorm=not config.use_inflated_groupnorm),
+        "out_no_motion": None,
+    }
+    for variant, motion in variants.items():
+        wanted = golden.reference(io, f"{case}.{variant}")
+        if wanted is None and variant != "out":
+            # float64 results of these two are not always stored: their float32 ones bound the difference instead
+            stored = io.get(f"{case}.{variant}")
+            if stored is None:
+                continue
+            out = golden.use_motion(motion).unet(*arguments)
+            yield compare(f"{name}/{case}.{variant} (float32 data)", out, stored, UNET_LIMIT)
+            continue
+        if wanted is None:
+            yield Comparison(f"{name}/{case}.{variant}", math.inf, 0.0, "no reference result")
+            continue
+        hooks = {key.removeprefix(f"{case}.hook."): key for key in io if key.startswith(f"{case}.hook.")}
+        unet = golden.use_motion(motion).unet
+        if variant == "out" and hooks:
+            seen: dict[str, Tensor] = {}
+            handles = [unet.get_submodule(path).register_forward_hook(_keep(seen, path)) for path in hooks]
+            out = unet(*arguments)
+            for handle in handles:
+                handle.remove()
+            frames = arguments[0].shape[2]
+            for path, key in sorted(hooks.items()):
+                wanted_hook = io[key]
+                yield compare(f"{name}/{key}", _first_frames(seen[path], wanted_hook, frames), wanted_hook, UNET_LIMIT)
+        else:
+            out = unet(*arguments)
+        yield compare(f"{name}/{case}.{variant}", out, wanted, golden.limit(UNET_LIMIT))
+
+
+def _keep(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
+    def hook(_module: Any, _arguments: Any, output: Any) -> None:
+        seen[path] = output[0] if isinstance(output, tuple) else output
+
+    return hook
+
+
+def _first_frames(got: Tensor, wanted: Tensor, num_frames: int) -> Tensor:
+    """(b f, c, h, w) -> the first video's first frames, as the data hold them: (1, c, f, h, w)"""
+    if wanted.ndim != 5:
+        return got[: wanted.shape[0]]
+    return got.unflatten(0, (-1, num_frames)).transpose(1, 2)[: wanted.shape[0], :, : wanted.shape[2]]
+
+
+@torch.inference_mode()
+def check_temporal(golden: Golden, folder: Path) -> Iterator[Comparison]:
+    io, case = read(folder, "temporal.safetensors")
+    for name, described in case["cases"].items():
+        kwargs = described["kwargs"]
+        config = MotionModuleConfig(
+            num_attention_heads=kwargs["num_attention_heads"],
+            num_transformer_blocks=kwargs["num_transformer_block"],
+            num_attention_blocks=len(kwargs["attention_block_types"]),
+            use_positional_encoding=kwargs["temporal_position_encoding"],
+            max_length=kwargs.get("temporal_position_encoding_max_len", MotionModuleConfig.max_length),
+        )
+        module = VanillaTemporalModule(kwargs["in_channels"], config)
+        prefix = f"{name}.weight."
+        weights = {key.removeprefix(prefix): value for key, value in io.items() if key.startswith(prefix)}
+        module.load_state_dict({key: value for key, value in weights.items() if not key.endswith("pos_encoder.pe")})
+        module.to(golden.dtype)
+        video = io[f"{name}.input"].to(golden.dtype)
+        batch, _, frames, _, _ = video.shape
+        folded = video.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        out = module(folded, frames, attention_function("sdpa")).unflatten(0, (batch, frames)).transpose(1, 2)
+        wanted = golden.reference(io, f"{name}.output")
+        exact = wanted is not None
+        limit = golden.limit(UNET_LIMIT) if exact else UNET_LIMIT
+        yield compare(f"temporal/{name}", out, wanted if exact else io[f"{name}.output"], limit)
+        if f"{name}.pe" in io:
+            tables = [value for key, value in module.named_buffers() if key.endswith(".pe")]
+            error = max((compare("", table, io[f"{name}.pe"], 0).error for table in tables), default=math.inf)
+            yield Comparison(f"temporal/{name}.pe", error, UNET_LIMIT)
+
+
+def check_scheduler(_golden: Golden, folder: Path) -> Iterator[Comparison]:
+    (file,) = folder.glob("*.safetensors")
+    io, _ = read(folder, file.name)
+    scheduler = make_scheduler("ddim", 25)
+    for key in ("betas", "alphas_cumprod", "final_alpha_cumprod"):
+        yield compare(f"scheduler/{key}", getattr(scheduler, key), io[key], SCHEDULER_LIMIT)
+    for key in sorted(key for key in io if key.startswith("timesteps_")):
+        steps = make_scheduler("ddim", int(key.removeprefix("timesteps_"))).timesteps
+        yield compare(f"scheduler/{key}", steps, io[key], 0)
+    sample, eps = io["step.sample"], io["step.eps"]
+    for key in sorted(key for key in io if key.startswith("step.prev_")):
+        timestep = int(key.removeprefix("step.prev_"))
+        yield compare(f"scheduler/{key}", scheduler.step(eps, timestep, sample).prev_sample, io[key], SCHEDULER_LIMIT)
+    times = io["add_noise.t"].reshape(-1)
+    count = (len(times), *[1] * (sample.ndim - 1))
+    noisy = scheduler.add_noise(sample.repeat(count), eps.repeat(count), times)
+    yield compare("scheduler/add_noise", noisy, io["add_noise.out"], SCHEDULER_LIMIT)
+
+
+@torch.inference_mode()
+def check_pipeline(golden: Golden, folder: Path) -> Iterator[Comparison]:
+    io, case = read(folder, "io.safetensors")
+    name = folder.name
+    version = str(case["version"])
+    pipeline = golden.use_motion(MOTION_MODULE_VERSIONS[version if version.startswith("v") else f"v{version}"])
+    inputs = AnimationInputs(
+        prompt=case["prompt"],
+        negative_prompt=case["negative_prompt"],
+        num_frames=case["video_length"],
+        width=case["width"],
+        height=case["height"],
+        num_inference_steps=case["num_inference_steps"],
+        guidance_scale=case["guidance_scale"],
+        seeds=(case.get("generator_seed") or 0,),
+    )
+    for key, text in (("prompt_ids", inputs.prompt), ("negative_ids", inputs.negative_prompt)):
+        yield compare(f"{name}/{key}", tokenize(pipeline.tokenizer, text)[0], io[key], 0)
+    steps = make_scheduler(inputs.scheduler, inputs.num_inference_steps).timesteps.tolist()
+    yield equal(f"{name}/timesteps", steps, case["timesteps"])
+    condition = pipeline.encode(inputs)
+    *negative, positive = condition.embeds
+    yield compare(f"{name}/prompt_embeds", positive[None], io["prompt_embeds"], TEXT_LIMIT)
+    if negative:
+        yield compare(f"{name}/negative_embeds", negative[0][None], io["negative_embeds"], TEXT_LIMIT)
+
+    given = io["init_latents"]
+    if case.get("generator_seed") is not None:
+        sources = [torch.Generator().manual_seed(case["generator_seed"])]
+        yield compare(f"{name}/init_latents", pipeline.prepare(inputs, sources), given, 0)
+        given = None
+    seen: list[Tensor] = []
+    predicted: list[Tensor] = []
+    handle = pipeline.unet.conv_out.register_forward_hook(lambda _m, _a, output: predicted.append(output.clone()))
+    latents = pipeline.denoise(inputs, condition, latents=given, on_step=lambda _i, x: seen.append(x.clone()))
+    handle.remove()
+    first = predicted[0].unflatten(0, (-1, inputs.num_frames)).transpose(1, 2)
+    yield compare(f"{name}/unet_out.step0", first, io["unet_out.step0"], UNET_LIMIT)
+    prefix = "latents_f64.step" if golden.dtype == torch.float64 else "latents.step"
+    compared = sorted(int(key.removeprefix(prefix)) for key in io if key.startswith(prefix))
+    if not compared or len(seen) != inputs.num_inference_steps:
+        yield Comparison(f"{name}/latents", math.inf, 0.0, "no latents to compare")
+    for i in compared:
+        yield compare(f"{name}/latents.step{i}", seen[i], io[f"{prefix}{i}"], golden.limit(LATENTS_LIMIT))
+    video = pipeline.decode(latents)
+    wanted = io["video"]
+    if wanted.shape[2] != video.shape[2]:
+        video = video[:, :, [0, -1]]
+    yield compare(f"{name}/video", video, wanted, VIDEO_LIMIT)
+
+
+def check_save_videos(_golden: Golden, folder: Path) -> Iterator[Comparison]:
+    (file,) = folder.glob("*.safetensors")
+    io, case = read(folder, file.name)
+    rows = case.get("n_rows", 4)
+    wanted = io["grid_uint8"].numpy()
+    got = video_grid(io["videos"], n_rows=rows)
+    yield compare("save_videos/grid_uint8", got, wanted, 0)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, rescale in (("grid", False), ("rescaled", True)):
+            videos = io["videos"] * 2 - 1 if rescale else io["videos"]
+            save_videos_grid(videos, Path(scratch) / f"{name}.gif", rescale=rescale, n_rows=rows)
+            ours, theirs = _gif(Path(scratch) / f"{name}.gif"), _gif(folder / f"{name}.gif")
+            yield equal(f"save_videos/{name}.gif", ours[0], theirs[0])
+            grid = video_grid(videos, rows, rescale).astype(np.float64)
+            allowed = 2 * np.abs(theirs[1] - grid).mean()  # both have 256 colours, and choose and dither them their way
+            yield Comparison(f"save_videos/{name}.gif pixels", float(np.abs(ours[1] - grid).mean()), float(allowed))
+
+
+def _gif(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    frames, durations = [], set()
+    with Image.open(path) as image:
+        for i in range(getattr(image, "n_frames", 1)):
+            image.seek(i)
+            durations.add(image.info["duration"])
+            frames.append(np.asarray(image.convert("RGB"), dtype=np.float64))
+        facts = {"frames": len(frames), "size": image.size, "loop": image.info["loop"], "durations": durations}
+    return facts, np.stack(frames)
+
+
+CASES: Mapping[str, Callable[[Golden, Path], Iterator[Comparison]]] = {
+    "unet_v1": check_unet,
+    "unet_v2": check_unet,
+    "unet_v3": check_unet,
+    "temporal": check_temporal,
+    "scheduler": check_scheduler,
+    "pipeline_v3": check_pipeline,
+    "pipeline_v2_generator": check_pipeline,
+    "save_videos": check_save_videos,
+}
