@@ -194,9 +194,10 @@ class AnimationPipeline:
         picture = self.vae.decode(chunk.to(dtype)).sample.to(precision)
         if not picture.isfinite().all() and dtype != precision:  # some SD 1.5 VAEs overflow in half precision
             try:
-                picture = self.vae.to(torch.float32).decode(chunk.to(torch.float32)).sample
+                torch.nn.Module.to(self.vae, torch.float32)
+                picture = self.vae.decode(chunk.to(torch.float32)).sample
             finally:
-                self.vae.to(dtype)
+                torch.nn.Module.to(self.vae, dtype)
         if not picture.isfinite().all():
             raise NonFiniteLatents(-1, "decoded frames")
         return picture

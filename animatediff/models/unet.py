@@ -62,6 +62,8 @@ class UNet3DConditionModel(nn.Module):
         for i, module in enumerate(self._cross_attentions):
             module.index = i
         self.motion: MotionModuleConfig | None = None
+        self.cross_frame_norm = False
+        """Whether resnets and conv_norm_out take GroupNorm statistics over all frames: what v1 was trained with."""
         self.set_motion(motion)
 
     def set_motion(self, motion: MotionModuleConfig | None) -> None:
@@ -74,6 +76,7 @@ class UNet3DConditionModel(nn.Module):
                 module = VanillaTemporalModule(block.channels, motion) if wanted and motion else None
                 block.motion_modules._modules[str(i)] = module
         self.motion = motion
+        self.cross_frame_norm = motion is not None and not motion.use_inflated_groupnorm
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,8 +105,7 @@ class UNet3DConditionModel(nn.Module):
     def predict(self, sample: Tensor, time: TimeContext, text: TextContext) -> Tensor:
         """As ``forward``, with timestep (rows of ``embed_timesteps``) and text (``encode_text``) computed before."""
         batch, _, num_frames, _, _ = sample.shape
-        cross_frame = self.motion is not None and not self.motion.use_inflated_groupnorm
-        context = FrameContext(num_frames, text, time, self.attention_function, cross_frame)
+        context = FrameContext(num_frames, text, time, self.attention_function, self.cross_frame_norm)
 
         x = sample.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (b f, c, h, w)
         x = self.conv_in(x)
@@ -114,5 +116,5 @@ class UNet3DConditionModel(nn.Module):
         x = self.mid_block(x, context)
         for block in self.up_blocks:
             x = block(x, skips, context)
-        x = F.silu(group_norm(self.conv_norm_out, x, num_frames if cross_frame else 1))
+        x = F.silu(group_norm(self.conv_norm_out, x, num_frames if self.cross_frame_norm else 1))
         return self.conv_out(x).unflatten(0, (batch, num_frames)).transpose(1, 2)
