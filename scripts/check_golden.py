@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+
 from scripts.golden_cases import CASES, Comparison, Golden
 
 
@@ -33,7 +34,9 @@ def chosen(directory: Path, only: set[str], skip: set[str]) -> list[Path]:
     names = {folder.name for folder in folders}
     for option, given in (("--only", only), ("--skip", skip)):
         if unknown := sorted(given - names):
-            raise SystemExit(f"{option}: no such case folder: {', '.join(unknown)}; there are {', '.join(sorted(names))}")
+            raise SystemExit(
+                f"{option}: no such case folder: {', '.join(unknown)}; there are {', '.join(sorted(names))}"
+            )
     return [folder for folder in folders if (not only or folder.name in only) and folder.name not in skip]
 
 
@@ -57,7 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         counts[comparison.ok].append(comparison.name)
         verdict = "ok" if comparison.ok else "FAIL"
         note = f"  {comparison.note}" if comparison.note else ""
-        print(f"{comparison.name:44} {comparison.error:9.2e}  limit {comparison.limit:7.1e}  {verdict}{note}", flush=True)
+        print(
+            f"{comparison.name:44} {comparison.error:9.2e}  limit {comparison.limit:7.1e}  {verdict}{note}", flush=True
+        )
 
     folders = chosen(options.directory, options.only, options.skip)
     run(Golden(options.directory, getattr(torch, options.dtype)), folders, report)

@@ -51,9 +51,7 @@ class Golden:
     def limit(self, float32_limit: float) -> float:
         return FLOAT64_LIMIT if self.dtype == torch.float64 else float32_limit
 
-    def compare(
-        self, name: str, got: Tensor, io: Mapping[str, Tensor], key: str, float32_limit: float
-    ) -> "Comparison":
+    def compare(self, name: str, got: Tensor, io: Mapping[str, Tensor], key: str, float32_limit: float) -> "Comparison":
         """``got`` against ``io[key]``, or in float64 against its ``_f64`` twin; where there is none, float32 bounds."""
         if self.dtype == torch.float64 and f"{key}_f64" in io:
             return compare(name, got, io[f"{key}_f64"], FLOAT64_LIMIT)

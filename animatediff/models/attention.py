@@ -47,7 +47,9 @@ def attention_function(backend: str) -> AttentionFunction:
     name.
     """
     if backend not in ("sdpa", "xformers"):
-        raise ConfigurationError(f"attention backend {backend!r}, must be sdpa or xformers", setting="attention_backend")
+        raise ConfigurationError(
+            f"attention backend {backend!r}, must be sdpa or xformers", setting="attention_backend"
+        )
     if backend == "xformers":
         try:
             import xformers.ops  # noqa: F401  # pyright: ignore[reportMissingImports]

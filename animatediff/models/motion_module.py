@@ -61,9 +61,7 @@ class TemporalTransformerBlock(nn.Module):
         super().__init__()
         length = config.max_length if config.use_positional_encoding else None
         count = range(config.num_attention_blocks)
-        self.attention_blocks = nn.ModuleList(
-            TemporalAttention(dim, config.num_attention_heads, length) for _ in count
-        )
+        self.attention_blocks = nn.ModuleList(TemporalAttention(dim, config.num_attention_heads, length) for _ in count)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in count)
         self.ff = FeedForward(dim)
         self.ff_norm = nn.LayerNorm(dim)

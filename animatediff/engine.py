@@ -1,0 +1,226 @@
+"""The warm thing: models that stay loaded between jobs, and the one object of this package that changes."""
+
+import time
+import warnings as python_warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from . import assets, catalog
+from .adapters.motion import install_motion_module
+from .checkpoints.motion_module import read_motion_module
+from .errors import AssetError, ConfigurationError, OutOfMemory
+from .pipeline import AnimationInputs, AnimationPipeline
+from .request import GenerationRequest, ResolvedRequest, resolve
+from .settings import Settings
+from .video.clip import Video
+
+OnProgress = Callable[[int, int], None]
+"""Called after each step with the number of steps done and their total. May raise, which ends the job."""
+
+
+@dataclass(frozen=True)
+class StackKey:
+    """What must be loaded for a job: names of the base model and of the motion module."""
+
+    model: str
+    motion_module: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One part of the stack as it ran: its name, and the sha256 of its content."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """A finished clip and what it takes to repeat it. ``timings`` are seconds by phase."""
+
+    video: Video
+    request: ResolvedRequest
+    model: Loaded
+    motion_module: Loaded
+    timings: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by phase, on the wall clock."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+class Engine:
+    """Loads what a job needs, keeps it, and makes the clip. For one thread at a time.
+
+    Raises ConfigurationError for settings that cannot work on this machine.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.device = _device(settings.device)
+        self.dtype = _dtype(settings.dtype, self.device)
+        self.stack: StackKey | None = None
+        self._pipeline: AnimationPipeline | None = None
+        self._load_warnings: tuple[str, ...] = ()
+        self._hashes: dict[Path, Future[str]] = {}
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+
+    def default_model(self) -> str:
+        """The model of jobs that name none: the one of the settings, or else the first that is installed."""
+        wanted = self.settings.default_model
+        if wanted is None:
+            installed = assets.installed_base_models(self.settings.models_dir)
+            if not installed:
+                raise AssetError(f"no model is installed; there could be {', '.join(catalog.BASE_MODELS)}")
+            return installed[0]
+        if wanted not in catalog.BASE_MODELS:
+            raise ConfigurationError(
+                f"ANIMATEDIFF_DEFAULT_MODEL is {wanted!r}, must be one of {', '.join(catalog.BASE_MODELS)}",
+                setting="ANIMATEDIFF_DEFAULT_MODEL",
+            )
+        return wanted
+
+    def resolve(self, request: GenerationRequest) -> ResolvedRequest:
+        """Decide what ``request`` leaves open, as this installation does. Raises InvalidRequest, AssetError."""
+        return resolve(
+            request,
+            model=request.model or self.default_model(),
+            installed_motion=assets.installed_motion_modules(self.settings.models_dir),
+            max_megapixel_steps=self.settings.max_megapixel_steps,
+        )
+
+    def warm(self) -> None:
+        """Load what a job that names nothing will need, before there is one."""
+        request = self.resolve(GenerationRequest(prompt=""))
+        self.configure(StackKey(request.model, request.motion_module))
+
+    def configure(self, wanted: StackKey) -> AnimationPipeline:
+        """The pipeline with ``wanted`` loaded; only what differs from what is there is loaded anew.
+
+        Raises AssetError and CheckpointError; the parts that were not reached are as before then.
+        """
+        models = self.settings.models_dir
+        folder = assets.base_model_folder(models, wanted.model)
+        file = assets.motion_module_file(models, wanted.motion_module)
+        if self._pipeline is None or self.stack is None or self.stack.model != wanted.model:
+            self.stack, self._pipeline = None, None  # the old one makes room first: two need not fit the device
+            with python_warnings.catch_warnings(record=True) as caught:
+                python_warnings.simplefilter("always")
+                self._pipeline = AnimationPipeline.from_pretrained(
+                    folder,
+                    device=self.device,
+                    dtype=self.dtype,
+                    attention=self.settings.attention_backend,
+                    decode_chunk=self.settings.vae_decode_chunk,
+                )
+            self._load_warnings = tuple(str(w.message) for w in caught if "xformers" in str(w.message))
+        if self.stack != wanted:
+            version = catalog.MOTION_MODULES[wanted.motion_module].version
+            install_motion_module(self._pipeline.unet, read_motion_module(file, version=version))
+            self.stack = wanted
+        self._sha256_later(folder)
+        self._sha256_later(file)
+        return self._pipeline
+
+    def generate(self, request: ResolvedRequest, on_progress: OnProgress | None = None) -> Generated:
+        """Make the clip of ``request``. The frames are on the CPU, and the device is idle, when this returns.
+
+        Raises InvalidRequest, AssetError, CheckpointError, NonFiniteLatents, OutOfMemory, and whatever
+        ``on_progress`` raises.
+        """
+        watch = Stopwatch()
+        try:
+            with watch.phase("load"):
+                pipeline = self.configure(StackKey(request.model, request.motion_module))
+            frames, warnings = _run(pipeline, request, watch, on_progress)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise OutOfMemory(
+                f"no room on {self.device.type} for {request.num_frames} frames of {request.width}x{request.height}"
+            ) from error
+        folder = assets.base_model_folder(self.settings.models_dir, request.model)
+        file = assets.motion_module_file(self.settings.models_dir, request.motion_module)
+        note = catalog.BASE_MODELS[request.model].note
+        with watch.phase("hash"):
+            hashes = [self._sha256_later(path).result() for path in (folder, file)]
+        return Generated(
+            video=Video(frames.numpy(), request.fps),
+            request=request,
+            model=Loaded(request.model, hashes[0]),
+            motion_module=Loaded(request.motion_module, hashes[1]),
+            timings=watch.seconds,
+            warnings=((note,) if note else ()) + self._load_warnings + warnings,
+        )
+
+    def _sha256_later(self, path: Path) -> Future[str]:
+        """The hash of weights, computed beside the first job and kept: weights do not change under a worker."""
+        if path not in self._hashes:
+            self._hashes[path] = self._hasher.submit(assets.content_sha256, path)
+        return self._hashes[path]
+
+
+def _run(
+    pipeline: AnimationPipeline, request: ResolvedRequest, watch: Stopwatch, on_progress: OnProgress | None
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Frames (f, h, w, 3), uint8, and warnings."""
+    inputs = AnimationInputs(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        num_frames=request.num_frames,
+        width=request.width,
+        height=request.height,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        scheduler=request.scheduler,
+        seeds=(request.seed,),
+        clip_skip=request.clip_skip,
+    )
+    total = request.num_inference_steps
+
+    def on_step(i: int, _latents: torch.Tensor) -> None:
+        if on_progress is not None:
+            on_progress(i + 1, total)
+
+    with watch.phase("encode"):
+        condition = pipeline.encode(inputs)
+    with watch.phase("denoise"):
+        latents = pipeline.denoise(inputs, condition, on_step=on_step)
+    with watch.phase("decode"):
+        frames = pipeline.decode_frames(latents)[0]
+    return frames, condition.warnings
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(
+            f"ANIMATEDIFF_DEVICE is {name!r}, which cannot be used on this machine", setting="ANIMATEDIFF_DEVICE"
+        ) from error
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return getattr(torch, name)
