@@ -83,12 +83,13 @@ class GenerationError(AnimateDiffError):
 
 
 class NonFiniteLatents(GenerationError):
-    """NaN or infinity appeared. ``step`` counts from 0; ``num_inference_steps`` when it was the VAE that failed."""
+    """NaN or infinity appeared, after denoising step ``step`` (from 0), or, with None, in the VAE after all steps."""
 
     code = "NON_FINITE_LATENTS"
 
-    def __init__(self, step: int, where: str) -> None:
-        super().__init__(f"NaN or infinity in the {where} at denoising step {step}", step=step, where=where)
+    def __init__(self, step: int | None, where: str) -> None:
+        when = "" if step is None else f" at denoising step {step}"
+        super().__init__(f"NaN or infinity in the {where}{when}", step=step, where=where)
 
 
 class OutOfMemory(GenerationError):

@@ -199,7 +199,7 @@ class AnimationPipeline:
             finally:
                 torch.nn.Module.to(self.vae, dtype)
         if not picture.isfinite().all():
-            raise NonFiniteLatents(-1, "decoded frames")
+            raise NonFiniteLatents(None, "decoded frames")
         return picture
 
 

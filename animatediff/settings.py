@@ -45,6 +45,7 @@ class Settings:
     vae_decode_chunk: int = 4
     max_megapixel_steps: float = 1000.0
     video_quality: int = 90
+    reports_progress: bool = False
     bucket: BucketSettings | None = None
 
     @classmethod
@@ -110,6 +111,7 @@ _VARIABLES: Mapping[str, Variable] = {
     "ANIMATEDIFF_MAX_MEGAPIXEL_STEPS": Variable(
         "max_megapixel_steps", _number(float, 0.01, 1e6), "largest job: frames x width x height x steps / 1e6"
     ),
+    "RUNPOD_WEBHOOK_POST_OUTPUT": Variable("reports_progress", bool, "set by RunPod: there is a client to tell"),
     "ANIMATEDIFF_VIDEO_QUALITY": Variable("video_quality", _number(int, 1, 100), "of mp4, webm and webp"),
 }
 

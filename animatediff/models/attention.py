@@ -111,7 +111,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU of four times the width, then back. ``net.1`` is the published files' dropout slot, which has no weights."""
+    """GEGLU of four times the width, then back. ``net.1`` is the dropout slot of published files: no weights."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,0 +1,57 @@
+"""What a job is answered."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Part(BaseModel):
+    """Weights that made the video."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(description="Name in the catalog.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Hash of the weights' content.")
+
+
+class JobOutput(BaseModel):
+    """A finished video, and everything that is needed to make it again."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    url: str = Field(description="Where the file is: an https URL, or a file URL where no bucket is configured.")
+    format: str
+    mime: str
+    bytes: int = Field(gt=0, description="Size of the file.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Hash of the file.")
+    seed: int = Field(description="The seed that was used, given or drawn.")
+    num_frames: int
+    fps: int
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    clip_skip: int
+    model: Part
+    motion_module: Part
+    timings: dict[str, float] = Field(
+        description="Seconds by phase: load, encode, denoise, decode, hash, write, store; total is the whole job."
+    )
+    warnings: list[str] = Field(description="What a user would want to know, such as a prompt that was cut.")
+
+
+class JobError(BaseModel):
+    """Why a job failed: the ``error`` of a failed job is this object as JSON text. Some codes add further fields."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    code: str = Field(description="Stable name of the kind of error, to branch on.")
+    message: str = Field(description="For people.")
+    retryable: bool = Field(description="Whether the same job may succeed later.")
+
+
+def render_job_output(output: Mapping[str, Any]) -> dict[str, Any]:
+    """``output`` checked against JobOutput, as plain JSON values."""
+    return JobOutput.model_validate(dict(output)).model_dump(mode="json")
