@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import runpod
@@ -17,8 +17,10 @@ from animatediff.settings import Settings
 from schemas import parse_job_input, render_job_output
 
 
-def make_worker(settings: Settings) -> Worker:
-    """The handler of an installation. Raises ConfigurationError; loads no model yet."""
+@cache
+def worker() -> Worker:
+    """This process's worker, as the environment sets it up. Raises ConfigurationError."""
+    settings = Settings.from_env()
     engine = Engine(settings)
     runner = JobRunner(engine, make_storage(settings), settings, parse_job_input, render_job_output)
 
@@ -27,13 +29,18 @@ def make_worker(settings: Settings) -> Worker:
             return ThrottledProgress(partial(runpod.serverless.progress_update, job))
         return BarProgress()
 
-    return Worker(runner.run, progress)
+    return Worker(runner.run, progress, warm=engine.warm)
+
+
+async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What RunPod calls with every job: ``{"id", "input"}`` -> the output, or ``{"error"}``."""
+    return await worker()(job)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        worker = make_worker(Settings.from_env())
+        worker()
     except AnimateDiffError as error:
         raise SystemExit(f"{error.code}: {error.message}") from None
-    runpod.serverless.start({"handler": worker})
+    runpod.serverless.start({"handler": handler})

@@ -73,6 +73,7 @@ class Engine:
     """
 
     def __init__(self, settings: Settings) -> None:
+        _check_default_model(settings.default_model)
         self.settings = settings
         self.device = _device(settings.device)
         self.dtype = _dtype(settings.dtype, self.device)
@@ -84,18 +85,12 @@ class Engine:
 
     def default_model(self) -> str:
         """The model of jobs that name none: the one of the settings, or else the first that is installed."""
-        wanted = self.settings.default_model
-        if wanted is None:
-            installed = assets.installed_base_models(self.settings.models_dir)
-            if not installed:
-                raise AssetError(f"no model is installed; there could be {', '.join(catalog.BASE_MODELS)}")
-            return installed[0]
-        if wanted not in catalog.BASE_MODELS:
-            raise ConfigurationError(
-                f"ANIMATEDIFF_DEFAULT_MODEL is {wanted!r}, must be one of {', '.join(catalog.BASE_MODELS)}",
-                setting="ANIMATEDIFF_DEFAULT_MODEL",
-            )
-        return wanted
+        if self.settings.default_model:
+            return self.settings.default_model
+        installed = assets.installed_base_models(self.settings.models_dir)
+        if not installed:
+            raise AssetError(f"no model is installed; there could be {', '.join(catalog.BASE_MODELS)}")
+        return installed[0]
 
     def resolve(self, request: GenerationRequest) -> ResolvedRequest:
         """Decide what ``request`` leaves open, as this installation does. Raises InvalidRequest, AssetError."""
@@ -205,6 +200,14 @@ def _run(
     with watch.phase("decode"):
         frames = pipeline.decode_frames(latents)[0]
     return frames, condition.warnings
+
+
+def _check_default_model(name: str | None) -> None:
+    if name is not None and name not in catalog.BASE_MODELS:
+        raise ConfigurationError(
+            f"ANIMATEDIFF_DEFAULT_MODEL is {name!r}, must be one of {', '.join(catalog.BASE_MODELS)}",
+            setting="ANIMATEDIFF_DEFAULT_MODEL",
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,44 @@
+# The commands of the README. Everything is installed into .venv, from the pinned requirements files.
+PYTHON ?= python3
+PORT ?= 8000
+BIN := .venv/bin
+
+.PHONY: demo test lint format serve schemas clean
+
+demo: .venv/requirements
+	@$(BIN)/python -m scripts.demo
+
+test: .venv/requirements-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/requirements-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/requirements-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+serve: .venv/requirements
+	$(BIN)/python handler.py --rp_serve_api --rp_api_host 127.0.0.1 --rp_api_port $(PORT)
+
+schemas: .venv/requirements
+	$(BIN)/python -m schemas.generate
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed")'
+	@$(PYTHON) -m venv .venv
+
+.venv/requirements: requirements.txt | .venv/bin/python
+	@echo "installing requirements.txt into .venv ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt >&2
+	@touch $@
+
+.venv/requirements-dev: requirements-dev.txt .venv/requirements
+	@echo "installing requirements-dev.txt into .venv ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt >&2
+	@touch $@
+
+clean:
+	rm -rf .venv outputs
