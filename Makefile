@@ -14,7 +14,7 @@ test: .venv/requirements-dev
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: .venv/requirements-dev
 	$(BIN)/ruff check --fix .

@@ -91,7 +91,7 @@ def _run_ffmpeg(arguments: list[str], folder: Path, stdin: bytes | memoryview = 
         raise EncodeError("ffmpeg is not installed") from error
     with process:
         try:
-            stdout, stderr = process.communicate(stdin)
+            stdout, stderr = process.communicate(stdin)  # pyright: ignore[reportArgumentType]
         except BaseException:  # KeyboardInterrupt too; subprocess.run would leave a zombie then
             process.kill()
             process.wait()
