@@ -26,7 +26,7 @@ def worker() -> Worker:
 
     def progress(job: Mapping[str, Any]) -> Report:
         if settings.reports_progress:
-            return ThrottledProgress(partial(runpod.serverless.progress_update, job))
+            return ThrottledProgress(partial(runpod.serverless.progress_update, dict(job)))
         return BarProgress()
 
     return Worker(runner.run, progress, warm=engine.warm)

@@ -20,10 +20,11 @@ def _printable(text: str) -> str:
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_printable)]
 Pixels = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
-SchedulerName = Literal[tuple(catalog.SCHEDULERS)]  # pyright: ignore[reportInvalidTypeForm]
-FormatName = Literal[tuple(catalog.OUTPUT_FORMATS)]  # pyright: ignore[reportInvalidTypeForm]
-ModelName = Literal[tuple(catalog.BASE_MODELS)]  # pyright: ignore[reportInvalidTypeForm]
-MotionModuleName = Literal[tuple(catalog.MOTION_MODULES)]  # pyright: ignore[reportInvalidTypeForm]
+# Names come from the catalog's tables, so these are types that only pydantic can see through.
+SchedulerName = Literal[tuple(catalog.SCHEDULERS)]
+FormatName = Literal[tuple(catalog.OUTPUT_FORMATS)]
+ModelName = Literal[tuple(catalog.BASE_MODELS)]
+MotionModuleName = Literal[tuple(catalog.MOTION_MODULES)]
 MAX_FRAMES = max(config.max_length for config in catalog.MOTION_MODULE_VERSIONS.values())
 MAX_STEPS = max(scheduler.max_steps for scheduler in catalog.SCHEDULERS.values())
 
@@ -47,12 +48,20 @@ class JobInput(BaseModel):
     seed: int | None = Field(
         None, ge=0, le=SEED_MAX, description="Same seed, same video. Left out: drawn, and returned."
     )
-    scheduler: SchedulerName | None = Field(None, description="Sampler.")
+    scheduler: SchedulerName | None = Field(  # pyright: ignore[reportInvalidTypeForm]
+        None, description="Sampler."
+    )
     fps: int | None = Field(None, ge=1, le=60, description="Frames a second in the file; gif: at most 50.")
-    format: FormatName | None = Field(None, description="File format.")
+    format: FormatName | None = Field(  # pyright: ignore[reportInvalidTypeForm]
+        None, description="File format."
+    )
     clip_skip: int = Field(0, ge=0, le=11, description="Layers of the text encoder to leave out at its end.")
-    model: ModelName | None = Field(None, description="Image model; left out: the first one that is installed.")
-    motion_module: MotionModuleName | None = Field(None, description="Motion module of that model's family.")
+    model: ModelName | None = Field(  # pyright: ignore[reportInvalidTypeForm]
+        None, description="Image model; left out: the first one that is installed."
+    )
+    motion_module: MotionModuleName | None = Field(  # pyright: ignore[reportInvalidTypeForm]
+        None, description="Motion module of that model's family."
+    )
 
     def to_request(self) -> GenerationRequest:
         """The same job in the package's own terms."""

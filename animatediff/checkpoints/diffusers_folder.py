@@ -35,13 +35,14 @@ def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, attention:
 
 def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """diffusers' AutoencoderKL; files with the older attention names are understood."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     variant = _variant(_first_file(folder, _UNET_FILES, dtype))
     with _quiet():
-        vae, info = AutoencoderKL.from_pretrained(
+        loaded: Any = AutoencoderKL.from_pretrained(
             folder, torch_dtype=dtype, variant=variant, low_cpu_mem_usage=False, output_loading_info=True
         )
+    vae, info = loaded
     _check_loading("vae", info)
     return vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
@@ -52,7 +53,8 @@ def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) ->
 
     variant = _variant(_first_file(folder, _TEXT_FILES, dtype))
     with _quiet():
-        encoder, info = CLIPTextModel.from_pretrained(folder, dtype=dtype, variant=variant, output_loading_info=True)
+        loaded: Any = CLIPTextModel.from_pretrained(folder, dtype=dtype, variant=variant, output_loading_info=True)
+    encoder, info = loaded
     _check_loading("text_encoder", info)
     return encoder.to(device).eval().requires_grad_(False)
 

@@ -74,7 +74,7 @@ class UNet3DConditionModel(nn.Module):
             wanted = motion is not None and (motion.use_mid_block or not isinstance(block, MidBlock))
             for i in range(len(block.motion_modules)):
                 module = VanillaTemporalModule(block.channels, motion) if wanted and motion else None
-                block.motion_modules._modules[str(i)] = module
+                block.motion_modules._modules[str(i)] = module  # pyright: ignore[reportArgumentType]
         self.motion = motion
         self.cross_frame_norm = motion is not None and not motion.use_inflated_groupnorm
 
