@@ -12,7 +12,7 @@ from animatediff.catalog import OUTPUT_FORMATS
 from animatediff.errors import EncodeError
 from animatediff.video.grid import save_videos_grid, video_grid
 
-GOLDEN = Path(__file__).parents[1] / "data" / "save_videos"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "save_videos"
 """What the published code made of ``videos`` (n_rows=4) and, with rescale, of ``videos * 2 - 1``."""
 
 

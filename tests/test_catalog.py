@@ -1,0 +1,31 @@
+import animatediff
+from animatediff import catalog
+from animatediff.sampling.schedulers import make_scheduler
+from animatediff.video import WRITERS
+
+
+def test_every_name_in_a_row_is_another_tables_key() -> None:
+    for row in catalog.MOTION_MODULES.values():
+        assert row.version in catalog.MOTION_MODULE_VERSIONS
+    for model in catalog.BASE_MODELS.values():
+        assert set(model.motion_modules) <= set(catalog.MOTION_MODULES)
+        assert model.defaults.scheduler in catalog.SCHEDULERS
+        assert model.defaults.format in catalog.OUTPUT_FORMATS
+        for motion_module in model.motion_modules:
+            assert model.defaults.num_frames <= catalog.max_frames(motion_module)
+
+
+def test_every_format_has_a_writer() -> None:
+    assert set(WRITERS) == set(catalog.OUTPUT_FORMATS)
+
+
+def test_every_scheduler_can_be_made_up_to_its_last_step() -> None:
+    for name, row in catalog.SCHEDULERS.items():
+        for steps in (1, row.max_steps):
+            assert 1 <= len(make_scheduler(name, steps).timesteps) <= steps + 1
+
+
+def test_public_names_exist() -> None:
+    assert set(animatediff.__all__) == set(animatediff._HOMES)
+    for name in animatediff.__all__:
+        assert getattr(animatediff, name).__name__ == name

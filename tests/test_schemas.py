@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from animatediff.errors import InvalidRequest
+from schemas import JobInput, parse_job_input
+from schemas.generate import schema_texts
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_schema_files_are_up_to_date() -> None:
+    for path, text in schema_texts().items():
+        assert path.read_text(encoding="utf-8") == text, "run make schemas"
+    assert len(schema_texts()) == 3
+
+
+def test_test_input_is_a_job() -> None:
+    job = json.loads((ROOT / "test_input.json").read_text())
+    assert parse_job_input(job["input"]).prompt
+
+
+def test_every_field_reaches_the_request() -> None:
+    job = {
+        "prompt": "p",
+        "negative_prompt": "n",
+        "num_frames": 8,
+        "width": 64,
+        "height": 72,
+        "num_inference_steps": 5,
+        "guidance_scale": 2,
+        "seed": 2**64 - 1,
+        "scheduler": "euler",
+        "fps": 12,
+        "format": "gif",
+        "clip_skip": 1,
+        "model": "shapeworld",
+        "motion_module": "shapeworld_v3",
+    }
+    assert set(job) == set(JobInput.model_fields)
+    assert vars(parse_job_input(job)) == job
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "allowed"),
+    [
+        ({"promt": "x"}, "promt", "no such field; there are prompt"),
+        ({"prompt": None}, "prompt", "a valid string"),
+        ({"prompt": "x" * 100_000}, "prompt", "4000"),
+        ({"prompt": "a\0b"}, "prompt", "without NUL"),
+        ({"num_frames": 0}, "num_frames", "greater than or equal to 1"),
+        ({"num_frames": 16.0}, "num_frames", "a valid integer"),
+        ({"num_frames": True}, "num_frames", "a valid integer"),
+        ({"num_frames": "16"}, "num_frames", "a valid integer"),
+        ({"width": 513}, "width", "a multiple of 8"),
+        ({"width": 10**9}, "width", "less than or equal to 2048"),
+        ({"height": 56}, "height", "greater than or equal to 64"),
+        ({"guidance_scale": float("nan")}, "guidance_scale", "a finite number"),
+        ({"guidance_scale": float("inf")}, "guidance_scale", "a finite number"),
+        ({"guidance_scale": -1.0}, "guidance_scale", "greater than or equal to 0"),
+        ({"seed": 2**64}, "seed", "less than or equal to 18446744073709551615"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"scheduler": "dpm"}, "scheduler", "'ddim'"),
+        ({"format": "avi"}, "format", "'mp4'"),
+        ({"fps": 0}, "fps", "greater than or equal to 1"),
+    ],
+)
+def test_wrong_field_is_named(changes: dict[str, Any], field: str, allowed: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_job_input({"prompt": "a cat", **changes})
+    details = caught.value.details
+    assert details["field"] == field
+    assert allowed in details["allowed"]
+    assert len(caught.value.message) < 1000
+    json.dumps(caught.value.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("raw", [None, [], "a cat", 3])
+def test_input_that_is_no_object(raw: object) -> None:
+    with pytest.raises(InvalidRequest, match="input: .*an object"):
+        parse_job_input(raw)
+
+
+def test_missing_prompt() -> None:
+    with pytest.raises(InvalidRequest, match="prompt: .*needed"):
+        parse_job_input({})
+
+
+def test_all_wrong_fields_are_told_at_once() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_job_input({"prompt": "a", "width": 513, "num_frames": 0})
+    fields = {caught.value.details["field"], *(p["field"] for p in caught.value.details["problems"])}
+    assert fields == {"width", "num_frames"}
