@@ -1,0 +1,40 @@
+"""What several rooms' tests need: reference data, tiny models, the embedded family."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from animatediff.config import UNet3DConfig, unet_config_from_diffusers
+from animatediff.pipeline import AnimationPipeline, load_weights
+
+TESTS = Path(__file__).parent
+SHAPEWORLD = TESTS.parent / "models" / "shapeworld"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return TESTS / "data" / "golden"
+
+
+@pytest.fixture(scope="session")
+def tiny_config(golden: Path) -> UNet3DConfig:
+    """The reference data's UNet: all of SD 1.5's parts, a tenth of its widths."""
+    return unet_config_from_diffusers(json.loads((golden / "common" / "unet2d_config.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(golden: Path) -> dict[str, torch.Tensor]:
+    """Random weights of the tiny UNet and of a v2 motion module around it, float32."""
+    files = (golden / "common" / f"{name}.safetensors" for name in ("unet2d", "motion"))
+    return {key: tensor.float() for file in files for key, tensor in load_file(file).items()}
+
+
+@pytest.fixture(scope="session")
+def shapeworld() -> AnimationPipeline:
+    """The embedded family. Tests that change it must put it back."""
+    return load_weights(
+        AnimationPipeline.from_pretrained(SHAPEWORLD), SHAPEWORLD / "motion_module_v3.safetensors", "v3"
+    )

@@ -1,0 +1,67 @@
+import sys
+import types
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from animatediff.errors import ConfigurationError
+from animatediff.models import attention
+from animatediff.models.attention import attention_function
+
+
+def qkv(batch: int = 10) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(batch, 2, n, 4, generator=generator) for n in (3, 5, 5))
+
+
+def test_batch_is_cut_below_the_grid_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen.append(q.shape[0])
+        return F.scaled_dot_product_attention(q, k, v)
+
+    monkeypatch.setattr(attention, "MAX_BATCH", 4)
+    monkeypatch.setattr(attention, "_sdpa", spy)
+    assert torch.allclose(attention_function("sdpa")(*qkv()), F.scaled_dot_product_attention(*qkv()), atol=1e-6)
+    assert seen == [4, 4, 2]
+
+
+def test_limit_is_cudas() -> None:
+    assert attention.MAX_BATCH < 65_536
+
+
+def test_xformers_falls_back_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    with pytest.warns(UserWarning, match="xformers cannot be used") as caught:
+        attend = attention_function("xformers")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(attend(*qkv()), F.scaled_dot_product_attention(*qkv()))
+
+
+def test_xformers_gets_its_layout_and_the_same_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(q.shape))
+        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+
+    package, ops = types.ModuleType("xformers"), types.ModuleType("xformers.ops")
+    ops.memory_efficient_attention = kernel  # type: ignore[attr-defined]
+    package.ops = ops  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "xformers", package)
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention, "MAX_BATCH", 8)
+    got = attention_function("xformers")(*qkv())
+    assert torch.allclose(got, F.scaled_dot_product_attention(*qkv()), atol=1e-6)
+    assert shapes == [(8, 3, 2, 4), (2, 3, 2, 4)]  # (b, n, heads, d)
+
+
+def test_other_backends_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="sdpa or xformers"):
+        attention_function("flash")
