@@ -48,7 +48,9 @@ def test_one_frame_at_a_time_gives_the_same_pixels(shapeworld: AnimationPipeline
         results.append((pipeline.decode(latents), pipeline.decode_frames(latents)))
     for videos, frames in results[1:]:
         assert (videos - results[0][0]).abs().max() < 1e-5
-        assert torch.equal(frames, results[0][1])
+        off = (frames.int() - results[0][1].int()).abs()  # a batch of another size sums in another order
+        assert off.max() <= 1
+        assert off.float().mean() < 1e-3
 
 
 def test_frames_are_the_video_in_bytes(shapeworld: AnimationPipeline) -> None:

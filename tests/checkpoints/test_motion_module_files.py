@@ -103,11 +103,8 @@ def test_wrong_weights_leave_the_model_untouched(motion: dict[str, Tensor], tiny
     some = next(iter(motion))
     lacking = {key: tensor for key, tensor in motion.items() if key != some}
     other = {**motion, some: torch.zeros(1)}
-    for broken, match in (
-        (lacking, "1 missing"),
-        (other, "1 of another shape"),
-        ({**motion, "x": motion[some]}, "1 unexpected"),
-    ):
+    more = {**motion, "x": motion[some]}
+    for broken, match in ((lacking, "1 missing"), (other, "1 of another shape"), (more, "1 unexpected")):
         with pytest.raises(CheckpointError, match=match):
             install_motion_module(unet, MotionModuleWeights("broken", V3, broken))
     after = unet.state_dict()

@@ -30,7 +30,7 @@ def sampled(name: str, steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", [name for name in catalog.SCHEDULERS if name != "lcm"])
 def test_scheduler_samples_the_data(name: str) -> None:
-    x = sampled(name, 50)
+    x = sampled(name, 150)
     assert x.mean().item() == pytest.approx(MEAN, abs=0.06)
     assert x.std().item() == pytest.approx(DEVIATION, rel=0.12)
 

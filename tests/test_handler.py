@@ -1,0 +1,124 @@
+"""handler.py under the real RunPod SDK: its local mode and its local API, as the README shows them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"prompt": "a red circle", "num_frames": 4, "num_inference_steps": 2, "seed": 5}
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("BUCKET_", "RUNPOD_", "ANIMATEDIFF_"))
+    }
+    return {**kept, "ANIMATEDIFF_OUTPUT_DIR": str(folder), **more}
+
+
+def run_handler(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "handler.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_demo_prints_one_json_document_and_the_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.demo"],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    *document, path = done.stdout.splitlines()
+    output = json.loads("\n".join(document))
+    assert Path(path).stat().st_size == output["bytes"]
+    assert output["timings"]["total"] < 20
+    assert output["format"] == "mp4"
+
+
+def test_failed_job_ends_with_1(tmp_path: Path) -> None:
+    done = run_handler("--test_input", json.dumps({"input": {**SMALL, "width": 513}}), env=environment(tmp_path))
+    assert done.returncode == 1
+    log = done.stdout + done.stderr
+    assert "INVALID_REQUEST" in log
+    assert "Traceback" not in log
+
+
+def test_half_a_bucket_stops_the_worker_at_start(tmp_path: Path) -> None:
+    done = run_handler("--test_input", json.dumps({"input": SMALL}), env=environment(tmp_path, BUCKET_NAME="clips"))
+    assert done.returncode == 1
+    assert "CONFIGURATION: a bucket is configured in part: BUCKET_ACCESS_KEY_ID" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("api")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)],
+            cwd=ROOT,
+            env=environment(folder),
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            for _ in range(300):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/runsync"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def post(url: str, job_input: dict) -> dict:
+    body = json.dumps({"input": job_input}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"steps": 5}, "steps"),
+        ({"num_frames": 0}, "num_frames"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"width": 50_000, "height": 20_000}, "width"),
+        ({"prompt": "x" * 100_000}, "prompt"),
+        ({"width": 513}, "width"),
+    ],
+    ids=["unknown field", "0 frames", "NaN guidance", "10^9 pixels", "long prompt", "width 513"],
+)
+def test_bad_job_fails_clearly_and_the_next_one_completes(api: str, change: dict, field: str) -> None:
+    answer = post(api, {**SMALL, **change})
+    assert answer["status"] == "FAILED"
+    error = json.loads(answer["error"])
+    assert (error["code"], error["field"], error["retryable"]) == ("INVALID_REQUEST", field, False)
+    assert error["allowed"]
+    assert "Traceback" not in answer["error"]
+    after = post(api, SMALL)
+    assert after["status"] == "COMPLETED"
+    assert after["output"]["url"].startswith("file://")
+
+
+def test_importing_the_handler_starts_nothing() -> None:
+    code = "import handler; assert handler.worker.cache_info().currsize == 0"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
