@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from animatediff import settings as settings_module
 from animatediff.errors import ConfigurationError
 from animatediff.settings import BucketSettings, Settings
 
@@ -70,3 +71,9 @@ def test_option_without_bucket_is_refused() -> None:
 def test_wrong_bucket_option_names_its_variable(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         Settings.from_env({**BUCKET, name: text})
+
+
+def test_readme_names_every_variable() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    for name in settings_module._VARIABLES.keys() | settings_module._BUCKET_VARIABLES.keys():
+        assert name.startswith("RUNPOD_") or f"`{name}`" in readme

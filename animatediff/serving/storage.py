@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,7 +55,8 @@ class LocalStorage:
             shutil.copyfile(encoded.path, part)
             part.replace(target)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
             raise StorageError(f"the output folder cannot be written: {error.strerror}") from error
         return target.as_uri()
 

@@ -103,7 +103,7 @@ def test_bucket_gives_a_presigned_url(server: S3Server, clip: EncodedVideo) -> N
     for wrong in (url.split("?")[0], url[:-4] + "0000"):
         with pytest.raises(urllib.error.HTTPError) as caught:
             fetch(wrong)
-        assert caught.value.code == 403
+        assert caught.value.code in (400, 403)  # without any signature, and with a wrong one
 
 
 def test_time_to_live_is_in_the_url(server: S3Server, clip: EncodedVideo) -> None:

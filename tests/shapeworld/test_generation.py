@@ -16,7 +16,7 @@ from animatediff.request import GenerationRequest
 from animatediff.settings import Settings
 
 CLIPS_A_MOTION = 3
-BOUNDS = {"colour": 0.7, "shape": 0.7, "background": 0.9, "motion": 0.5}
+BOUNDS = {"colour": 0.7, "shape": 0.7, "background": 0.9, "motion": 0.6}
 
 
 def accuracy(engine: Engine, clips_a_motion: int) -> dict[str, float]:
@@ -43,7 +43,7 @@ def test_frames_show_what_the_prompt_says(engine: Engine) -> None:
 
 
 def test_without_its_motion_module_nothing_moves_as_told(engine: Engine) -> None:
-    """The bound on motion is a check that can fail: the image model alone does not reach it."""
+    """The bound on motion is a check that can fail: the image model alone does not reach it (here 2 in 7, by chance)."""
     from animatediff.engine import StackKey
 
     pipeline = engine.configure(StackKey("shapeworld", "shapeworld_v3"))
