@@ -43,7 +43,7 @@ def test_frames_show_what_the_prompt_says(engine: Engine) -> None:
 
 
 def test_without_its_motion_module_nothing_moves_as_told(engine: Engine) -> None:
-    """The bound on motion is a check that can fail: the image model alone does not reach it (here 2 in 7, by chance)."""
+    """The bound on motion is a check that can fail: the image model alone does not reach it."""
     from animatediff.engine import StackKey
 
     pipeline = engine.configure(StackKey("shapeworld", "shapeworld_v3"))
