@@ -3,6 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from animatediff.errors import InvalidRequest
 from schemas import JobInput, parse_job_input
@@ -93,3 +95,23 @@ def test_all_wrong_fields_are_told_at_once() -> None:
         parse_job_input({"prompt": "a", "width": 513, "num_frames": 0})
     fields = {caught.value.details["field"], *(p["field"] for p in caught.value.details["problems"])}
     assert fields == {"width", "num_frames"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from([*JobInput.model_fields, "unknown"])
+
+
+@given(st.dictionaries(FIELDS, JSON, max_size=5) | JSON)
+def test_any_json_is_a_request_or_an_invalid_request(raw: Any) -> None:
+    try:
+        request = parse_job_input(raw)
+    except InvalidRequest as error:
+        json.dumps(error.to_dict(), allow_nan=False)
+        assert error.details["field"]
+        assert len(error.message) < 2000
+    else:
+        assert isinstance(request.prompt, str)
