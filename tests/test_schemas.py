@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animatediff.errors import InvalidRequest
+from animatediff.request import GenerationRequest
 from schemas import JobInput, parse_job_input
 from schemas.generate import schema_texts
 
@@ -108,10 +109,12 @@ FIELDS = st.sampled_from([*JobInput.model_fields, "unknown"])
 @given(st.dictionaries(FIELDS, JSON, max_size=5) | JSON)
 def test_any_json_is_a_request_or_an_invalid_request(raw: Any) -> None:
     try:
-        request = parse_job_input(raw)
-    except InvalidRequest as error:
-        json.dumps(error.to_dict(), allow_nan=False)
-        assert error.details["field"]
-        assert len(error.message) < 2000
+        answer: GenerationRequest | InvalidRequest = parse_job_input(raw)
+    except InvalidRequest as refusal:
+        answer = refusal
+    if isinstance(answer, InvalidRequest):
+        json.dumps(answer.to_dict(), allow_nan=False)
+        assert answer.details["field"]
+        assert len(answer.message) < 2000
     else:
-        assert isinstance(request.prompt, str)
+        assert isinstance(answer.prompt, str)
