@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import AnimateDiffError
     from .models.motion_module import VanillaTemporalModule
+    from .models.sparse_controlnet import SparseControlNetModel
     from .models.unet import UNet3DConditionModel
-    from .pipeline import AnimationInputs, AnimationPipeline, load_weights
+    from .pipeline import AnimationInputs, AnimationPipeline, SparseControl, load_weights
     from .video.grid import save_videos_grid
 
 __all__ = [
     "AnimateDiffError",
     "AnimationInputs",
     "AnimationPipeline",
+    "SparseControl",
+    "SparseControlNetModel",
     "UNet3DConditionModel",
     "VanillaTemporalModule",
     "load_weights",
@@ -27,6 +30,8 @@ _HOMES = {
     "AnimateDiffError": "errors",
     "AnimationInputs": "pipeline",
     "AnimationPipeline": "pipeline",
+    "SparseControl": "pipeline",
+    "SparseControlNetModel": "models.sparse_controlnet",
     "UNet3DConditionModel": "models.unet",
     "VanillaTemporalModule": "models.motion_module",
     "load_weights": "pipeline",

@@ -28,6 +28,29 @@ class MotionModuleConfig:
 V1 = MotionModuleConfig(max_length=24, use_inflated_groupnorm=False)
 V2 = replace(V1, max_length=32, use_mid_block=True, use_inflated_groupnorm=True)
 V3 = replace(V2, use_mid_block=False)
+_SPARSECTRL_MOTION = replace(V3, num_attention_blocks=1)
+
+
+@dataclass(frozen=True)
+class SparseControlNetConfig:
+    """What a SparseCtrl branch has besides the UNet's encoder (arXiv 2311.16933; the published sparsectrl configs).
+
+    ``use_simplified_condition_embedding``: the images come as VAE latents, one convolution embeds them; otherwise they
+    come as pixels, which ``embedding_channels`` bring down to latent size.
+    """
+
+    conditioning_channels: int = 4
+    use_simplified_condition_embedding: bool = True
+    embedding_channels: tuple[int, ...] = (16, 32, 96, 256)
+    motion: MotionModuleConfig = _SPARSECTRL_MOTION
+
+    @property
+    def takes_latents(self) -> bool:
+        return self.use_simplified_condition_embedding
+
+
+SPARSECTRL_RGB = SparseControlNetConfig()
+SPARSECTRL_SCRIBBLE = replace(SPARSECTRL_RGB, conditioning_channels=3, use_simplified_condition_embedding=False)
 
 
 @dataclass(frozen=True)

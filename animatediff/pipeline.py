@@ -1,18 +1,25 @@
 """AnimationPipeline: encode, prepare, denoise, decode (arXiv 2307.04725, figure 2)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from .adapters.control import ControlBranch, build_sparse_controlnet
 from .adapters.motion import install_motion_module
 from .checkpoints import diffusers_folder
 from .checkpoints.motion_module import read_motion_module
+from .checkpoints.sparse_controlnet import read_sparse_controlnet
+from .conditioning.control import fit_picture, normalize_picture, place_images
 from .conditioning.prompts import encode_prompt
 from .errors import CheckpointError, InvalidRequest, NonFiniteLatents
+from .models.context import ControlResiduals
+from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
 from .sampling.denoise import OnStep, denoise
 from .sampling.guidance import guide, needs_unconditional
@@ -34,6 +41,22 @@ class AnimationInputs:
     scheduler: str = "ddim"
     seeds: Sequence[int] = (0,)
     clip_skip: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class SparseControl:
+    """Images that single frames should follow (SparseCtrl, arXiv 2311.16933).
+
+    ``images`` (1, c, n, h, w), as ``AnimationPipeline.control_images`` makes them; the n ``frame_indices`` say where
+    they belong, negative ones counted from the end. ``start`` and ``end`` are fractions of the steps.
+    """
+
+    model: SparseControlNetModel
+    images: Tensor
+    frame_indices: Sequence[int] = (0,)
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,16 +117,51 @@ class AnimationPipeline:
         """Pixels per latent, along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    def load_sparse_controlnet(self, path: str | Path, attention: str = "sdpa") -> SparseControlNetModel:
+        """A SparseCtrl file as a branch for this pipeline's UNet. Raises AssetError, CheckpointError."""
+        return build_sparse_controlnet(self.unet, read_sparse_controlnet(path), attention)
+
+    @torch.inference_mode()
+    def control_images(
+        self,
+        model: SparseControlNetModel,
+        pictures: Sequence[Image.Image],
+        width: int,
+        height: int,
+        *,
+        normalize: bool = False,
+    ) -> Tensor:
+        """Pictures as ``model`` takes them, (1, c, n, h, w): pixels 0..1, or the means of their VAE latents.
+
+        Each is cropped to the frames' aspect about its centre. ``normalize``: see ``normalize_picture``.
+        """
+        fitted = [fit_picture(picture, width, height) for picture in pictures]
+        pixels = torch.stack([normalize_picture(picture) if normalize else picture for picture in fitted], dim=1)[None]
+        return self.encode_pixels(pixels) if model.control.takes_latents else pixels
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels (1, 3, n, H, W), 0..1 -> latents (1, 4, n, H / 8, W / 8): the posterior's mean, so without chance."""
+        frames = (pixels[0].transpose(0, 1) * 2 - 1).to(self.vae.device, self.vae.dtype)
+        means = torch.cat([self.vae.encode(frame).latent_dist.mean for frame in frames.split(1)])
+        return (means * self.vae.config.scaling_factor).transpose(0, 1)[None]
+
     @torch.inference_mode()
     def __call__(
-        self, inputs: AnimationInputs, *, latents: Tensor | None = None, on_step: OnStep | None = None
+        self,
+        inputs: AnimationInputs,
+        *,
+        controls: Sequence[SparseControl] = (),
+        latents: Tensor | None = None,
+        on_step: OnStep | None = None,
     ) -> Animation:
         """Videos of ``inputs``, from ``latents`` (b, 4, f, h, w; standard normal) if given and from the seeds if not.
+        Several ``controls`` add up.
 
         Raises InvalidRequest for inputs that this model cannot do, NonFiniteLatents if the numbers went wrong.
         """
         condition = self.encode(inputs)
-        done = self.denoise(inputs, condition, latents=latents, on_step=on_step)
+        done = self.denoise(inputs, condition, controls=controls, latents=latents, on_step=on_step)
         return Animation(self.decode(done), done, condition.warnings)
 
     @torch.inference_mode()
@@ -138,12 +196,14 @@ class AnimationPipeline:
         inputs: AnimationInputs,
         condition: TextCondition,
         *,
+        controls: Sequence[SparseControl] = (),
         latents: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Latents (b, 4, f, h / 8, w / 8) without noise, on the model's device, float32 or better."""
         unet, seeds = self.unet, inputs.seeds
-        longest = unet.motion.max_length if unet.motion else inputs.num_frames
+        motions = [unet.motion, *(control.model.motion for control in controls)]
+        longest = min((motion.max_length for motion in motions if motion), default=inputs.num_frames)
         if not 1 <= inputs.num_frames <= longest:
             raise InvalidRequest("num_frames", inputs.num_frames, f"1 to {longest} with this motion module")
         sources = generators(seeds)
@@ -159,14 +219,47 @@ class AnimationPipeline:
         guided = needs_unconditional(inputs.guidance_scale)
         text = unet.encode_text(condition.embeds.repeat_interleave(len(seeds), dim=0))
         time = unet.embed_timesteps(scheduler.timesteps)
+        branches = [self._branch(control, inputs, condition, scheduler.timesteps) for control in controls]
+
+        def residuals(i: int) -> ControlResiduals | None:
+            total = None
+            for branch in branches:
+                if (added := branch.residuals(i, len(scheduler.timesteps))) is not None:
+                    total = added if total is None else total + added
+            return None if total is None else total.repeated(len(seeds), inputs.num_frames)
 
         def predict(sample: Tensor, i: int) -> Tensor:
             sample = sample.to(unet.dtype)
             sample = torch.cat([sample, sample]) if guided else sample
-            noise_pred = unet.predict(sample, [row[i : i + 1] for row in time], text).to(precision)
+            noise_pred = unet.predict(sample, [row[i : i + 1] for row in time], text, residuals(i)).to(precision)
             return guide(noise_pred, inputs.guidance_scale) if guided else noise_pred
 
         return denoise(latents, scheduler, predict, sources, on_step)
+
+    def _branch(
+        self, control: SparseControl, inputs: AnimationInputs, condition: TextCondition, timesteps: Tensor
+    ) -> ControlBranch:
+        model, images = control.model, control.images
+        for field, value in (("start", control.start), ("end", control.end)):
+            if not 0 <= value <= 1:
+                raise InvalidRequest(f"controls.{field}", value, "0 to 1")
+        if not math.isfinite(control.strength):
+            raise InvalidRequest("controls.strength", control.strength, "a finite number")
+        factor = self.downscale if model.control.takes_latents else 1
+        wanted = (model.control.conditioning_channels, inputs.height // factor, inputs.width // factor)
+        if images.ndim != 5 or (images.shape[1], *images.shape[3:]) != wanted:
+            shape = "(1, {}, n, {}, {})".format(*wanted)
+            raise InvalidRequest("controls.images", str(tuple(images.shape)), f"the shape {shape}")
+        placed = place_images(images, control.frame_indices, inputs.num_frames)
+        return ControlBranch(
+            model=model,
+            embedded=model.embed_condition(placed),
+            time=model.embed_timesteps(timesteps),
+            text=model.encode_text(condition.embeds),
+            strength=control.strength,
+            start=control.start,
+            end=control.end,
+        )
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:

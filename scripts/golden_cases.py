@@ -15,19 +15,24 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from animatediff.adapters.control import build_sparse_controlnet
 from animatediff.adapters.motion import install_motion_module, remove_motion_module
 from animatediff.catalog import MOTION_MODULE_VERSIONS
 from animatediff.checkpoints.motion_module import MotionModuleWeights
+from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet
+from animatediff.conditioning.control import place_images
 from animatediff.conditioning.prompts import tokenize
 from animatediff.config import MotionModuleConfig
 from animatediff.models.attention import attention_function
 from animatediff.models.motion_module import VanillaTemporalModule
-from animatediff.pipeline import AnimationInputs, AnimationPipeline
+from animatediff.models.sparse_controlnet import SparseControlNetModel
+from animatediff.pipeline import AnimationInputs, AnimationPipeline, SparseControl
 from animatediff.sampling.schedulers import make_scheduler
 from animatediff.video.grid import save_videos_grid, video_grid
 
 FLOAT64_LIMIT = 1e-9
 UNET_LIMIT, TEXT_LIMIT, SCHEDULER_LIMIT, LATENTS_LIMIT, VIDEO_LIMIT = 5e-5, 5e-5, 1e-5, 2e-3, 1e-4
+RESIDUAL_LIMIT = 3e-4  # as the UNet's, for numbers six times as large (std 3 against 0.5); given in float32 only
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,11 @@ class Golden:
         kept = {key: value for key, value in weights if config.use_mid_block or not key.startswith("mid_block.")}
         install_motion_module(unet, MotionModuleWeights("motion.safetensors", config, kept))
         return self.pipeline
+
+    def control(self, name: str) -> SparseControlNetModel:
+        """The branch in the case folder ``name``, read through the loader that users' files go through."""
+        weights = read_sparse_controlnet(self.directory / name / "weights.safetensors")
+        return build_sparse_controlnet(self.pipeline.unet, weights)
 
 
 def compare(name: str, got: Any, wanted: Any, limit: float) -> Comparison:
@@ -159,7 +169,7 @@ def _first_frames(got: Tensor, wanted: Tensor, num_frames: int) -> Tensor:
     """(b f, c, h, w) -> the first video's first frames, as the data hold them: (1, c, f, h, w)"""
     if wanted.ndim != 5:
         return got[: wanted.shape[0]]
-    return got.unflatten(0, (-1, num_frames)).transpose(1, 2)[: wanted.shape[0], :, : wanted.shape[2]]
+    return _unfolded(got, num_frames)[: wanted.shape[0], :, : wanted.shape[2]]
 
 
 @torch.inference_mode()
@@ -188,6 +198,37 @@ def check_temporal(golden: Golden, folder: Path) -> Iterator[Comparison]:
             tables = [value for key, value in module.named_buffers() if key.endswith(".pe")]
             error = max((compare("", table, io[f"{name}.pe"], 0).error for table in tables), default=math.inf)
             yield Comparison(f"temporal/{name}.pe", error, UNET_LIMIT)
+
+
+@torch.inference_mode()
+def check_sparse_controlnet(golden: Golden, folder: Path) -> Iterator[Comparison]:
+    io, described = read(folder, "io.safetensors")
+    name, model = folder.name, golden.control(folder.name)
+    unet = golden.use_motion(MOTION_MODULE_VERSIONS["v3"]).unet
+    sample, states = io["sample"].to(golden.dtype), io["encoder_hidden_states"]
+    frames = sample.shape[2]
+    keys = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    yield equal(f"{name}/keys", keys, described["keys"])
+    for case, given in described["cases"].items():
+        placed = place_images(io[f"{case}.images"], given["indexes"], frames)
+        timesteps = torch.tensor([given["timestep"]])
+        residuals = model.predict(
+            model.embed_condition(placed), model.embed_timesteps(timesteps), model.encode_text(states)
+        ).scaled(given["scale"])
+        shapes = [list(_unfolded(tensor, frames).shape) for tensor in residuals.down]
+        yield equal(f"{name}/{case}.down_shapes", shapes, given["down_shapes"])
+        for i, tensor in enumerate(residuals.down):
+            if f"{case}.down.{i}" in io:
+                got = _first_frames(tensor, io[f"{case}.down.{i}"], frames)
+                yield compare(f"{name}/{case}.down.{i}", got, io[f"{case}.down.{i}"], RESIDUAL_LIMIT)
+        yield compare(f"{name}/{case}.mid", _unfolded(residuals.mid, frames), io[f"{case}.mid"], RESIDUAL_LIMIT)
+        out = unet.predict(sample, unet.embed_timesteps(timesteps), unet.encode_text(states), residuals)
+        yield compare(f"{name}/{case}.unet_out", out, io[f"{case}.unet_out"], UNET_LIMIT)
+
+
+def _unfolded(x: Tensor, num_frames: int) -> Tensor:
+    """(b f, c, h, w) -> (b, c, f, h, w)"""
+    return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
 
 def check_scheduler(_golden: Golden, folder: Path) -> Iterator[Comparison]:
@@ -235,6 +276,15 @@ def check_pipeline(golden: Golden, folder: Path) -> Iterator[Comparison]:
     if negative:
         yield compare(f"{name}/negative_embeds", negative[0][None], io["negative_embeds"], TEXT_LIMIT)
 
+    controls = []
+    if described := case.get("controlnet"):
+        model = golden.control(name.removeprefix("pipeline_"))
+        controls = [SparseControl(model, io["controlnet_images"], described["indexes"], described["scale"])]
+    if (folder / "vae_encode.safetensors").is_file():
+        encoded = load_file(folder / "vae_encode.safetensors")
+        means = pipeline.encode_pixels(encoded["pixels_0_1"])[0].transpose(0, 1) / pipeline.vae.config.scaling_factor
+        yield compare(f"{name}/vae_encode.posterior_mean", means, encoded["posterior_mean"], VIDEO_LIMIT)
+
     given = io["init_latents"]
     if case.get("generator_seed") is not None:
         sources = [torch.Generator().manual_seed(case["generator_seed"])]
@@ -243,9 +293,11 @@ def check_pipeline(golden: Golden, folder: Path) -> Iterator[Comparison]:
     seen: list[Tensor] = []
     predicted: list[Tensor] = []
     handle = pipeline.unet.conv_out.register_forward_hook(lambda _m, _a, output: predicted.append(output.clone()))
-    latents = pipeline.denoise(inputs, condition, latents=given, on_step=lambda _i, x: seen.append(x.clone()))
+    latents = pipeline.denoise(
+        inputs, condition, controls=controls, latents=given, on_step=lambda _i, x: seen.append(x.clone())
+    )
     handle.remove()
-    first = predicted[0].unflatten(0, (-1, inputs.num_frames)).transpose(1, 2)
+    first = _unfolded(predicted[0], inputs.num_frames)
     yield compare(f"{name}/unet_out.step0", first, io["unet_out.step0"], UNET_LIMIT)
     prefix = "latents_f64.step" if golden.dtype == torch.float64 else "latents.step"
     compared = sorted(int(key.removeprefix(prefix)) for key in io if key.startswith(prefix))
@@ -297,5 +349,9 @@ CASES: Mapping[str, Callable[[Golden, Path], Iterator[Comparison]]] = {
     "scheduler": check_scheduler,
     "pipeline_v3": check_pipeline,
     "pipeline_v2_generator": check_pipeline,
+    "sparsectrl_rgb": check_sparse_controlnet,
+    "sparsectrl_scribble": check_sparse_controlnet,
+    "pipeline_sparsectrl_rgb": check_pipeline,
+    "pipeline_sparsectrl_scribble": check_pipeline,
     "save_videos": check_save_videos,
 }

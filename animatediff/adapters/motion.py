@@ -4,7 +4,7 @@ import torch
 
 from ..checkpoints.files import check_keys_and_shapes
 from ..checkpoints.motion_module import MotionModuleWeights
-from ..models.motion_module import PositionalEncoding
+from ..models.motion_module import reset_positional_tables
 from ..models.unet import UNet3DConditionModel
 
 
@@ -23,9 +23,7 @@ def install_motion_module(unet: UNet3DConditionModel, weights: MotionModuleWeigh
     with torch.device("meta"):
         unet.set_motion(weights.config)
     unet.load_state_dict(tensors, strict=False, assign=True)
-    for module in unet.modules():
-        if isinstance(module, PositionalEncoding):
-            module.reset(device, dtype)
+    reset_positional_tables(unet, device, dtype)
     unet.eval().requires_grad_(False)
 
 

@@ -12,10 +12,13 @@ from ..errors import AssetError, CheckpointError
 
 SAFETENSORS = (".safetensors",)
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+POSITIONAL_TABLE = ".pos_encoder.pe"
+WRAPPERS = ("state_dict", "controlnet")
+"""Keys under which trainers put the table of weights, beside counters and configs; SparseCtrl's has the second."""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a weight file by its key, on the CPU; a ``state_dict`` around them is taken off.
+    """Every tensor of a weight file by its key, on the CPU; one of ``WRAPPERS`` around them is taken off.
 
     Raises AssetError where there is no such file, CheckpointError for one that is damaged or holds something else.
     Pickles are read with ``weights_only``: one that asks for anything but tensors and plain values is refused.
@@ -34,11 +37,27 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             )
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(f"{path.name} cannot be read as weights", file=path.name) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds no table of weights", file=path.name)
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def read_with_table_length(path: str | Path) -> tuple[dict[str, Tensor], int | None]:
+    """The weights of a file of motion layers, and the frames that the positional tables in it cover, if it has any.
+
+    A trainer's ``module.`` before the keys is taken off, and so are the tables: they are computed, not learned.
+    Raises what ``read_weights`` does, and CheckpointError for tables that disagree.
+    """
+    raw = {key.removeprefix("module."): tensor for key, tensor in read_weights(path).items()}
+    tables = {tuple(tensor.shape[:-1]) for key, tensor in raw.items() if key.endswith(POSITIONAL_TABLE)}
+    if len(tables) > 1 or any(len(shape) != 2 or shape[0] != 1 for shape in tables):
+        name = Path(path).name
+        raise CheckpointError(f"{name} has positional tables of several or odd shapes: {sorted(tables)}", file=name)
+    tensors = {key: tensor for key, tensor in raw.items() if not key.endswith(POSITIONAL_TABLE)}
+    return tensors, tables.pop()[1] if tables else None
 
 
 def check_keys_and_shapes(name: str, got: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

@@ -14,9 +14,8 @@ from torch import Tensor
 from ..catalog import MOTION_MODULE_VERSIONS
 from ..config import MotionModuleConfig
 from ..errors import CheckpointError
-from .files import read_weights
+from .files import read_with_table_length
 
-_TABLE = "pos_encoder.pe"
 _KEY = re.compile(r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.motion_modules\.\d+\.temporal_transformer\.")
 
 
@@ -37,24 +36,20 @@ def read_motion_module(path: str | Path, *, version: str | None = None) -> Motio
     for a file without motion modules, and for a version that the file contradicts.
     """
     name = Path(path).name
-    raw = {key.removeprefix("module."): tensor for key, tensor in read_weights(path).items()}
-    motion = {key: tensor for key, tensor in raw.items() if _KEY.match(key)}
-    tables = {tensor.shape[-2] for key, tensor in motion.items() if key.endswith(_TABLE)}
-    tensors = {key: tensor for key, tensor in motion.items() if not key.endswith(_TABLE)}
+    content, length = read_with_table_length(path)
+    tensors = {key: tensor for key, tensor in content.items() if _KEY.match(key)}
     if not tensors:
         raise CheckpointError(f"{name} holds no motion modules", file=name)
-    if len(tables) > 1:
-        raise CheckpointError(f"{name} has positional tables of several lengths: {sorted(tables)}", file=name)
-    config = _recognise(name, any(key.startswith("mid_block.") for key in tensors), tables, version)
+    config = _recognise(name, any(key.startswith("mid_block.") for key in tensors), length, version)
     return MotionModuleWeights(name, config, tensors)
 
 
-def _recognise(name: str, has_mid_block: bool, tables: set[int], version: str | None) -> MotionModuleConfig:
+def _recognise(name: str, has_mid_block: bool, length: int | None, version: str | None) -> MotionModuleConfig:
     if version is None:
         if has_mid_block:
             version = "v2"
-        elif tables:
-            version = "v1" if tables == {MOTION_MODULE_VERSIONS["v1"].max_length} else "v3"
+        elif length:
+            version = "v1" if length == MOTION_MODULE_VERSIONS["v1"].max_length else "v3"
         else:
             raise CheckpointError(f"{name} may be v1 or v3: its keys are the same for both, so say which", file=name)
     if version not in MOTION_MODULE_VERSIONS:
@@ -65,4 +60,4 @@ def _recognise(name: str, has_mid_block: bool, tables: set[int], version: str | 
     if config.use_mid_block != has_mid_block:
         has = "has a" if has_mid_block else "has no"
         raise CheckpointError(f"{name} is not a {version} module: it {has} mid-block module", file=name)
-    return replace(config, max_length=max(tables)) if tables else config
+    return replace(config, max_length=length) if length else config

@@ -23,3 +23,28 @@ class FrameContext:
     time: TimeContext
     attend: AttentionFunction
     cross_frame_norm: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ControlResiduals:
+    """What control branches add to the UNet: to each skip connection, top to bottom, and to the middle block's output.
+
+    All are (b f, c, h, w).
+    """
+
+    down: Sequence[Tensor]
+    mid: Tensor
+
+    def __add__(self, other: "ControlResiduals") -> "ControlResiduals":
+        return ControlResiduals([a + b for a, b in zip(self.down, other.down, strict=True)], self.mid + other.mid)
+
+    def scaled(self, strength: float) -> "ControlResiduals":
+        return ControlResiduals([tensor * strength for tensor in self.down], self.mid * strength)
+
+    def repeated(self, count: int, num_frames: int) -> "ControlResiduals":
+        """Every video ``count`` times in a row: (b f, c, h, w) -> (b count f, c, h, w)"""
+
+        def repeat(x: Tensor) -> Tensor:
+            return x.unflatten(0, (-1, num_frames)).repeat_interleave(count, dim=0).flatten(0, 1)
+
+        return self if count == 1 else ControlResiduals([repeat(x) for x in self.down], repeat(self.mid))

@@ -45,6 +45,13 @@ class PositionalEncoding(nn.Module):
         return tokens + self.pe[:, : tokens.shape[1]]
 
 
+def reset_positional_tables(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Compute the tables of every motion module in ``model``, which was built without memory."""
+    for module in model.modules():
+        if isinstance(module, PositionalEncoding):
+            module.reset(device, dtype)
+
+
 class TemporalAttention(Attention):
     """Self-attention over frames; queries, keys and values all see the positional encoding."""
 

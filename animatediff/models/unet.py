@@ -1,119 +1,51 @@
 """UNet3DConditionModel: SD 1.5's image UNet applied to every frame, with motion modules between its layers."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import MotionModuleConfig, UNet3DConfig
-from .attention import attention_function
-from .blocks import CrossAttention, DownBlock, Layers, MidBlock, UpBlock
-from .context import FrameContext, TextContext, TimeContext
-from .motion_module import VanillaTemporalModule
-from .resnet import ResnetBlock, group_norm
+from .blocks import UpBlock
+from .context import ControlResiduals, TextContext, TimeContext
+from .encoder import VideoEncoder
+from .resnet import group_norm
 
 
-def timestep_sinusoid(timesteps: Tensor, dim: int) -> Tensor:
-    """(t,) -> (t, dim), float32: cosines then sines, base 10000. Source: arXiv 2006.11239, appendix B."""
-    half = dim // 2
-    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps[:, None].float() * exponent.exp()
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-class TimestepEmbedding(nn.Module):
-    def __init__(self, in_dim: int, dim: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(in_dim, dim)
-        self.linear_2 = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(t, in_dim) -> (t, dim)"""
-        return self.linear_2(F.silu(self.linear_1(x)))
-
-
-class UNet3DConditionModel(nn.Module):
+class UNet3DConditionModel(VideoEncoder):
     """Predicts the noise in video latents (arXiv 2307.04725).
 
     ``motion`` None builds the image model alone; its motion slots can be filled later. State-dict keys are SD 1.5's
-    plus the published motion modules'. Everything that does not depend on the latents can be computed beforehand:
-    ``encode_text`` once a prompt, ``embed_timesteps`` once a schedule; ``predict`` then runs one step.
+    plus the published motion modules'. ``predict`` runs one step on what ``encode_text`` and ``embed_timesteps`` gave.
     """
 
     def __init__(self, config: UNet3DConfig, motion: MotionModuleConfig | None = None, attention: str = "sdpa") -> None:
-        super().__init__()
-        self.config = config
-        self.attention_function = attention_function(attention)
+        super().__init__(config, attention)
         widths = config.block_out_channels
-        levels = range(len(widths))
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.time_embedding = TimestepEmbedding(widths[0], config.time_embed_dim)
-        self.down_blocks = nn.ModuleList(DownBlock(config, level) for level in levels)
-        self.mid_block = MidBlock(config)
-        self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(levels))
+        self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(range(len(widths))))
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
-
-        self._resnets = [m for m in self.modules() if isinstance(m, ResnetBlock)]
-        self._cross_attentions = [m for m in self.modules() if isinstance(m, CrossAttention)]
-        for i, module in enumerate(self._resnets):
-            module.index = i
-        for i, module in enumerate(self._cross_attentions):
-            module.index = i
-        self.motion: MotionModuleConfig | None = None
-        self.cross_frame_norm = False
-        """Whether resnets and conv_norm_out take GroupNorm statistics over all frames: what v1 was trained with."""
+        self.number_layers()
         self.set_motion(motion)
-
-    def set_motion(self, motion: MotionModuleConfig | None) -> None:
-        """Fill every motion slot with a new module (the identity until weights are loaded), or empty them all."""
-        for block in self.modules():
-            if not isinstance(block, Layers):
-                continue
-            wanted = motion is not None and (motion.use_mid_block or not isinstance(block, MidBlock))
-            for i in range(len(block.motion_modules)):
-                module = VanillaTemporalModule(block.channels, motion) if wanted and motion else None
-                block.motion_modules._modules[str(i)] = module  # pyright: ignore[reportArgumentType]
-        self.motion = motion
-        self.cross_frame_norm = motion is not None and not motion.use_inflated_groupnorm
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.conv_in.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.conv_in.weight.device
-
-    def encode_text(self, encoder_hidden_states: Tensor) -> TextContext:
-        """Text embeddings (b, m, d) -> keys and values of every cross-attention."""
-        states = encoder_hidden_states.to(self.dtype)
-        return [attention.keys_values(states) for attention in self._cross_attentions]
-
-    def embed_timesteps(self, timesteps: Tensor) -> TimeContext:
-        """Timesteps (t,) -> for every resnet what it adds at each of them, (t, c)."""
-        sinusoid = timestep_sinusoid(timesteps.to(self.device), self.config.block_out_channels[0])
-        embedding = F.silu(self.time_embedding(sinusoid.to(self.dtype)))
-        return [resnet.time_emb_proj(embedding) for resnet in self._resnets]
 
     def forward(self, sample: Tensor, timestep: Tensor | float, encoder_hidden_states: Tensor) -> Tensor:
         """Noise in ``sample`` (b, c, f, h, w) at ``timestep`` (one for all, or (b,)) given text (b, m, d)."""
         timesteps = torch.as_tensor(timestep).reshape(-1)
         return self.predict(sample, self.embed_timesteps(timesteps), self.encode_text(encoder_hidden_states))
 
-    def predict(self, sample: Tensor, time: TimeContext, text: TextContext) -> Tensor:
-        """As ``forward``, with timestep (rows of ``embed_timesteps``) and text (``encode_text``) computed before."""
-        batch, _, num_frames, _, _ = sample.shape
-        context = FrameContext(num_frames, text, time, self.attention_function, self.cross_frame_norm)
+    def predict(
+        self, sample: Tensor, time: TimeContext, text: TextContext, control: ControlResiduals | None = None
+    ) -> Tensor:
+        """As ``forward``, with timestep (rows of ``embed_timesteps``) and text (``encode_text``) computed before.
 
+        ``control`` is added to the skip connections and to the middle block's output (arXiv 2302.05543, section 3.2).
+        """
+        batch, _, num_frames, _, _ = sample.shape
+        context = self.context(num_frames, time, text)
         x = sample.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (b f, c, h, w)
-        x = self.conv_in(x)
-        skips = [x]
-        for block in self.down_blocks:
-            x, new = block(x, context)
-            skips += new
-        x = self.mid_block(x, context)
+        skips, x = self.encode(self.conv_in(x), context)
+        if control is not None:
+            skips = [skip + added for skip, added in zip(skips, control.down, strict=True)]
+            x = x + control.mid
         for block in self.up_blocks:
             x = block(x, skips, context)
         x = F.silu(group_norm(self.conv_norm_out, x, num_frames if self.cross_frame_norm else 1))

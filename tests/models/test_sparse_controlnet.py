@@ -1,0 +1,63 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from animatediff.config import SD15, SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, SparseControlNetConfig, UNet3DConfig
+from animatediff.models.sparse_controlnet import SparseControlNetModel
+
+KEYS = Path(__file__).parents[1] / "data" / "keys"
+KINDS = {"rgb": SPARSECTRL_RGB, "scribble": SPARSECTRL_SCRIBBLE}
+
+
+def sized(control: SparseControlNetConfig, pixels: int) -> torch.Tensor:
+    side = pixels // 8 if control.takes_latents else pixels
+    return torch.rand(1, control.conditioning_channels + 1, 4, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def random_branch(config: UNet3DConfig, control: SparseControlNetConfig) -> SparseControlNetModel:
+    torch.manual_seed(1)
+    model = SparseControlNetModel(config, control).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_and_shapes_are_the_published_ones(kind: str) -> None:
+    with torch.device("meta"):
+        model = SparseControlNetModel(SD15, KINDS[kind])
+    own = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    assert own == json.loads((KEYS / f"sparsectrl_{kind}.json").read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_branch_adds_nothing(kind: str, tiny_config: UNet3DConfig) -> None:
+    model = SparseControlNetModel(tiny_config, KINDS[kind]).eval()
+    text = model.encode_text(torch.randn(2, 77, tiny_config.cross_attention_dim))
+    time = model.embed_timesteps(torch.tensor([321]))
+    residuals = model.predict(model.embed_condition(sized(KINDS[kind], 96)), time, text)
+    assert residuals.mid.shape[0] == 2 * 4
+    assert not any(tensor.any() for tensor in (*residuals.down, residuals.mid))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision(kind: str, dtype: torch.dtype, tiny_config: UNet3DConfig) -> None:
+    control = replace(KINDS[kind], embedding_channels=(8, 16, 24, 32))
+    model = random_branch(tiny_config, control)
+    states, steps = torch.randn(1, 77, tiny_config.cross_attention_dim), torch.tensor([321])
+
+    def mid() -> torch.Tensor:
+        embedded = model.embed_condition(sized(control, 96))
+        return model.predict(embedded, model.embed_timesteps(steps), model.encode_text(states)).mid
+
+    exact = mid()
+    model.to(dtype)
+    half = mid()
+    assert half.dtype == dtype
+    assert exact.std() > 0.01
+    assert (half.float() - exact).abs().max() < 0.1 * exact.abs().max()
