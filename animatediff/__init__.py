@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from .models.motion_module import VanillaTemporalModule
     from .models.sparse_controlnet import SparseControlNetModel
     from .models.unet import UNet3DConditionModel
-    from .pipeline import AnimationInputs, AnimationPipeline, SparseControl, load_weights
+    from .pipeline import AnimationInputs, AnimationPipeline, LoraFile, SparseControl, load_weights
     from .video.grid import save_videos_grid
 
 __all__ = [
     "AnimateDiffError",
     "AnimationInputs",
     "AnimationPipeline",
+    "LoraFile",
     "SparseControl",
     "SparseControlNetModel",
     "UNet3DConditionModel",
@@ -30,6 +31,7 @@ _HOMES = {
     "AnimateDiffError": "errors",
     "AnimationInputs": "pipeline",
     "AnimationPipeline": "pipeline",
+    "LoraFile": "pipeline",
     "SparseControl": "pipeline",
     "SparseControlNetModel": "models.sparse_controlnet",
     "UNet3DConditionModel": "models.unet",

@@ -80,6 +80,7 @@ class Engine:
         self.stack: StackKey | None = None
         self._pipeline: AnimationPipeline | None = None
         self._load_warnings: tuple[str, ...] = ()
+        self._motion_warnings: tuple[str, ...] = ()
         self._hashes: dict[Path, Future[str]] = {}
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
 
@@ -128,7 +129,9 @@ class Engine:
             self._load_warnings = tuple(str(w.message) for w in caught if "xformers" in str(w.message))
         if self.stack != wanted:
             version = catalog.MOTION_MODULES[wanted.motion_module].version
-            install_motion_module(self._pipeline.unet, read_motion_module(file, version=version))
+            self._motion_warnings = install_motion_module(
+                self._pipeline.unet, read_motion_module(file, version=version)
+            )
             self.stack = wanted
         self._sha256_later(folder)
         self._sha256_later(file)
@@ -161,7 +164,7 @@ class Engine:
             model=Loaded(request.model, hashes[0]),
             motion_module=Loaded(request.motion_module, hashes[1]),
             timings=watch.seconds,
-            warnings=((note,) if note else ()) + self._load_warnings + warnings,
+            warnings=((note,) if note else ()) + self._load_warnings + self._motion_warnings + warnings,
         )
 
     def _sha256_later(self, path: Path) -> Future[str]:

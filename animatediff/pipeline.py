@@ -1,7 +1,8 @@
 """AnimationPipeline: encode, prepare, denoise, decode (arXiv 2307.04725, figure 2)."""
 
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from .adapters.control import ControlBranch, build_sparse_controlnet
-from .adapters.motion import install_motion_module
+from .adapters.motion import fit_motion_module, install_motion_module
+from .adapters.patcher import Change, WeightPatcher
 from .checkpoints import diffusers_folder
-from .checkpoints.motion_module import read_motion_module
+from .checkpoints.lora import read_lora
+from .checkpoints.motion_module import MotionModuleWeights, read_motion_module
+from .checkpoints.single_file import read_single_file
 from .checkpoints.sparse_controlnet import read_sparse_controlnet
 from .conditioning.control import fit_picture, normalize_picture, place_images
 from .conditioning.prompts import encode_prompt
@@ -76,6 +80,18 @@ class Animation:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA, MotionLoRA or domain adapter, and how strongly it acts.
+
+    ``ignore_file_alpha`` is the published code's rule: the file's own alpha / rank is left out.
+    """
+
+    path: str | Path
+    strength: float = 1.0
+    ignore_file_alpha: bool = False
+
+
 class AnimationPipeline:
     """A UNet with motion modules, a VAE and a text encoder, as one function from words to moving pictures."""
 
@@ -88,6 +104,7 @@ class AnimationPipeline:
         self.tokenizer = tokenizer
         self.decode_chunk = decode_chunk
         """Frames that the VAE decodes at once: more are faster, fewer need less memory."""
+        self.patcher = WeightPatcher({"unet": unet, "vae": vae, "text_encoder": text_encoder})
 
     @classmethod
     def from_pretrained(
@@ -116,6 +133,41 @@ class AnimationPipeline:
     def downscale(self) -> int:
         """Pixels per latent, along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def configure_weights(
+        self, motion: MotionModuleWeights | None, base: str | Path | None, loras: Sequence[LoraFile]
+    ) -> tuple[str, ...]:
+        """Make the weights those of ``base``, an SD 1.5 single file (None: the folder's own), changed by ``loras``.
+
+        ``motion`` replaces the motion module unless None. Every file is read and held against the models first:
+        AssetError and CheckpointError leave the pipeline as it was. A failure after that leaves it without base and
+        LoRA. Returns warnings.
+        """
+        said: list[str] = []
+        shapes = dict(self.patcher.shapes())
+        if motion is not None:
+            fit_motion_module(self.unet, motion)
+            shapes = {address: shape for address, shape in shapes.items() if ".motion_modules." not in address[1]}
+            shapes |= {("unet", key): tensor.shape for key, tensor in motion.tensors.items()}
+        replacements = {}
+        if base is not None:
+            layers = self.unet.config.layers_per_block
+            replacements = read_single_file(base, shapes, layers, self.vae.config)
+            kept = [part for part in ("vae", "text_encoder") if all(part != model for model, _ in replacements)]
+            said += [f"{Path(base).name} has no {part}: the base model's is used" for part in kept]
+        changes = []
+        for file in loras:
+            lora = read_lora(file.path, shapes)
+            if lora.unmatched:
+                shown = ", ".join(lora.unmatched[:3])
+                said.append(f"{lora.name}: {len(lora.unmatched)} keys fit no layer and are not used ({shown})")
+            factors = ((layer, file.strength * layer.scale(file.ignore_file_alpha)) for layer in lora.layers)
+            changes += [Change(layer, factor) for layer, factor in factors]
+        if motion is not None:
+            self.patcher.restore()
+            said += install_motion_module(self.unet, motion)
+        self.patcher.apply(replacements, changes)
+        return tuple(said)
 
     def load_sparse_controlnet(self, path: str | Path, attention: str = "sdpa") -> SparseControlNetModel:
         """A SparseCtrl file as a branch for this pipeline's UNet. Raises AssetError, CheckpointError."""
@@ -296,22 +348,41 @@ class AnimationPipeline:
         return picture
 
 
-def load_weights(
-    pipeline: AnimationPipeline, motion_module_path: str | Path = "", motion_module_version: str | None = None
+def load_weights(  # noqa: PLR0913 - the parameters that users of the published function know
+    pipeline: AnimationPipeline,
+    motion_module_path: str | Path = "",
+    motion_module_version: str | None = None,
+    *,
+    motion_module_lora_configs: Sequence[Mapping[str, Any]] = (),
+    adapter_lora_path: str | Path = "",
+    adapter_lora_scale: float = 1.0,
+    dreambooth_model_path: str | Path = "",
+    lora_model_path: str | Path = "",
+    lora_alpha: float = 0.8,
 ) -> AnimationPipeline:
-    """Put the motion module of a published file into ``pipeline``, and return it.
+    """Put published files into ``pipeline``, by the published code's rules, and return it.
 
-    ``motion_module_version`` ("v1", "v2", "v3") is needed only where the file leaves it open, see
-    ``read_motion_module``; a motion module that is loaded already answers it too. Raises AssetError, CheckpointError;
-    the pipeline is as before then.
+    The motion module stays if none is named. Everything else is as this call says, whatever earlier calls loaded: a
+    DreamBooth model that is not named is taken out again, bit for bit. ``motion_module_lora_configs`` are
+    ``{"path", "alpha"}``; strengths multiply a LoRA without its file's own alpha. ``motion_module_version`` ("v1",
+    "v2", "v3") is needed only where the file leaves it open, see ``read_motion_module``; a motion module that is loaded
+    already answers it too. Warns about keys of a file that fit nothing.
+
+    Raises AssetError and CheckpointError, and the pipeline is as before then.
     """
-    if motion_module_path:
-        try:
-            weights = read_motion_module(motion_module_path, version=motion_module_version)
-        except CheckpointError:
-            if motion_module_version or pipeline.unet.motion is None or pipeline.unet.motion.use_mid_block:
-                raise
-            inflated = pipeline.unet.motion.use_inflated_groupnorm
-            weights = read_motion_module(motion_module_path, version="v3" if inflated else "v1")
-        install_motion_module(pipeline.unet, weights)
+    files = [LoraFile(lora_model_path, lora_alpha, True)] if lora_model_path else []
+    files += [LoraFile(adapter_lora_path, adapter_lora_scale, True)] if adapter_lora_path else []
+    files += [LoraFile(lora["path"], lora.get("alpha", 1.0), True) for lora in motion_module_lora_configs]
+    motion = _read_motion(pipeline, motion_module_path, motion_module_version) if motion_module_path else None
+    for message in pipeline.configure_weights(motion, dreambooth_model_path or None, files):
+        warnings.warn(message, stacklevel=2)
     return pipeline
+
+
+def _read_motion(pipeline: AnimationPipeline, path: str | Path, version: str | None) -> MotionModuleWeights:
+    try:
+        return read_motion_module(path, version=version)
+    except CheckpointError:
+        if version or pipeline.unet.motion is None or pipeline.unet.motion.use_mid_block:
+            raise
+        return read_motion_module(path, version="v3" if pipeline.unet.motion.use_inflated_groupnorm else "v1")

@@ -1,6 +1,7 @@
 """Weight files from disk: .safetensors, and .ckpt / .pt / .bin pickles opened so that they cannot run code."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -60,15 +61,16 @@ def read_with_table_length(path: str | Path) -> tuple[dict[str, Tensor], int | N
     return tensors, tables.pop()[1] if tables else None
 
 
-def check_keys_and_shapes(name: str, got: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+def check_keys_and_shapes(name: str, got: Mapping[str, Tensor], wanted: Mapping[str, Tensor | torch.Size]) -> None:
     """Raise CheckpointError unless ``got`` has exactly the keys and shapes of ``wanted``; names the first few."""
+    shapes = {key: value.shape if isinstance(value, Tensor) else value for key, value in wanted.items()}
     problems = {
-        "missing": sorted(wanted.keys() - got.keys()),
-        "unexpected": sorted(got.keys() - wanted.keys()),
+        "missing": sorted(shapes.keys() - got.keys()),
+        "unexpected": sorted(got.keys() - shapes.keys()),
         "of another shape": sorted(
-            f"{key} {tuple(got[key].shape)} instead of {tuple(wanted[key].shape)}"
-            for key in wanted.keys() & got.keys()
-            if got[key].shape != wanted[key].shape
+            f"{key} {tuple(got[key].shape)} instead of {tuple(shapes[key])}"
+            for key in shapes.keys() & got.keys()
+            if got[key].shape != shapes[key]
         ),
     }
     said = [f"{len(keys)} {kind} ({', '.join(keys[:3])})" for kind, keys in problems.items() if keys]

@@ -16,6 +16,7 @@ from ..config import MotionModuleConfig
 from ..errors import CheckpointError
 from .files import read_with_table_length
 
+_LEVELS = 4  # down blocks of an SD 1.5 UNet, and as many up blocks; a file with fewer holds a part of a motion module
 _KEY = re.compile(r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.motion_modules\.\d+\.temporal_transformer\.")
 
 
@@ -40,11 +41,15 @@ def read_motion_module(path: str | Path, *, version: str | None = None) -> Motio
     tensors = {key: tensor for key, tensor in content.items() if _KEY.match(key)}
     if not tensors:
         raise CheckpointError(f"{name} holds no motion modules", file=name)
-    config = _recognise(name, any(key.startswith("mid_block.") for key in tensors), length, version)
+    blocks = {match[1] for key in tensors if (match := _KEY.match(key))}
+    whole = len(blocks - {"mid_block"}) >= 2 * _LEVELS
+    config = _recognise(name, "mid_block" in blocks, length, version, whole)
     return MotionModuleWeights(name, config, tensors)
 
 
-def _recognise(name: str, has_mid_block: bool, length: int | None, version: str | None) -> MotionModuleConfig:
+def _recognise(
+    name: str, has_mid_block: bool, length: int | None, version: str | None, whole: bool
+) -> MotionModuleConfig:
     if version is None:
         if has_mid_block:
             version = "v2"
@@ -57,7 +62,7 @@ def _recognise(name: str, has_mid_block: bool, length: int | None, version: str 
             f"no motion-module version {version!r}, there are {', '.join(MOTION_MODULE_VERSIONS)}", file=name
         )
     config = MOTION_MODULE_VERSIONS[version]
-    if config.use_mid_block != has_mid_block:
+    if config.use_mid_block != has_mid_block and (has_mid_block or whole):
         has = "has a" if has_mid_block else "has no"
         raise CheckpointError(f"{name} is not a {version} module: it {has} mid-block module", file=name)
     return replace(config, max_length=length) if length else config

@@ -1,0 +1,182 @@
+"""What the patcher promises: what the weights are depends on the last stack alone, whatever came before or failed."""
+
+import hashlib
+import random
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from animatediff.adapters import patcher
+from animatediff.checkpoints.lora import LowRank
+from animatediff.errors import CheckpointError, EngineCorrupted
+from animatediff.pipeline import AnimationPipeline, LoraFile, load_weights
+from scripts.golden_cases import Golden
+
+STEPS = 500
+
+
+def fingerprint(pipeline: AnimationPipeline) -> str:
+    digest = hashlib.sha256()
+    for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        for key, tensor in model.state_dict().items():
+            digest.update(key.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pipeline_in(dtype: torch.dtype, golden: Path) -> AnimationPipeline:
+    return load_weights(Golden(golden, dtype).pipeline, golden / "loading" / "mm_v2.ckpt")
+
+
+@pytest.fixture
+def pipeline(golden: Path) -> AnimationPipeline:
+    return pipeline_in(torch.float32, golden)
+
+
+class Fault(BaseException):
+    """As a cancellation: not an Exception."""
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """``plan["after"]`` sums go well, then ``plan["error"]`` is raised."""
+    plan: dict[str, Any] = {"after": None, "error": Fault}
+    real = patcher._sum
+
+    def sum_or_fail(*arguments: Any) -> torch.Tensor:
+        if plan["after"] is not None:
+            if plan["after"] == 0:
+                raise plan["error"]("injected")
+            plan["after"] -= 1
+        return real(*arguments)
+
+    monkeypatch.setattr(patcher, "_sum", sum_or_fail)
+    return plan
+
+
+def random_stack(chance: random.Random, folder: Path) -> tuple[Path | None, tuple[LoraFile, ...]]:
+    base = folder / "dreambooth_ldm.safetensors" if chance.random() < 0.3 else None
+    names = ["kohya_lora.safetensors", "v3_adapter.ckpt", "motion_lora_A.ckpt", "motion_lora_B_wrapped.ckpt"]
+    chosen = chance.sample(names, chance.randint(0, 4))
+    return base, tuple(LoraFile(folder / n, chance.choice((0.5, 1.0)), chance.random() < 0.5) for n in chosen)
+
+
+def test_weights_depend_on_the_stack_alone(golden: Path, tmp_path: Path, failing: dict[str, Any]) -> None:
+    chance = random.Random(0)
+    folder = golden / "loading"
+    pipeline, twin = (pipeline_in(torch.float16, golden) for _ in range(2))
+    corrupt = tmp_path / "corrupt.safetensors"
+    corrupt.write_bytes((folder / "kohya_lora.safetensors").read_bytes()[:9000])
+    clean = fingerprint(pipeline)
+    storages = [tensor.data_ptr() for tensor in pipeline.unet.state_dict().values()]
+    pool = [random_stack(chance, folder) for _ in range(25)]
+    expected: dict[Any, str] = {}
+    for stack in pool:  # each once, on a pipeline that has seen nothing but its base before
+        twin.configure_weights(None, *stack)
+        expected[stack] = fingerprint(twin)
+        twin.patcher.restore()
+        assert fingerprint(twin) == clean
+    assert len(set(expected.values())) > 15
+    last = clean
+    faults = {"memory": 0, "cancel": 0, "corrupt": 0, "none": 0}
+    for _ in range(STEPS):
+        stack = chance.choice(pool)
+        fault = chance.choices(list(faults), weights=(1, 1, 1, 7))[0]
+        if fault == "corrupt":
+            with pytest.raises(CheckpointError):
+                pipeline.configure_weights(None, stack[0], [*stack[1], LoraFile(corrupt)])
+            assert fingerprint(pipeline) == last  # found before anything was written
+        elif fault == "none":
+            pipeline.configure_weights(None, *stack)
+            last = expected[stack]
+            assert fingerprint(pipeline) == last
+        else:
+            error = torch.OutOfMemoryError if fault == "memory" else Fault
+            failing.update(after=chance.randint(0, 60), error=error)
+            failed = False
+            with suppress(error):
+                failed = True
+                pipeline.configure_weights(None, *stack)
+                failed = False  # the stack had fewer weights than that
+            failing["after"] = None
+            last = clean if failed else expected[stack]
+            assert fingerprint(pipeline) == last
+        faults[fault] += 1
+    assert min(faults.values()) >= 20
+    assert [tensor.data_ptr() for tensor in pipeline.unet.state_dict().values()] == storages
+    pipeline.patcher.restore()
+    assert fingerprint(pipeline) == clean
+    assert pipeline.patcher.host_bytes == 0
+
+
+def test_copies_on_the_host_are_bounded(pipeline: AnimationPipeline, golden: Path) -> None:
+    models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    size = sum(t.numel() * t.element_size() for model in models for t in model.state_dict().values())
+    lora = LoraFile(golden / "loading" / "kohya_lora.safetensors")
+    for _ in range(3):
+        pipeline.configure_weights(None, golden / "loading" / "dreambooth_ldm.safetensors", [lora])
+        assert 0 < pipeline.patcher.host_bytes <= size
+    pipeline.configure_weights(None, None, [lora])
+    assert 0 < pipeline.patcher.host_bytes < size / 2
+
+
+def test_a_failed_restore_poisons(pipeline: AnimationPipeline, golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lora = LoraFile(golden / "loading" / "kohya_lora.safetensors")
+    pipeline.configure_weights(None, None, [lora])
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("the device is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(patcher, "_write", broken)
+        with pytest.raises(EngineCorrupted):
+            pipeline.configure_weights(None, None, [])
+    for _ in range(2):  # and stays so, though writing works again
+        with pytest.raises(EngineCorrupted):
+            pipeline.configure_weights(None, None, [lora])
+
+
+def test_names_and_shapes_are_checked_before_anything_is_written(pipeline: AnimationPipeline) -> None:
+    clean = fingerprint(pipeline)
+    layer = LowRank(("unet", "no.such.weight"), torch.zeros(1, 4), torch.zeros(4, 1), None)
+    with pytest.raises(CheckpointError, match="no weight"):
+        pipeline.patcher.apply({("unet", "conv_in.bias"): torch.ones(32)}, [patcher.Change(layer, 1.0)])
+    with pytest.raises(CheckpointError, match="replacement"):
+        pipeline.patcher.apply({("unet", "conv_in.bias"): torch.ones(31)}, [])
+    assert fingerprint(pipeline) == clean
+
+
+def test_nothing_carries_over_between_calls(pipeline: AnimationPipeline, golden: Path) -> None:
+    folder = golden / "loading"
+    clean = fingerprint(pipeline)
+    load_weights(
+        pipeline,
+        dreambooth_model_path=folder / "dreambooth_ldm.safetensors",
+        lora_model_path=folder / "kohya_lora.safetensors",
+        motion_module_lora_configs=[{"path": folder / "motion_lora_A.ckpt", "alpha": 0.5}],
+    )
+    assert fingerprint(pipeline) != clean
+    load_weights(pipeline, folder / "mm_v2.ckpt")
+    assert fingerprint(pipeline) == clean
+
+
+def test_a_refused_motion_module_leaves_everything(pipeline: AnimationPipeline, golden: Path, tmp_path: Path) -> None:
+    folder = golden / "loading"
+    load_weights(pipeline, lora_model_path=folder / "kohya_lora.safetensors")
+    before = fingerprint(pipeline)
+    weights = torch.load(folder / "mm_v2.ckpt", weights_only=True)
+    del weights["down_blocks.0.motion_modules.0.temporal_transformer.proj_in.bias"]
+    torch.save(weights, tmp_path / "lacking.ckpt")
+    with pytest.raises(CheckpointError, match="1 missing"):
+        load_weights(pipeline, tmp_path / "lacking.ckpt")
+    assert fingerprint(pipeline) == before
+
+
+def test_whole_slots_that_a_file_leaves_out_are_empty_and_said(pipeline: AnimationPipeline, golden: Path) -> None:
+    with pytest.warns(UserWarning, match="no weights for .* motion modules"):
+        load_weights(pipeline, golden / "loading" / "mm_v2_wrapped.ckpt", "v2")
+    slots = {key.split(".temporal")[0] for key in pipeline.unet.state_dict() if ".motion_modules." in key}
+    assert slots
+    assert all(slot.startswith("down_blocks.1.") for slot in slots)
