@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .detect import described
 from .files import read_weights
 
 Address = tuple[str, str]
@@ -87,7 +88,7 @@ def read_lora(path: str | Path, shapes: Shapes) -> Lora:
         else:
             parts.setdefault(found[0], {})[found[1]] = tensor
     if not recognised:
-        raise CheckpointError(f"{name} is not a LoRA file", file=name)
+        raise CheckpointError(f"{name} is not a LoRA file: it is {described(raw)}", file=name)
     if any(key.startswith("mid_block.motion_modules.") for key in unmatched):
         raise CheckpointError(
             f"{name} is a MotionLoRA for a v2 motion module, and the one in use has no mid-block module", file=name

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..catalog import MOTION_MODULE_VERSIONS
 from ..config import MotionModuleConfig
 from ..errors import CheckpointError
+from .detect import described
 from .files import read_with_table_length
 
 _LEVELS = 4  # down blocks of an SD 1.5 UNet, and as many up blocks; a file with fewer holds a part of a motion module
@@ -39,8 +40,8 @@ def read_motion_module(path: str | Path, *, version: str | None = None) -> Motio
     name = Path(path).name
     content, length = read_with_table_length(path)
     tensors = {key: tensor for key, tensor in content.items() if _KEY.match(key)}
-    if not tensors:
-        raise CheckpointError(f"{name} holds no motion modules", file=name)
+    if not tensors or any(".processor." in key for key in tensors):  # a MotionLoRA names the same places
+        raise CheckpointError(f"{name} holds no motion modules: it is {described(content)}", file=name)
     blocks = {match[1] for key in tensors if (match := _KEY.match(key))}
     whole = len(blocks - {"mid_block"}) >= 2 * _LEVELS
     config = _recognise(name, "mid_block" in blocks, length, version, whole)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .detect import described
 from .files import check_keys_and_shapes, read_weights
 from .lora import Address, Shapes
 
@@ -36,7 +37,7 @@ def read_single_file(
             raise CheckpointError(f"{name} is {kind}; an SD 1.5 model is expected", file=name)
     present = [part for part, prefix in _PREFIXES.items() if any(key.startswith(prefix) for key in raw)]
     if "unet" not in present:
-        raise CheckpointError(f"{name} is not an SD 1.5 single file: it has no {_PREFIXES['unet']} keys", file=name)
+        raise CheckpointError(f"{name} is not an SD 1.5 single file: it is {described(raw)}", file=name)
     found: dict[Address, Tensor] = {}
     for part in present:
         kept = {key: tensor for key, tensor in raw.items() if key.startswith(_PREFIXES[part])}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, SparseControlNetConfig
 from ..errors import CheckpointError
+from .detect import described
 from .files import read_with_table_length
 
 _EMBEDDING = "controlnet_cond_embedding"
@@ -36,16 +37,15 @@ def read_sparse_controlnet(path: str | Path) -> SparseControlNetWeights:
 
 
 def _recognise(name: str, tensors: Mapping[str, Tensor]) -> SparseControlNetConfig:
-    if not any(".motion_modules." in key for key in tensors):
-        raise CheckpointError(f"{name} is not a SparseCtrl branch: it has no motion modules", file=name)
     simple, full = tensors.get(f"{_EMBEDDING}.weight"), tensors.get(f"{_EMBEDDING}.conv_in.weight")
     for weight in (simple, full):
         if weight is not None and (weight.ndim != 4 or weight.shape[1] < 2):
             raise CheckpointError(f"{name}: {_EMBEDDING} has the shape {tuple(weight.shape)}", file=name)
+    if not any(".motion_modules." in key for key in tensors) or (simple is None and full is None):
+        raise CheckpointError(f"{name} is not a SparseCtrl branch: it is {described(tensors)}", file=name)
     if simple is not None:
         return replace(SPARSECTRL_RGB, conditioning_channels=simple.shape[1] - 1)
-    if full is not None:
-        blocks = (tensors.get(f"{_EMBEDDING}.blocks.{i}.weight") for i in range(1, 64, 2))
-        widths = (full.shape[0], *(block.shape[0] for block in blocks if block is not None))
-        return replace(SPARSECTRL_SCRIBBLE, conditioning_channels=full.shape[1] - 1, embedding_channels=widths)
-    raise CheckpointError(f"{name} is not a SparseCtrl branch: it has no {_EMBEDDING}", file=name)
+    assert full is not None
+    blocks = (tensors.get(f"{_EMBEDDING}.blocks.{i}.weight") for i in range(1, 64, 2))
+    widths = (full.shape[0], *(block.shape[0] for block in blocks if block is not None))
+    return replace(SPARSECTRL_SCRIBBLE, conditioning_channels=full.shape[1] - 1, embedding_channels=widths)

@@ -1,0 +1,131 @@
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from animatediff.checkpoints.__main__ import main
+from animatediff.checkpoints.detect import detect
+from animatediff.checkpoints.files import read_weights
+from animatediff.checkpoints.lora import read_lora
+from animatediff.checkpoints.motion_module import read_motion_module
+from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet
+from animatediff.errors import CheckpointError
+
+DATA = Path(__file__).parents[1] / "data"
+SHAPEWORLD = Path(__file__).parents[2] / "models" / "shapeworld"
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "version"),
+    [
+        ("common/unet2d.safetensors", "UNet, diffusers layout", ""),
+        ("common/vae.safetensors", "VAE, diffusers layout", ""),
+        ("common/text_encoder.safetensors", "CLIP text encoder", ""),
+        ("common/motion.safetensors", "motion module", "v2"),
+        ("sparsectrl_rgb/weights.safetensors", "SparseCtrl", "rgb"),
+        ("sparsectrl_scribble/weights.safetensors", "SparseCtrl", "scribble"),
+        ("loading/mm_v2.ckpt", "motion module", "v2"),
+        ("loading/mm_v2_wrapped.ckpt", "part of a motion module", ""),
+        ("loading/dreambooth_ldm.safetensors", "single file (LDM)", "SD 1.5"),
+        ("loading/kohya_lora.safetensors", "LoRA", "kohya"),
+        ("loading/v3_adapter.ckpt", "domain adapter", ""),
+        ("loading/motion_lora_A.ckpt", "MotionLoRA", "v2"),
+        ("loading/motion_lora_B_wrapped.ckpt", "MotionLoRA", "v2"),
+    ],
+)
+def test_reference_files(file: str, kind: str, version: str) -> None:
+    found = detect(read_weights(DATA / "golden" / file))
+    assert (found.kind, found.version) == (kind, version)
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind", "version", "ranks"),
+    [
+        ("motion_module_v1", "motion module", "v1 or v3", ()),
+        ("motion_module_v2", "motion module", "v2", ()),
+        ("motion_module_v3", "motion module", "v1 or v3", ()),
+        ("motion_lora_v2_rank64", "MotionLoRA", "v2", (64,)),
+        ("v3_adapter_rank128", "domain adapter", "", (128,)),
+        ("sparsectrl_rgb", "SparseCtrl", "rgb", ()),
+        ("sparsectrl_scribble", "SparseCtrl", "scribble", ()),
+        ("unet_spatial_sd15", "UNet, diffusers layout", "", ()),
+    ],
+)
+def test_published_keys(keys: str, kind: str, version: str, ranks: tuple[int, ...]) -> None:
+    shapes = json.loads((DATA / "keys" / f"{keys}.json").read_text())
+    found = detect({f"module.{key}": torch.empty(shape, device="meta") for key, shape in shapes.items()})
+    assert (found.kind, found.version, found.ranks) == (kind, version, ranks)
+
+
+@pytest.mark.parametrize(("length", "version"), [(24, "v1"), (32, "v3"), (64, "v3")])
+def test_the_table_tells_v1_from_v3(length: int, version: str) -> None:
+    shapes = json.loads((DATA / "keys" / "motion_module_v3.json").read_text())
+    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    key = next(iter(shapes)).partition(".temporal_transformer.")[0]
+    weights[f"{key}.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"] = torch.empty(
+        1, length, 320, device="meta"
+    )
+    found = detect(weights)
+    assert (found.version, found.parts) == (version, (f"positional table of {length}",))
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind", "version"),
+    [
+        (["model.diffusion_model.x", "conditioner.embedders.0.x"], "single file (LDM)", "SDXL"),
+        (["model.diffusion_model.x", "cond_stage_model.model.x"], "single file (LDM)", "SD 2"),
+        (["down_blocks.0.temporal_attentions.0.x"], "Hotshot-XL temporal layers", ""),
+        (["lora_unet_x.hada_w1_a"], "LoHa", ""),
+        (["lora_unet_x.lora_down.weight", "lora_unet_x.dora_scale"], "DoRA", ""),
+        (["unet.x.lora_A.weight"], "LoRA", "PEFT / diffusers"),
+        (["emb_params"], "textual inversion", "of another text encoder"),
+        (["encoder.down.0.x"], "VAE, LDM layout", ""),
+        (
+            ["down_blocks.0.motion_modules.0.transformer_blocks.0.x"],
+            "motion module, diffusers MotionAdapter layout",
+            "",
+        ),
+    ],
+)
+def test_other_kinds(keys: list[str], kind: str, version: str) -> None:
+    found = detect({key: torch.zeros(4, 4) for key in keys})
+    assert (found.kind, found.version) == (kind, version)
+
+
+def test_unknown_content_names_its_keys() -> None:
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is none of the known .* 1 keys \(weight\)"):
+        detect({"weight": torch.zeros(1)}, "x.safetensors")
+    with pytest.raises(CheckpointError, match="no tensors"):
+        detect({})
+
+
+@pytest.mark.parametrize(
+    ("reader", "file", "message"),
+    [
+        (read_motion_module, "loading/motion_lora_A.ckpt", "holds no motion modules: it is MotionLoRA v2"),
+        (read_motion_module, "loading/kohya_lora.safetensors", "holds no motion modules: it is LoRA kohya"),
+        (read_motion_module, "common/vae.safetensors", "holds no motion modules: it is VAE, diffusers layout"),
+        (read_sparse_controlnet, "loading/mm_v2.ckpt", "not a SparseCtrl branch: it is motion module v2"),
+        (partial(read_lora, shapes={}), "common/unet2d.safetensors", "not a LoRA file: it is UNet, diffusers layout"),
+    ],
+)
+def test_refusals_say_what_the_file_is(reader: Callable[[Path], object], file: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        reader(DATA / "golden" / file)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lora = {"unet.x.lora_A.weight": torch.zeros(4, 8), "unet.x.lora_B.weight": torch.zeros(8, 4).half()}
+    save_file(lora, tmp_path / "misleading_motion_module.safetensors")
+    (tmp_path / "text.ckpt").write_text("words")
+    assert main([str(tmp_path / "misleading_motion_module.safetensors")]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line)
+    assert (rows["kind"], rows["rank"], rows["parameters"], rows["keys"]) == ("LoRA", "4", "64", "2")
+    assert len(rows["sha256"]) == 64
+    assert main([str(tmp_path / "text.ckpt"), str(tmp_path / "absent.ckpt")]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in errors] == ["CHECKPOINT_MISMATCH", "ASSET_UNAVAILABLE"]
