@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from . import catalog
-from .errors import AssetError
+from .errors import AssetError, InvalidRequest, shorten
 
+WEIGHT_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".json", ".txt")
 
 
@@ -33,6 +34,31 @@ def motion_module_file(models_dir: Path, name: str) -> Path:
         f" below the models folder (installed: {_listed(installed_motion_modules(models_dir))})",
         asset=name,
     )
+
+
+def weight_file(models_dir: Path, reference: str, field: str) -> Path:
+    """The file that ``reference`` names, a path below the models folder such as "loras/style.safetensors".
+
+    Raises InvalidRequest, for ``field``, if it is no such path, AssetError if there is no such file.
+    """
+    path = PurePosixPath(reference)
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or "\\" in reference
+        or not reference.isprintable()
+        or path.suffix not in WEIGHT_FILE_SUFFIXES
+    ):
+        allowed = f"a path below the models folder that ends in {', '.join(WEIGHT_FILE_SUFFIXES)}"
+        raise InvalidRequest(field, reference, allowed)
+    try:
+        found = (models_dir / path).is_file()
+    except OSError:  # a name longer than file systems take
+        found = False
+    if not found:
+        shown = shorten(reference)
+        raise AssetError(f"{field}: there is no file {shown} below the models folder", asset=shown)
+    return models_dir / path
 
 
 def installed_base_models(models_dir: Path) -> tuple[str, ...]:

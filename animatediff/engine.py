@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 
 from . import assets, catalog
-from .adapters.motion import install_motion_module
 from .checkpoints.motion_module import read_motion_module
-from .errors import AssetError, ConfigurationError, OutOfMemory
-from .pipeline import AnimationInputs, AnimationPipeline
-from .request import GenerationRequest, ResolvedRequest, resolve
+from .errors import AssetError, CheckpointError, ConfigurationError, OutOfMemory
+from .pipeline import AnimationInputs, AnimationPipeline, LoraFile
+from .request import GenerationRequest, LoraRef, ResolvedRequest, resolve
 from .settings import Settings
 from .video.clip import Video
 
@@ -25,10 +24,11 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class StackKey:
-    """What must be loaded for a job: names of the base model and of the motion module."""
+    """What must be loaded for a job: the base model, the motion module, and the LoRAs in their order."""
 
     model: str
     motion_module: str
+    loras: tuple[LoraRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Generated:
     request: ResolvedRequest
     model: Loaded
     motion_module: Loaded
+    loras: tuple[Loaded, ...]
+    """In the order of ``request.loras``, which has their strengths."""
     timings: dict[str, float]
     warnings: tuple[str, ...]
 
@@ -80,7 +82,7 @@ class Engine:
         self.stack: StackKey | None = None
         self._pipeline: AnimationPipeline | None = None
         self._load_warnings: tuple[str, ...] = ()
-        self._motion_warnings: tuple[str, ...] = ()
+        self._lora_warnings: tuple[str, ...] = ()
         self._hashes: dict[Path, Future[str]] = {}
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
 
@@ -95,6 +97,7 @@ class Engine:
 
     def resolve(self, request: GenerationRequest) -> ResolvedRequest:
         """Decide what ``request`` leaves open, as this installation does. Raises InvalidRequest, AssetError."""
+        self._lora_files(request.loras)
         return resolve(
             request,
             model=request.model or self.default_model(),
@@ -110,7 +113,8 @@ class Engine:
     def configure(self, wanted: StackKey) -> AnimationPipeline:
         """The pipeline with ``wanted`` loaded; only what differs from what is there is loaded anew.
 
-        Raises AssetError and CheckpointError; the parts that were not reached are as before then.
+        Raises AssetError and CheckpointError; the parts that were not reached are as before then. After any other
+        error, all is loaded anew the next time.
         """
         models = self.settings.models_dir
         folder = assets.base_model_folder(models, wanted.model)
@@ -128,14 +132,34 @@ class Engine:
                 )
             self._load_warnings = tuple(str(w.message) for w in caught if "xformers" in str(w.message))
         if self.stack != wanted:
-            version = catalog.MOTION_MODULES[wanted.motion_module].version
-            self._motion_warnings = install_motion_module(
-                self._pipeline.unet, read_motion_module(file, version=version)
-            )
-            self.stack = wanted
+            self._exchange(self._pipeline, wanted, file)
         self._sha256_later(folder)
         self._sha256_later(file)
+        for lora in self._lora_files(wanted.loras):
+            self._sha256_later(lora)
         return self._pipeline
+
+    def _exchange(self, pipeline: AnimationPipeline, wanted: StackKey, motion_file: Path) -> None:
+        """Make the motion module and the LoRAs those of ``wanted``, on the base model that is loaded."""
+        motion = None
+        files = [
+            LoraFile(path, lora.strength, lora.ignore_file_alpha)
+            for path, lora in zip(self._lora_files(wanted.loras), wanted.loras, strict=True)
+        ]
+        if self.stack is None or self.stack.motion_module != wanted.motion_module:
+            motion = read_motion_module(motion_file, version=catalog.MOTION_MODULES[wanted.motion_module].version)
+        try:
+            self._lora_warnings = pipeline.configure_weights(motion, None, files)
+        except (AssetError, CheckpointError):
+            raise  # found before anything was changed
+        except BaseException:
+            self.stack, self._pipeline = None, None
+            raise
+        self.stack = wanted
+
+    def _lora_files(self, loras: tuple[LoraRef, ...]) -> list[Path]:
+        folder = self.settings.models_dir
+        return [assets.weight_file(folder, lora.path, f"loras.{i}.path") for i, lora in enumerate(loras)]
 
     def generate(self, request: ResolvedRequest, on_progress: OnProgress | None = None) -> Generated:
         """Make the clip of ``request``. The frames are on the CPU, and the device is idle, when this returns.
@@ -146,7 +170,7 @@ class Engine:
         watch = Stopwatch()
         try:
             with watch.phase("load"):
-                pipeline = self.configure(StackKey(request.model, request.motion_module))
+                pipeline = self.configure(StackKey(request.model, request.motion_module, request.loras))
             frames, warnings = _run(pipeline, request, watch, on_progress)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
@@ -157,14 +181,22 @@ class Engine:
         file = assets.motion_module_file(self.settings.models_dir, request.motion_module)
         note = catalog.BASE_MODELS[request.model].note
         with watch.phase("hash"):
-            hashes = [self._sha256_later(path).result() for path in (folder, file)]
+            files = (folder, file, *self._lora_files(request.loras))
+            hashes = [self._sha256_later(path).result() for path in files]
         return Generated(
             video=Video(frames.numpy(), request.fps),
             request=request,
             model=Loaded(request.model, hashes[0]),
             motion_module=Loaded(request.motion_module, hashes[1]),
+            loras=tuple(Loaded(lora.path, sha256) for lora, sha256 in zip(request.loras, hashes[2:], strict=True)),
             timings=watch.seconds,
-            warnings=((note,) if note else ()) + self._load_warnings + self._motion_warnings + warnings,
+            warnings=(
+                *((note,) if note else ()),
+                *self._load_warnings,
+                *pipeline.motion_warnings,
+                *self._lora_warnings,
+                *warnings,
+            ),
         )
 
     def _sha256_later(self, path: Path) -> Future[str]:

@@ -104,6 +104,8 @@ class AnimationPipeline:
         self.tokenizer = tokenizer
         self.decode_chunk = decode_chunk
         """Frames that the VAE decodes at once: more are faster, fewer need less memory."""
+        self.motion_warnings: tuple[str, ...] = ()
+        """About the motion module that is loaded."""
         self.patcher = WeightPatcher({"unet": unet, "vae": vae, "text_encoder": text_encoder})
 
     @classmethod
@@ -141,7 +143,7 @@ class AnimationPipeline:
 
         ``motion`` replaces the motion module unless None. Every file is read and held against the models first:
         AssetError and CheckpointError leave the pipeline as it was. A failure after that leaves it without base and
-        LoRA. Returns warnings.
+        LoRA. Returns warnings about ``base`` and ``loras``; those about ``motion`` are in ``motion_warnings``.
         """
         said: list[str] = []
         shapes = dict(self.patcher.shapes())
@@ -165,7 +167,7 @@ class AnimationPipeline:
             changes += [Change(layer, factor) for layer, factor in factors]
         if motion is not None:
             self.patcher.restore()
-            said += install_motion_module(self.unet, motion)
+            self.motion_warnings = install_motion_module(self.unet, motion)
         self.patcher.apply(replacements, changes)
         return tuple(said)
 
@@ -374,7 +376,8 @@ def load_weights(  # noqa: PLR0913 - the parameters that users of the published 
     files += [LoraFile(adapter_lora_path, adapter_lora_scale, True)] if adapter_lora_path else []
     files += [LoraFile(lora["path"], lora.get("alpha", 1.0), True) for lora in motion_module_lora_configs]
     motion = _read_motion(pipeline, motion_module_path, motion_module_version) if motion_module_path else None
-    for message in pipeline.configure_weights(motion, dreambooth_model_path or None, files):
+    said = pipeline.configure_weights(motion, dreambooth_model_path or None, files)
+    for message in (pipeline.motion_warnings if motion else ()) + said:
         warnings.warn(message, stacklevel=2)
     return pipeline
 

@@ -6,12 +6,24 @@ use and checks the rules that involve more than one field. A ``ResolvedRequest``
 
 import secrets
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from . import catalog
 from .errors import InvalidRequest
 
 SEED_MAX = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class LoraRef:
+    """A LoRA, MotionLoRA or domain adapter: its file below the models folder, and how strongly it acts.
+
+    ``ignore_file_alpha``: leave out the file's own alpha / rank, as the published code does.
+    """
+
+    path: str
+    strength: float = 1.0
+    ignore_file_alpha: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,7 @@ class GenerationRequest:
     clip_skip: int = 0
     model: str | None = None
     motion_module: str | None = None
+    loras: tuple[LoraRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,11 +65,15 @@ class ResolvedRequest:
     clip_skip: int
     model: str
     motion_module: str
+    loras: tuple[LoraRef, ...]
 
     @property
     def megapixel_steps(self) -> float:
         """The size of the work: frames x width x height x steps, in millions."""
         return self.num_frames * self.width * self.height * self.num_inference_steps / 1e6
+
+
+_NAMES = tuple(field.name for field in fields(GenerationRequest))
 
 
 def resolve(
@@ -73,7 +90,7 @@ def resolve(
     )
     if motion not in family.motion_modules:
         raise InvalidRequest("motion_module", motion, f"for model {model}: one of {', '.join(family.motion_modules)}")
-    given = {name: value for name, value in asdict(request).items() if value is not None}
+    given = {name: value for name in _NAMES if (value := getattr(request, name)) is not None}
     resolved = ResolvedRequest(
         **{
             **asdict(family.defaults),

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from animatediff import catalog
 from animatediff.errors import InvalidRequest
-from animatediff.request import SEED_MAX, GenerationRequest
+from animatediff.request import SEED_MAX, GenerationRequest, LoraRef
 
 MAX_PROMPT = 4000
 """Characters. CLIP reads 77 tokens of it; the rest is room for comments, and no way to fill a worker's memory."""
@@ -26,7 +26,20 @@ FormatName = Literal[tuple(catalog.OUTPUT_FORMATS)]
 ModelName = Literal[tuple(catalog.BASE_MODELS)]
 MotionModuleName = Literal[tuple(catalog.MOTION_MODULES)]
 MAX_FRAMES = max(config.max_length for config in catalog.MOTION_MODULE_VERSIONS.values())
+MAX_LORAS = 8
 MAX_STEPS = max(scheduler.max_steps for scheduler in catalog.SCHEDULERS.values())
+
+
+class LoraInput(BaseModel):
+    """A LoRA, a MotionLoRA or the v3 domain adapter: what the file is, is read from its content."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    path: Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)] = Field(
+        description="File below the models folder, such as loras/style.safetensors."
+    )
+    strength: float = Field(1.0, ge=-10, le=10, description="Multiplies the change; 0 leaves it out.")
+    ignore_file_alpha: bool = Field(False, description="Leave out the file's own alpha / rank, as AnimateDiff does.")
 
 
 class JobInput(BaseModel):
@@ -62,10 +75,14 @@ class JobInput(BaseModel):
     motion_module: MotionModuleName | None = Field(  # pyright: ignore[reportInvalidTypeForm]
         None, description="Motion module of that model's family."
     )
+    loras: list[LoraInput] = Field(
+        [], max_length=MAX_LORAS, description="Changes of the weights for this job alone; they add up."
+    )
 
     def to_request(self) -> GenerationRequest:
         """The same job in the package's own terms."""
-        return GenerationRequest(**self.model_dump())
+        loras = tuple(LoraRef(**lora.model_dump()) for lora in self.loras)
+        return GenerationRequest(**{**self.model_dump(exclude={"loras"}), "loras": loras})
 
 
 def parse_job_input(raw: Any) -> GenerationRequest:
@@ -77,15 +94,19 @@ def parse_job_input(raw: Any) -> GenerationRequest:
         raise InvalidRequest(field, got, allowed, more) from None
 
 
+_OBJECT = "an object with the job's fields"
+
+
 def _problem(detail: Any, raw: Any) -> tuple[str, Any, str]:
     """One of pydantic's findings as (field, what came, what may come)."""
     field = ".".join(str(part) for part in detail["loc"]) or "input"
     kind = detail["type"]
+    names = ", ".join((LoraInput if detail["loc"][:1] == ("loras",) else JobInput).model_fields)
     if kind == "extra_forbidden":
-        return field, detail["input"], f"no such field; there are {', '.join(JobInput.model_fields)}"
+        return field, detail["input"], f"no such field; there are {names}"
     if kind == "missing":
         return field, None, "this field is needed"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return "input", raw, "an object with the job's fields"
+        return (field, detail["input"], f"an object with {names}") if detail["loc"] else (field, raw, _OBJECT)
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return field, detail["input"], message[0].lower() + message[1:]

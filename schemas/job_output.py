@@ -15,6 +15,12 @@ class Part(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Hash of the weights' content.")
 
 
+class LoraPart(Part):
+    """A LoRA that took part; its name is its path."""
+
+    strength: float
+
+
 class JobOutput(BaseModel):
     """A finished video, and everything that is needed to make it again."""
 
@@ -36,6 +42,7 @@ class JobOutput(BaseModel):
     clip_skip: int
     model: Part
     motion_module: Part
+    loras: list[LoraPart]
     timings: dict[str, float] = Field(
         description="Seconds by phase: load, encode, denoise, decode, hash, write, store; total is the whole job."
     )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animatediff.errors import InvalidRequest
-from animatediff.request import GenerationRequest
+from animatediff.request import GenerationRequest, LoraRef
 from schemas import JobInput, parse_job_input
 from schemas.generate import schema_texts
 
@@ -41,15 +41,23 @@ def test_every_field_reaches_the_request() -> None:
         "clip_skip": 1,
         "model": "shapeworld",
         "motion_module": "shapeworld_v3",
+        "loras": [{"path": "loras/a.safetensors", "strength": 0.5, "ignore_file_alpha": True}],
     }
     assert set(job) == set(JobInput.model_fields)
-    assert vars(parse_job_input(job)) == job
+    request = vars(parse_job_input(job))
+    assert request.pop("loras") == (LoraRef("loras/a.safetensors", 0.5, True),)
+    assert request == {name: value for name, value in job.items() if name != "loras"}
 
 
 @pytest.mark.parametrize(
     ("changes", "field", "allowed"),
     [
         ({"promt": "x"}, "promt", "no such field; there are prompt"),
+        ({"loras": "a.ckpt"}, "loras", "a valid list"),
+        ({"loras": ["a.ckpt"]}, "loras.0", "an object with path, strength"),
+        ({"loras": [{"path": "a.ckpt", "weight": 1.0}]}, "loras.0.weight", "no such field; there are path"),
+        ({"loras": [{"path": "a.ckpt"}] * 9}, "loras", "at most 8"),
+        ({"loras": [{"path": "a.ckpt", "strength": float("nan")}]}, "loras.0.strength", "finite"),
         ({"prompt": None}, "prompt", "a valid string"),
         ({"prompt": "x" * 100_000}, "prompt", "4000"),
         ({"prompt": "a\0b"}, "prompt", "without NUL"),

@@ -95,7 +95,13 @@ def _metadata(generated: Generated) -> dict[str, Any]:
         "request": asdict(generated.request),
         "model": asdict(generated.model),
         "motion_module": asdict(generated.motion_module),
+        "loras": _loras(generated),
     }
+
+
+def _loras(generated: Generated) -> list[dict[str, Any]]:
+    pairs = zip(generated.loras, generated.request.loras, strict=True)
+    return [{**asdict(loaded), "strength": reference.strength} for loaded, reference in pairs]
 
 
 def _output(url: str, encoded: EncodedVideo, generated: Generated, timings: dict[str, float]) -> dict[str, Any]:
@@ -117,6 +123,7 @@ def _output(url: str, encoded: EncodedVideo, generated: Generated, timings: dict
         "clip_skip": request.clip_skip,
         "model": asdict(generated.model),
         "motion_module": asdict(generated.motion_module),
+        "loras": _loras(generated),
         "timings": timings,
         "warnings": list(generated.warnings),
     }
