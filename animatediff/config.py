@@ -28,6 +28,8 @@ class MotionModuleConfig:
 V1 = MotionModuleConfig(max_length=24, use_inflated_groupnorm=False)
 V2 = replace(V1, max_length=32, use_mid_block=True, use_inflated_groupnorm=True)
 V3 = replace(V2, use_mid_block=False)
+ANIMATELCM = replace(V2, max_length=64)
+"""AnimateLCM (arXiv 2402.00769): v2 but for the table, which its file lacks; 64 is what others take for it."""
 _SPARSECTRL_MOTION = replace(V3, num_attention_blocks=1)
 
 

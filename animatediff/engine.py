@@ -2,33 +2,69 @@
 
 import time
 import warnings as python_warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from . import assets, catalog
+from .assets import Assets
 from .checkpoints.motion_module import read_motion_module
-from .errors import AssetError, CheckpointError, ConfigurationError, OutOfMemory
-from .pipeline import AnimationInputs, AnimationPipeline, LoraFile
-from .request import GenerationRequest, LoraRef, ResolvedRequest, resolve
+from .checkpoints.textual_inversion import read_textual_inversion
+from .conditioning.control import read_picture
+from .conditioning.prompts import uses
+from .errors import AssetError, CheckpointError, ConfigurationError, InvalidRequest, OutOfMemory
+from .models.sparse_controlnet import SparseControlNetModel
+from .pipeline import AnimationInputs, AnimationPipeline, LoraFile, SparseControl
+from .request import GenerationRequest, ResolvedRequest, resolve
 from .settings import Settings
 from .video.clip import Video
 
 OnProgress = Callable[[int, int], None]
 """Called after each step with the number of steps done and their total. May raise, which ends the job."""
 
+Stamp = tuple[int, int]
+"""Size and time of a file: one that was changed since is another file."""
+
 
 @dataclass(frozen=True)
 class StackKey:
-    """What must be loaded for a job: the base model, the motion module, and the LoRAs in their order."""
+    """What must be loaded for a job: the base model's folder, and the files that are put around and over it."""
 
-    model: str
-    motion_module: str
-    loras: tuple[LoraRef, ...] = ()
+    base: Path
+    motion_module: Path
+    motion_module_version: str | None = None
+    dreambooth: Path | None = None
+    vae: Path | None = None
+    loras: tuple[LoraFile, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
+    """Of the files above, in that order."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedJob:
+    """A request of which everything is decided, and everything it names is here.
+
+    ``embeddings`` and ``controls`` are the files of the request's, ``pictures`` those of each control.
+    """
+
+    request: ResolvedRequest
+    stack: StackKey
+    embeddings: tuple[Path, ...] = ()
+    controls: tuple[Path, ...] = ()
+    pictures: tuple[tuple[Image.Image, ...], ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything whose content decides what the clip shows."""
+        stack = self.stack
+        single = (stack.base, stack.motion_module, stack.dreambooth, stack.vae)
+        loras = (Path(lora.path) for lora in stack.loras)
+        return (*(path for path in single if path), *loras, *self.embeddings, *self.controls)
 
 
 @dataclass(frozen=True)
@@ -41,14 +77,20 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """A finished clip and what it takes to repeat it. ``timings`` are seconds by phase."""
+    """A finished clip and what it takes to repeat it. ``timings`` are seconds by phase.
+
+    ``loras``, ``embeddings`` and ``controls`` are in the order of the request's, which has their strengths.
+    """
 
     video: Video
     request: ResolvedRequest
     model: Loaded
     motion_module: Loaded
+    dreambooth: Loaded | None
+    vae: Loaded | None
     loras: tuple[Loaded, ...]
-    """In the order of ``request.loras``, which has their strengths."""
+    embeddings: tuple[Loaded, ...]
+    controls: tuple[Loaded, ...]
     timings: dict[str, float]
     warnings: tuple[str, ...]
 
@@ -69,7 +111,7 @@ class Stopwatch:
 
 
 class Engine:
-    """Loads what a job needs, keeps it, and makes the clip. For one thread at a time.
+    """Loads what a job needs, keeps it, and makes the clip. For one thread at a time, but for ``prepare``.
 
     Raises ConfigurationError for settings that cannot work on this machine.
     """
@@ -77,13 +119,16 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         _check_default_model(settings.default_model)
         self.settings = settings
+        self.assets = Assets(settings)
         self.device = _device(settings.device)
         self.dtype = _dtype(settings.dtype, self.device)
         self.stack: StackKey | None = None
+        self._base: Path | None = None
         self._pipeline: AnimationPipeline | None = None
+        self._branches: dict[tuple[Path, Stamp], SparseControlNetModel] = {}
         self._load_warnings: tuple[str, ...] = ()
-        self._lora_warnings: tuple[str, ...] = ()
-        self._hashes: dict[Path, Future[str]] = {}
+        self._weight_warnings: tuple[str, ...] = ()
+        self._hashes: dict[tuple[Path, Stamp], Future[str]] = {}
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
 
     def default_model(self) -> str:
@@ -97,7 +142,6 @@ class Engine:
 
     def resolve(self, request: GenerationRequest) -> ResolvedRequest:
         """Decide what ``request`` leaves open, as this installation does. Raises InvalidRequest, AssetError."""
-        self._lora_files(request.loras)
         return resolve(
             request,
             model=request.model or self.default_model(),
@@ -105,10 +149,49 @@ class Engine:
             max_megapixel_steps=self.settings.max_megapixel_steps,
         )
 
+    def prepare(self, request: GenerationRequest) -> PreparedJob:
+        """Decide what ``request`` leaves open, and find or fetch the files it names. The models are not touched.
+
+        May run on another thread beside ``generate``. Raises InvalidRequest before anything is fetched; AssetError.
+        """
+        resolved = self.resolve(request)
+        base = self.assets.base_model_folder(resolved.model)
+        named = named_files(resolved)
+        for place, reference in named.items():
+            self.assets.locate(reference, place)
+        found = {place: self.assets.weight_file(reference, place) for place, reference in named.items()}
+        motion, dreambooth, vae = found["motion_module"], found.get("dreambooth"), found.get("vae")
+        loras = tuple(
+            LoraFile(found[f"loras.{i}.path"], lora.strength, lora.ignore_file_alpha)
+            for i, lora in enumerate(resolved.loras)
+        )
+        files = (motion, *(path for path in (dreambooth, vae) if path), *(Path(lora.path) for lora in loras))
+        return PreparedJob(
+            request=resolved,
+            stack=StackKey(
+                base=base,
+                motion_module=motion,
+                motion_module_version=catalog.motion_module_version(resolved.motion_module)
+                or resolved.motion_module_version,
+                dreambooth=dreambooth,
+                vae=vae,
+                loras=loras,
+                stamps=tuple(_stamp(path) for path in files),
+            ),
+            embeddings=tuple(found[f"embeddings.{i}.path"] for i in range(len(resolved.embeddings))),
+            controls=tuple(found[f"controls.{i}.path"] for i in range(len(resolved.controls))),
+            pictures=tuple(
+                tuple(self._picture(image, f"controls.{i}.images.{j}") for j, image in enumerate(control.images))
+                for i, control in enumerate(resolved.controls)
+            ),
+        )
+
+    def _picture(self, reference: str, place: str) -> Image.Image:
+        return read_picture(self.assets.picture(reference, place), place)
+
     def warm(self) -> None:
         """Load what a job that names nothing will need, before there is one."""
-        request = self.resolve(GenerationRequest(prompt=""))
-        self.configure(StackKey(request.model, request.motion_module))
+        self.configure(self.prepare(GenerationRequest(prompt="")).stack)
 
     def configure(self, wanted: StackKey) -> AnimationPipeline:
         """The pipeline with ``wanted`` loaded; only what differs from what is there is loaded anew.
@@ -116,100 +199,144 @@ class Engine:
         Raises AssetError and CheckpointError; the parts that were not reached are as before then. After any other
         error, all is loaded anew the next time.
         """
-        models = self.settings.models_dir
-        folder = assets.base_model_folder(models, wanted.model)
-        file = assets.motion_module_file(models, wanted.motion_module)
-        if self._pipeline is None or self.stack is None or self.stack.model != wanted.model:
-            self.stack, self._pipeline = None, None  # the old one makes room first: two need not fit the device
+        if self._pipeline is None or self._base != wanted.base:
+            self._forget()  # the old one makes room first: two need not fit the device
             with python_warnings.catch_warnings(record=True) as caught:
                 python_warnings.simplefilter("always")
                 self._pipeline = AnimationPipeline.from_pretrained(
-                    folder,
+                    wanted.base,
                     device=self.device,
                     dtype=self.dtype,
                     attention=self.settings.attention_backend,
                     decode_chunk=self.settings.vae_decode_chunk,
                 )
+            self._base = wanted.base
             self._load_warnings = tuple(str(w.message) for w in caught if "xformers" in str(w.message))
         if self.stack != wanted:
-            self._exchange(self._pipeline, wanted, file)
-        self._sha256_later(folder)
-        self._sha256_later(file)
-        for lora in self._lora_files(wanted.loras):
-            self._sha256_later(lora)
+            self._exchange(self._pipeline, wanted)
         return self._pipeline
 
-    def _exchange(self, pipeline: AnimationPipeline, wanted: StackKey, motion_file: Path) -> None:
-        """Make the motion module and the LoRAs those of ``wanted``, on the base model that is loaded."""
+    def _exchange(self, pipeline: AnimationPipeline, wanted: StackKey) -> None:
+        """Make the weights those of ``wanted``, on the base model that is loaded."""
         motion = None
-        files = [
-            LoraFile(path, lora.strength, lora.ignore_file_alpha)
-            for path, lora in zip(self._lora_files(wanted.loras), wanted.loras, strict=True)
-        ]
-        if self.stack is None or self.stack.motion_module != wanted.motion_module:
-            motion = read_motion_module(motion_file, version=catalog.MOTION_MODULES[wanted.motion_module].version)
+        if self.stack is None or _motion(self.stack) != _motion(wanted):
+            motion = read_motion_module(wanted.motion_module, version=wanted.motion_module_version)
         try:
-            self._lora_warnings = pipeline.configure_weights(motion, None, files)
+            said = pipeline.configure_weights(motion, wanted.dreambooth, wanted.loras, vae=wanted.vae)
         except (AssetError, CheckpointError):
             raise  # found before anything was changed
         except BaseException:
-            self.stack, self._pipeline = None, None
+            self._forget()
             raise
-        self.stack = wanted
+        self.stack, self._weight_warnings = wanted, said
 
-    def _lora_files(self, loras: tuple[LoraRef, ...]) -> list[Path]:
-        folder = self.settings.models_dir
-        return [assets.weight_file(folder, lora.path, f"loras.{i}.path") for i, lora in enumerate(loras)]
+    def _forget(self) -> None:
+        self.stack, self._base, self._pipeline = None, None, None
+        self._branches.clear()
 
-    def generate(self, request: ResolvedRequest, on_progress: OnProgress | None = None) -> Generated:
-        """Make the clip of ``request``. The frames are on the CPU, and the device is idle, when this returns.
+    def _controls(self, pipeline: AnimationPipeline, job: PreparedJob) -> list[SparseControlNetModel]:
+        """The SparseCtrl branches of ``job``. Those of the job before that it does not need make room first."""
+        keys = [(path, _stamp(path)) for path in job.controls]
+        self._branches = {key: branch for key, branch in self._branches.items() if key in keys}
+        for key in keys:
+            if key not in self._branches:
+                self._branches[key] = pipeline.load_sparse_controlnet(key[0], self.settings.attention_backend)
+        return [self._branches[key] for key in keys]
+
+    def generate(self, job: PreparedJob, on_progress: OnProgress | None = None) -> Generated:
+        """Make the clip of ``job``. The frames are on the CPU, and the device is idle, when this returns.
 
         Raises InvalidRequest, AssetError, CheckpointError, NonFiniteLatents, OutOfMemory, and whatever
         ``on_progress`` raises.
         """
-        watch = Stopwatch()
+        request, watch = job.request, Stopwatch()
         try:
             with watch.phase("load"):
-                pipeline = self.configure(StackKey(request.model, request.motion_module, request.loras))
-            frames, warnings = _run(pipeline, request, watch, on_progress)
+                pipeline = self.configure(job.stack)
+                branches = self._controls(pipeline, job)
+            for path in job.files:
+                self._sha256_later(path)
+            frames, warnings = _run(pipeline, job, branches, watch, on_progress)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise OutOfMemory(
                 f"no room on {self.device.type} for {request.num_frames} frames of {request.width}x{request.height}"
             ) from error
-        folder = assets.base_model_folder(self.settings.models_dir, request.model)
-        file = assets.motion_module_file(self.settings.models_dir, request.motion_module)
-        note = catalog.BASE_MODELS[request.model].note
         with watch.phase("hash"):
-            files = (folder, file, *self._lora_files(request.loras))
-            hashes = [self._sha256_later(path).result() for path in files]
+            hashes = {path: self._sha256_later(path).result() for path in job.files}
+
+        def loaded(name: str | None, path: Path | None) -> Loaded | None:
+            return Loaded(name, hashes[path]) if name is not None and path is not None else None
+
+        row = catalog.BASE_MODELS.get(request.model)
         return Generated(
             video=Video(frames.numpy(), request.fps),
             request=request,
-            model=Loaded(request.model, hashes[0]),
-            motion_module=Loaded(request.motion_module, hashes[1]),
-            loras=tuple(Loaded(lora.path, sha256) for lora, sha256 in zip(request.loras, hashes[2:], strict=True)),
+            model=Loaded(request.model, hashes[job.stack.base]),
+            motion_module=Loaded(request.motion_module, hashes[job.stack.motion_module]),
+            dreambooth=loaded(request.dreambooth, job.stack.dreambooth),
+            vae=loaded(request.vae, job.stack.vae),
+            loras=tuple(
+                Loaded(lora.path, hashes[Path(file.path)])
+                for lora, file in zip(request.loras, job.stack.loras, strict=True)
+            ),
+            embeddings=tuple(
+                Loaded(ref.path, hashes[path]) for ref, path in zip(request.embeddings, job.embeddings, strict=True)
+            ),
+            controls=tuple(
+                Loaded(ref.path, hashes[path]) for ref, path in zip(request.controls, job.controls, strict=True)
+            ),
             timings=watch.seconds,
             warnings=(
-                *((note,) if note else ()),
+                *((row.note,) if row and row.note else ()),
                 *self._load_warnings,
                 *pipeline.motion_warnings,
-                *self._lora_warnings,
+                *self._weight_warnings,
                 *warnings,
             ),
         )
 
     def _sha256_later(self, path: Path) -> Future[str]:
-        """The hash of weights, computed beside the first job and kept: weights do not change under a worker."""
-        if path not in self._hashes:
-            self._hashes[path] = self._hasher.submit(assets.content_sha256, path)
-        return self._hashes[path]
+        """The hash of weights, computed beside the first job that uses them, and kept."""
+        key = (path, _stamp(path))
+        if key not in self._hashes:
+            self._hashes[key] = self._hasher.submit(assets.content_sha256, path)
+        return self._hashes[key]
+
+
+def named_files(request: ResolvedRequest) -> dict[str, str]:
+    """Every weight file that ``request`` needs beside the base model, by the field that names it."""
+    named = {
+        "motion_module": request.motion_module,
+        "dreambooth": request.dreambooth,
+        "vae": request.vae,
+        **{f"loras.{i}.path": lora.path for i, lora in enumerate(request.loras)},
+        **{f"embeddings.{i}.path": embedding.path for i, embedding in enumerate(request.embeddings)},
+        **{f"controls.{i}.path": control.path for i, control in enumerate(request.controls)},
+    }
+    return {place: reference for place, reference in named.items() if reference is not None}
+
+
+def _stamp(path: Path) -> Stamp:
+    """A folder's says nothing: what is in a base model's is taken to stay."""
+    stat = path.stat()
+    return (0, 0) if path.is_dir() else (stat.st_size, stat.st_mtime_ns)
+
+
+def _motion(stack: StackKey) -> tuple[Path, str | None, Stamp]:
+    return stack.motion_module, stack.motion_module_version, stack.stamps[0]
 
 
 def _run(
-    pipeline: AnimationPipeline, request: ResolvedRequest, watch: Stopwatch, on_progress: OnProgress | None
+    pipeline: AnimationPipeline,
+    job: PreparedJob,
+    branches: list[SparseControlNetModel],
+    watch: Stopwatch,
+    on_progress: OnProgress | None,
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Frames (f, h, w, 3), uint8, and warnings."""
+    request = job.request
+    embeddings, warnings = _embeddings(pipeline, job)
     inputs = AnimationInputs(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -221,6 +348,7 @@ def _run(
         scheduler=request.scheduler,
         seeds=(request.seed,),
         clip_skip=request.clip_skip,
+        embeddings=embeddings,
     )
     total = request.num_inference_steps
 
@@ -230,11 +358,38 @@ def _run(
 
     with watch.phase("encode"):
         condition = pipeline.encode(inputs)
+        controls = [
+            SparseControl(
+                branch,
+                pipeline.control_images(branch, pictures, request.width, request.height, normalize=reference.normalize),
+                reference.frame_indices,
+                reference.strength,
+                reference.start,
+                reference.end,
+            )
+            for branch, pictures, reference in zip(branches, job.pictures, request.controls, strict=True)
+        ]
     with watch.phase("denoise"):
-        latents = pipeline.denoise(inputs, condition, on_step=on_step)
+        latents = pipeline.denoise(inputs, condition, controls=controls, on_step=on_step)
     with watch.phase("decode"):
         frames = pipeline.decode_frames(latents)[0]
-    return frames, condition.warnings
+    return frames, (*warnings, *condition.warnings)
+
+
+def _embeddings(pipeline: AnimationPipeline, job: PreparedJob) -> tuple[Mapping[str, torch.Tensor], tuple[str, ...]]:
+    """The textual inversions of ``job`` by their words, and a warning for each word that no prompt has."""
+    found: dict[str, torch.Tensor] = {}
+    unused = []
+    width = pipeline.text_encoder.config.hidden_size
+    for i, (reference, path) in enumerate(zip(job.request.embeddings, job.embeddings, strict=True)):
+        embedding = read_textual_inversion(path, width)
+        word = reference.token or embedding.token or path.stem
+        if word.lower() in (known.lower() for known in found):
+            raise InvalidRequest(f"embeddings.{i}.token", word, "a word that no other embedding stands for")
+        found[word] = embedding.vectors
+        if not any(uses(text, word) for text in (job.request.prompt, job.request.negative_prompt)):
+            unused.append(f"{path.name}: its word {word} is in neither prompt")
+    return found, tuple(unused)
 
 
 def _check_default_model(name: str | None) -> None:

@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from .adapters.control import ControlBranch, build_sparse_controlnet
 from .adapters.motion import fit_motion_module, install_motion_module
 from .adapters.patcher import Change, WeightPatcher
 from .checkpoints import diffusers_folder
-from .checkpoints.lora import read_lora
+from .checkpoints.lora import Address, read_lora
 from .checkpoints.motion_module import MotionModuleWeights, read_motion_module
-from .checkpoints.single_file import read_single_file
+from .checkpoints.single_file import SingleFile, read_single_file
 from .checkpoints.sparse_controlnet import read_sparse_controlnet
+from .checkpoints.vae import read_vae
 from .conditioning.control import fit_picture, normalize_picture, place_images
-from .conditioning.prompts import encode_prompt
+from .conditioning.prompts import Embeddings, encode_prompt
 from .errors import CheckpointError, InvalidRequest, NonFiniteLatents
 from .models.context import ControlResiduals
 from .models.sparse_controlnet import SparseControlNetModel
@@ -45,6 +46,7 @@ class AnimationInputs:
     scheduler: str = "ddim"
     seeds: Sequence[int] = (0,)
     clip_skip: int = 0
+    embeddings: Embeddings = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,10 @@ class LoraFile:
     ignore_file_alpha: bool = False
 
 
+FileState = tuple[str, int, int]
+"""A file's path, size and time."""
+
+
 class AnimationPipeline:
     """A UNet with motion modules, a VAE and a text encoder, as one function from words to moving pictures."""
 
@@ -106,6 +112,7 @@ class AnimationPipeline:
         """Frames that the VAE decodes at once: more are faster, fewer need less memory."""
         self.motion_warnings: tuple[str, ...] = ()
         """About the motion module that is loaded."""
+        self._files: dict[FileState, SingleFile] = {}
         self.patcher = WeightPatcher({"unet": unet, "vae": vae, "text_encoder": text_encoder})
 
     @classmethod
@@ -137,39 +144,61 @@ class AnimationPipeline:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def configure_weights(
-        self, motion: MotionModuleWeights | None, base: str | Path | None, loras: Sequence[LoraFile]
+        self,
+        motion: MotionModuleWeights | None,
+        base: str | Path | None,
+        loras: Sequence[LoraFile],
+        *,
+        vae: str | Path | None = None,
     ) -> tuple[str, ...]:
         """Make the weights those of ``base``, an SD 1.5 single file (None: the folder's own), changed by ``loras``.
 
-        ``motion`` replaces the motion module unless None. Every file is read and held against the models first:
-        AssetError and CheckpointError leave the pipeline as it was. A failure after that leaves it without base and
-        LoRA. Returns warnings about ``base`` and ``loras``; those about ``motion`` are in ``motion_warnings``.
+        ``vae`` replaces the VAE of either. ``motion`` replaces the motion module unless None. Every file is read and
+        held against the models first: AssetError and CheckpointError leave the pipeline as it was. A failure after
+        that leaves it without base, VAE and LoRA. Returns warnings about all but ``motion``; those about it are in
+        ``motion_warnings``. A file that the call before used too, and that was not changed since, is not read again.
         """
         said: list[str] = []
-        shapes = dict(self.patcher.shapes())
+        shapes, empty_slots = dict(self.patcher.shapes()), ()
         if motion is not None:
-            fit_motion_module(self.unet, motion)
+            empty_slots = fit_motion_module(self.unet, motion)
             shapes = {address: shape for address, shape in shapes.items() if ".motion_modules." not in address[1]}
             shapes |= {("unet", key): tensor.shape for key, tensor in motion.tensors.items()}
-        replacements = {}
+        files: dict[FileState, SingleFile] = {}
+        replacements: dict[Address, Tensor] = {}
         if base is not None:
-            layers = self.unet.config.layers_per_block
-            replacements = read_single_file(base, shapes, layers, self.vae.config)
-            kept = [part for part in ("vae", "text_encoder") if all(part != model for model, _ in replacements)]
-            said += [f"{Path(base).name} has no {part}: the base model's is used" for part in kept]
+            layers, config = self.unet.config.layers_per_block, self.vae.config
+            file = self._read(base, files, lambda: read_single_file(base, shapes, layers, config))
+            kept = [part for part in file.absent if part != "vae" or vae is None]
+            said += [f"{file.name} has no {part}: the base model's is used" for part in kept]
+            replacements |= file.tensors
+        if vae is not None:
+            file = self._read(vae, files, lambda: read_vae(vae, shapes, self.vae.config))
+            replacements |= file.tensors
+        for file in files.values():
+            said += _about_unused(file.name, file.unused)
         changes = []
         for file in loras:
             lora = read_lora(file.path, shapes)
-            if lora.unmatched:
-                shown = ", ".join(lora.unmatched[:3])
-                said.append(f"{lora.name}: {len(lora.unmatched)} keys fit no layer and are not used ({shown})")
+            said += _about_unused(lora.name, lora.unmatched)
             factors = ((layer, file.strength * layer.scale(file.ignore_file_alpha)) for layer in lora.layers)
             changes += [Change(layer, factor) for layer, factor in factors]
         if motion is not None:
             self.patcher.restore()
-            self.motion_warnings = install_motion_module(self.unet, motion)
+            self.motion_warnings = install_motion_module(self.unet, motion, empty_slots)
+        self._files = files
         self.patcher.apply(replacements, changes)
         return tuple(said)
+
+    def _read(self, path: str | Path, files: dict[FileState, SingleFile], read: Callable[[], SingleFile]) -> SingleFile:
+        """What ``read`` makes of ``path``, or made of it in the call before, put among ``files``."""
+        try:
+            stat = Path(path).stat()
+        except OSError:
+            return read()  # which says what is wrong
+        state = (str(path), stat.st_size, stat.st_mtime_ns)
+        files[state] = self._files.get(state) or read()
+        return files[state]
 
     def load_sparse_controlnet(self, path: str | Path, attention: str = "sdpa") -> SparseControlNetModel:
         """A SparseCtrl file as a branch for this pipeline's UNet. Raises AssetError, CheckpointError."""
@@ -225,22 +254,22 @@ class AnimationPipeline:
         if needs_unconditional(inputs.guidance_scale):
             texts = {"negative_prompt": inputs.negative_prompt, **texts}
         encoded = {
-            field: encode_prompt(self.tokenizer, self.text_encoder, text, inputs.clip_skip)
-            for field, text in texts.items()
+            name: encode_prompt(self.tokenizer, self.text_encoder, text, inputs.clip_skip, inputs.embeddings)
+            for name, text in texts.items()
         }
         room = self.tokenizer.model_max_length
         warnings = tuple(
-            f"{field} is longer than the {room} tokens that CLIP reads; not used: {prompt.cut}"
-            for field, prompt in encoded.items()
+            f"{name} is longer than the {room} tokens that CLIP reads; not used: {prompt.cut}"
+            for name, prompt in encoded.items()
             if prompt.cut
         )
         return TextCondition(torch.cat([prompt.embeds for prompt in encoded.values()]), warnings)
 
     def prepare(self, inputs: AnimationInputs, sources: Sequence[torch.Generator]) -> Tensor:
         """The random start, (b, 4, f, h / 8, w / 8), float32, on the CPU. Raises InvalidRequest for sizes between."""
-        for field, size in (("width", inputs.width), ("height", inputs.height)):
+        for name, size in (("width", inputs.width), ("height", inputs.height)):
             if size % self.downscale:
-                raise InvalidRequest(field, size, f"a multiple of {self.downscale}")
+                raise InvalidRequest(name, size, f"a multiple of {self.downscale}")
         height, width = inputs.height // self.downscale, inputs.width // self.downscale
         return draw_latents((self.unet.config.in_channels, inputs.num_frames, height, width), sources)
 
@@ -294,9 +323,9 @@ class AnimationPipeline:
         self, control: SparseControl, inputs: AnimationInputs, condition: TextCondition, timesteps: Tensor
     ) -> ControlBranch:
         model, images = control.model, control.images
-        for field, value in (("start", control.start), ("end", control.end)):
+        for name, value in (("start", control.start), ("end", control.end)):
             if not 0 <= value <= 1:
-                raise InvalidRequest(f"controls.{field}", value, "0 to 1")
+                raise InvalidRequest(f"controls.{name}", value, "0 to 1")
         if not math.isfinite(control.strength):
             raise InvalidRequest("controls.strength", control.strength, "a finite number")
         factor = self.downscale if model.control.takes_latents else 1
@@ -348,6 +377,10 @@ class AnimationPipeline:
         if not picture.isfinite().all():
             raise NonFiniteLatents(None, "decoded frames")
         return picture
+
+
+def _about_unused(name: str, keys: Sequence[str]) -> list[str]:
+    return [f"{name}: {len(keys)} keys fit no layer and are not used ({', '.join(keys[:3])})"] if keys else []
 
 
 def load_weights(  # noqa: PLR0913 - the parameters that users of the published function know

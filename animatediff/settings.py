@@ -37,6 +37,8 @@ class Settings:
 
     models_dir: Path = PROJECT_ROOT / "models"
     output_dir: Path = PROJECT_ROOT / "outputs"
+    input_dir: Path = PROJECT_ROOT / "inputs"
+    cache_dir: Path = Path.home() / ".cache" / "animatediff"
     result_file: Path | None = None
     default_model: str | None = None
     device: str = "auto"
@@ -46,6 +48,12 @@ class Settings:
     max_megapixel_steps: float = 1000.0
     video_quality: int = 90
     reports_progress: bool = False
+    offline: bool = False
+    download_hosts: tuple[str, ...] | None = None
+    """Hosts that jobs may name in URLs; None: any public one, empty: none. ".example.org" means all below it."""
+    max_download_bytes: int = 10_000_000_000
+    any_path: bool = False
+    """Paths anywhere on this machine may be named, not only those below the folders: for command lines."""
     bucket: BucketSettings | None = None
 
     @classmethod
@@ -91,6 +99,18 @@ def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
     return parse
 
 
+def _switch(text: str) -> bool:
+    if text.lower() not in ("0", "1", "false", "true"):
+        raise ValueError("0 or 1")
+    return text.lower() in ("1", "true")
+
+
+def _hosts(text: str) -> tuple[str, ...] | None:
+    if text == "*":
+        return None
+    return () if text == "none" else tuple(host.strip().lower() for host in text.split(",") if host.strip())
+
+
 def _url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError("a URL that starts with https:// or http://")
@@ -100,6 +120,8 @@ def _url(text: str) -> str:
 _VARIABLES: Mapping[str, Variable] = {
     "ANIMATEDIFF_MODELS_DIR": Variable("models_dir", Path, "folder of the weights"),
     "ANIMATEDIFF_OUTPUT_DIR": Variable("output_dir", Path, "folder of finished files when no bucket is configured"),
+    "ANIMATEDIFF_INPUT_DIR": Variable("input_dir", Path, "folder of pictures that jobs may name by path"),
+    "ANIMATEDIFF_CACHE_DIR": Variable("cache_dir", Path, "folder of files fetched from URLs"),
     "ANIMATEDIFF_RESULT_FILE": Variable("result_file", Path, "also write each job's output here, as JSON"),
     "ANIMATEDIFF_DEFAULT_MODEL": Variable("default_model", str, "model of jobs that name none"),
     "ANIMATEDIFF_DEVICE": Variable("device", str, "torch device; auto: cuda if there is one, else cpu"),
@@ -110,6 +132,13 @@ _VARIABLES: Mapping[str, Variable] = {
     "ANIMATEDIFF_VAE_DECODE_CHUNK": Variable("vae_decode_chunk", _number(int, 1, 64), "frames decoded at once"),
     "ANIMATEDIFF_MAX_MEGAPIXEL_STEPS": Variable(
         "max_megapixel_steps", _number(float, 0.01, 1e6), "largest job: frames x width x height x steps / 1e6"
+    ),
+    "ANIMATEDIFF_OFFLINE": Variable("offline", _switch, "1: fetch nothing, use what is here"),
+    "ANIMATEDIFF_DOWNLOAD_HOSTS": Variable(
+        "download_hosts", _hosts, "hosts that jobs may name in URLs, with commas; * any public one, none: no downloads"
+    ),
+    "ANIMATEDIFF_MAX_DOWNLOAD_BYTES": Variable(
+        "max_download_bytes", _number(int, 1, 1e12), "largest file that is fetched"
     ),
     "RUNPOD_WEBHOOK_POST_OUTPUT": Variable("reports_progress", bool, "set by RunPod: there is a client to tell"),
     "ANIMATEDIFF_VIDEO_QUALITY": Variable("video_quality", _number(int, 1, 100), "of mp4, webm and webp"),

@@ -11,14 +11,29 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: str = Field(description="Name in the catalog.")
+    name: str = Field(description="As the job named it: a name in the catalog, or a reference to a file.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Hash of the weights' content.")
 
 
 class LoraPart(Part):
-    """A LoRA that took part; its name is its path."""
+    """A LoRA that took part."""
 
     strength: float
+
+
+class EmbeddingPart(Part):
+    """A textual inversion that took part."""
+
+    token: str | None
+
+
+class ControlPart(Part):
+    """A SparseCtrl branch that took part."""
+
+    frame_indices: list[int]
+    strength: float
+    start: float
+    end: float
 
 
 class JobOutput(BaseModel):
@@ -42,9 +57,13 @@ class JobOutput(BaseModel):
     clip_skip: int
     model: Part
     motion_module: Part
+    dreambooth: Part | None
+    vae: Part | None
     loras: list[LoraPart]
+    embeddings: list[EmbeddingPart]
+    controls: list[ControlPart]
     timings: dict[str, float] = Field(
-        description="Seconds by phase: load, encode, denoise, decode, hash, write, store; total is the whole job."
+        description="Seconds by phase: prepare, load, encode, denoise, decode, hash, write, store; total is all of it."
     )
     warnings: list[str] = Field(description="What a user would want to know, such as a prompt that was cut.")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from scripts.golden_cases import CASES, Comparison, Golden
+from scripts.golden_cases import CASES
+from scripts.golden_reference import Comparison, Golden
 
 
 def run(golden: Golden, folders: list[Path], report: Callable[[Comparison], None]) -> None:

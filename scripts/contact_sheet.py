@@ -43,7 +43,7 @@ def main() -> None:
     engine = Engine(Settings.from_env())
     clips = []
     for i, prompt in enumerate(tqdm(options.prompts, unit="clip")):
-        request = engine.resolve(GenerationRequest(prompt, seed=options.seed + i))
+        request = engine.prepare(GenerationRequest(prompt, seed=options.seed + i))
         clips.append(engine.generate(request).video.frames)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(clips, options.columns).save(options.output, optimize=True)

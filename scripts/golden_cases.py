@@ -1,13 +1,9 @@
 """The checks of scripts/check_golden.py, one function a kind of case folder. The layout is the reference data's own."""
 
-import gzip
-import json
 import math
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,112 +13,31 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from animatediff.adapters.control import build_sparse_controlnet
-from animatediff.adapters.motion import install_motion_module, remove_motion_module
+from animatediff.adapters.motion import remove_motion_module
 from animatediff.catalog import MOTION_MODULE_VERSIONS
-from animatediff.checkpoints.motion_module import MotionModuleWeights
-from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet
 from animatediff.conditioning.control import place_images
 from animatediff.conditioning.prompts import tokenize
 from animatediff.config import MotionModuleConfig
 from animatediff.models.attention import attention_function
 from animatediff.models.motion_module import VanillaTemporalModule
-from animatediff.models.sparse_controlnet import SparseControlNetModel
-from animatediff.pipeline import AnimationInputs, AnimationPipeline, LoraFile, SparseControl, load_weights
+from animatediff.pipeline import AnimationInputs, SparseControl
 from animatediff.sampling.schedulers import make_scheduler
 from animatediff.video.grid import save_videos_grid, video_grid
 
-FLOAT64_LIMIT = 1e-9
-UNET_LIMIT, TEXT_LIMIT, SCHEDULER_LIMIT, LATENTS_LIMIT, VIDEO_LIMIT = 5e-5, 5e-5, 1e-5, 2e-3, 1e-4
-MERGED_LIMIT = 1e-6  # float32 rounding of weights around 1, and of their sums relative to their size
-RESIDUAL_LIMIT = 3e-4  # as the UNet's, for numbers six times as large (std 3 against 0.5); given in float32 only
-
-
-@dataclass(frozen=True)
-class Comparison:
-    name: str
-    error: float
-    limit: float
-    note: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.error <= self.limit
-
-
-class Golden:
-    """A folder of reference data, with the models that its ``common/`` describes, built when first asked for."""
-
-    def __init__(self, directory: Path, dtype: torch.dtype) -> None:
-        self.directory, self.dtype = directory, dtype
-
-    def limit(self, float32_limit: float) -> float:
-        return FLOAT64_LIMIT if self.dtype == torch.float64 else float32_limit
-
-    def compare(self, name: str, got: Tensor, io: Mapping[str, Tensor], key: str, float32_limit: float) -> "Comparison":
-        """``got`` against ``io[key]``, or in float64 against its ``_f64`` twin; where there is none, float32 bounds."""
-        if self.dtype == torch.float64 and f"{key}_f64" in io:
-            return compare(name, got, io[f"{key}_f64"], FLOAT64_LIMIT)
-        return compare(name, got, io[key], float32_limit)
-
-    @cached_property
-    def pipeline(self) -> AnimationPipeline:
-        """``common/`` read through the loader that users' model folders go through."""
-        common = self.directory / "common"
-        places = {
-            "unet/config.json": "unet2d_config.json",
-            "unet/diffusion_pytorch_model.safetensors": "unet2d.safetensors",
-            "vae/config.json": "vae_config.json",
-            "vae/diffusion_pytorch_model.safetensors": "vae.safetensors",
-            "text_encoder/config.json": "text_encoder_config.json",
-            "text_encoder/model.safetensors": "text_encoder.safetensors",
-            "tokenizer": "tokenizer",
-        }
-        with tempfile.TemporaryDirectory() as folder:
-            for place, source in places.items():
-                target = Path(folder) / place
-                target.parent.mkdir(exist_ok=True)
-                target.symlink_to((common / source).resolve())
-            pipeline = AnimationPipeline.from_pretrained(folder, dtype=torch.float32)
-        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            torch.nn.Module.to(module, self.dtype)  # diffusers' own ``to`` logs about a list that is empty here
-        return pipeline
-
-    @cached_property
-    def motion_weights(self) -> dict[str, Tensor]:
-        return load_file(self.directory / "common" / "motion.safetensors")
-
-    def use_motion(self, config: MotionModuleConfig) -> AnimationPipeline:
-        unet = self.pipeline.unet
-        weights = self.motion_weights.items()
-        kept = {key: value for key, value in weights if config.use_mid_block or not key.startswith("mid_block.")}
-        install_motion_module(unet, MotionModuleWeights("motion.safetensors", config, kept))
-        return self.pipeline
-
-    def control(self, name: str) -> SparseControlNetModel:
-        """The branch in the case folder ``name``, read through the loader that users' files go through."""
-        weights = read_sparse_controlnet(self.directory / name / "weights.safetensors")
-        return build_sparse_controlnet(self.pipeline.unet, weights)
-
-
-def compare(name: str, got: Any, wanted: Any, limit: float) -> Comparison:
-    """The largest absolute difference; infinite where shapes differ, there is nothing, or a number is not finite."""
-    got, wanted = torch.as_tensor(got), torch.as_tensor(wanted)
-    if got.shape != wanted.shape:
-        return Comparison(name, math.inf, limit, f"shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
-    if got.numel() == 0:
-        return Comparison(name, math.inf, limit, "nothing to compare")
-    error = (got.double() - wanted.double()).abs().max().item()
-    return Comparison(name, error if math.isfinite(error) else math.inf, limit)
-
-
-def equal(name: str, got: Any, wanted: Any) -> Comparison:
-    same = got == wanted
-    return Comparison(name, 0.0 if same else math.inf, 0.0, "" if same else f"{got!r} instead of {wanted!r}"[:200])
-
-
-def read(folder: Path, file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    return load_file(folder / file), json.loads((folder / "case.json").read_text())
+from .golden_loading import check_loading
+from .golden_reference import (
+    LATENTS_LIMIT,
+    RESIDUAL_LIMIT,
+    SCHEDULER_LIMIT,
+    TEXT_LIMIT,
+    UNET_LIMIT,
+    VIDEO_LIMIT,
+    Comparison,
+    Golden,
+    compare,
+    equal,
+    read,
+)
 
 
 @torch.inference_mode()
@@ -270,7 +185,7 @@ def check_pipeline(golden: Golden, folder: Path) -> Iterator[Comparison]:
         seeds=(case.get("generator_seed") or 0,),
     )
     for key, text in (("prompt_ids", inputs.prompt), ("negative_ids", inputs.negative_prompt)):
-        yield compare(f"{name}/{key}", tokenize(pipeline.tokenizer, text)[0], io[key], 0)
+        yield compare(f"{name}/{key}", tokenize(pipeline.tokenizer, text).ids, io[key], 0)
     steps = make_scheduler(inputs.scheduler, inputs.num_inference_steps).timesteps.tolist()
     yield equal(f"{name}/timesteps", steps, case["timesteps"])
     condition = pipeline.encode(inputs)
@@ -313,101 +228,6 @@ def check_pipeline(golden: Golden, folder: Path) -> Iterator[Comparison]:
     if wanted.shape[2] != video.shape[2]:
         video = video[:, :, [0, -1]]
     yield compare(f"{name}/video", video, wanted, VIDEO_LIMIT)
-
-
-@torch.inference_mode()
-def check_loading(golden: Golden, folder: Path) -> Iterator[Comparison]:
-    io, case = read(folder, "io.safetensors")
-    checksums = json.loads(gzip.decompress((folder / "checksums.json.gz").read_bytes()))
-    pipeline = golden.pipeline
-    version = case["inference_config"]
-    for step, described in case["steps"].items():
-        name = f"loading/{step}"
-        kwargs = _located(described["load_weights_kwargs"], folder)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".* which do nothing")  # one file is a part, on purpose
-            load_weights(pipeline, motion_module_version=version, **kwargs)
-        inputs = [io["sample"].to(golden.dtype), case["timestep"], io["encoder_hidden_states"].to(golden.dtype)]
-        yield compare(f"{name}.unet_out", pipeline.unet(*inputs), io[f"{step}.unet_out"], UNET_LIMIT)
-        text = pipeline.text_encoder(io["prompt_ids"].long()).last_hidden_state
-        yield compare(f"{name}.text_out", text, io[f"{step}.text_out"], TEXT_LIMIT)
-        if f"{step}.vae_decode" in io:
-            decoded = pipeline.vae.decode(io["vae_latent"].to(golden.dtype)).sample
-            yield compare(f"{name}.vae_decode", decoded, io[f"{step}.vae_decode"], UNET_LIMIT)
-        prefix = f"{step}.merged."
-        weights = pipeline.unet.state_dict()
-        for key in sorted(key for key in io if key.startswith(prefix)):
-            got = weights[key.removeprefix(prefix)].reshape(io[key].shape)
-            yield compare(f"loading/{key}", got, io[key], MERGED_LIMIT)
-        if step in checksums:
-            yield _compare_checksums(f"{name}.checksums", pipeline, checksums[step])
-    yield _check_module_prefix(pipeline, folder, version)
-    yield from _check_file_alpha(pipeline, folder)
-    pipeline.configure_weights(None, None, ())
-
-
-def _located(kwargs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """File names in the arguments of load_weights as paths."""
-    located = {key: folder / value if key.endswith("_path") else value for key, value in kwargs.items()}
-    loras = [{**lora, "path": folder / lora["path"]} for lora in kwargs.get("motion_module_lora_configs", ())]
-    return {**located, "motion_module_lora_configs": loras}
-
-
-def _compare_checksums(name: str, pipeline: AnimationPipeline, wanted: Mapping[str, list[float]]) -> Comparison:
-    """Sum and sum of magnitudes of every weight, relative to the latter. The file also lists a table of positions."""
-    got = dict(pipeline.unet.state_dict())
-    got |= {f"text_encoder.text_model.{key}": value for key, value in pipeline.text_encoder.state_dict().items()}
-    wanted = {key: sums for key, sums in wanted.items() if not key.endswith("position_ids")}
-    if got.keys() != wanted.keys():
-        return Comparison(name, math.inf, 0.0, f"other keys: {sorted(got.keys() ^ wanted.keys())[:3]}")
-    errors = []
-    for key, (total, magnitude) in wanted.items():
-        ours = got[key].double()
-        errors += [abs(ours.sum().item() - total), abs(ours.abs().sum().item() - magnitude)]
-        errors[-2:] = [error / max(magnitude, 1e-6) for error in errors[-2:]]
-    return Comparison(name, max(errors, default=math.inf), MERGED_LIMIT)
-
-
-def _check_module_prefix(pipeline: AnimationPipeline, folder: Path, version: str) -> Comparison:
-    """Keys behind ``module.``, as the published trainer writes them: its loader refuses these, ours takes them."""
-    name = "loading/module_prefix (ours: accepted)"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* which do nothing")
-        load_weights(pipeline, folder / "mm_v2_module_prefix.ckpt", version)
-    content = torch.load(folder / "mm_v2_module_prefix.ckpt", weights_only=True)
-    content = content.get("state_dict", content)
-    weights = pipeline.unet.state_dict()
-    compared = [
-        compare("", weights[key.removeprefix("module.")], tensor, 0).error
-        for key, tensor in content.items()
-        if ".motion_modules." in key and not key.endswith("pos_encoder.pe")
-    ]
-    return Comparison(name, max(compared, default=math.inf), 0.0)
-
-
-def _check_file_alpha(pipeline: AnimationPipeline, folder: Path) -> Iterator[Comparison]:
-    """Our own rule for LoRA files, alpha / rank, which the published loader leaves out: against a recomputation."""
-    models = {"unet": pipeline.unet, "te": pipeline.text_encoder}
-    pipeline.configure_weights(None, None, ())
-    before = {name: {key: value.clone() for key, value in model.state_dict().items()} for name, model in models.items()}
-    pipeline.configure_weights(None, None, [LoraFile(folder / "kohya_lora.safetensors", 0.6)])
-    raw = load_file(folder / "kohya_lora.safetensors")
-    changed = 0
-    error = 0.0
-    for name, model in models.items():
-        prefix = "lora_te_text_model_" if name == "te" else "lora_unet_"
-        for key, merged in model.state_dict().items():
-            layer = prefix + key.removesuffix(".weight").replace(".", "_")
-            wanted = before[name][key]
-            if f"{layer}.alpha" in raw:
-                down, up = (raw[f"{layer}.lora_{part}.weight"].to(wanted.dtype) for part in ("down", "up"))
-                delta = torch.einsum("or...,ri...->oi...", up, down)
-                wanted = wanted + 0.6 * raw[f"{layer}.alpha"].item() / len(down) * delta
-                changed += 1
-            error = max(error, compare("", merged, wanted, 0).error)
-    alphas = sum(key.endswith(".alpha") for key in raw)
-    yield Comparison("loading/file_alpha (ours: alpha / rank)", error, MERGED_LIMIT)
-    yield equal("loading/file_alpha layers", changed, alphas)
 
 
 def check_save_videos(_golden: Golden, folder: Path) -> Iterator[Comparison]:

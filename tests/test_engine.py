@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from animatediff import assets
-from animatediff.engine import Engine, StackKey
+from animatediff.engine import Engine
 from animatediff.errors import AssetError, CheckpointError, ConfigurationError
 from animatediff.request import GenerationRequest
 from animatediff.settings import Settings
@@ -43,9 +43,9 @@ def test_embedded_family_is_the_default_when_nothing_else_is_there(tmp_path: Pat
 def test_empty_models_folder(tmp_path: Path) -> None:
     engine = Engine(Settings(models_dir=tmp_path))
     with pytest.raises(AssetError, match="no model is installed"):
-        engine.resolve(GenerationRequest("x"))
+        engine.prepare(GenerationRequest("x"))
     with pytest.raises(AssetError, match=r"stable-diffusion-v1-5 in diffusers' layout"):
-        engine.configure(StackKey("sd15", "v3_sd15_mm"))
+        engine.prepare(GenerationRequest("x", model="sd15"))
 
 
 def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) -> None:
@@ -54,11 +54,12 @@ def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) ->
     good = (family / "motion_module_v3.safetensors").read_bytes()
     (family / "motion_module_v3.safetensors").write_bytes(good[:1000])
     engine = Engine(Settings(models_dir=tmp_path))
-    key = StackKey("shapeworld", "shapeworld_v3")
+    key = engine.prepare(GenerationRequest("x", model="shapeworld")).stack
     with pytest.raises(CheckpointError, match="motion_module_v3"):
         engine.configure(key)
     assert engine.stack is None
     (family / "motion_module_v3.safetensors").write_bytes(good)
+    key = engine.prepare(GenerationRequest("x", model="shapeworld")).stack
     assert engine.configure(key).unet.motion is not None
     assert engine.stack == key
 

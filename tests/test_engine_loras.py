@@ -60,7 +60,7 @@ def run(runner: JobRunner, *loras: dict[str, Any]) -> dict[str, Any]:
 def pixels(runner: JobRunner, *loras: dict[str, Any]) -> bytes:
     """The frames of a job with ``loras``, on the runner's warm engine."""
     engine = runner.engine
-    request = engine.resolve(parse_job_input({**SMALL, "loras": list(loras)}))
+    request = engine.prepare(parse_job_input({**SMALL, "loras": list(loras)}))
     return engine.generate(request).video.frames.tobytes()
 
 
@@ -74,7 +74,7 @@ def test_what_a_job_shows_depends_on_its_loras_alone(runner: JobRunner, models: 
     for stack in stacks:
         alone = Engine(Settings(models_dir=models))
         fresh.append(
-            alone.generate(alone.resolve(parse_job_input({**SMALL, "loras": list(stack)}))).video.frames.tobytes()
+            alone.generate(alone.prepare(parse_job_input({**SMALL, "loras": list(stack)}))).video.frames.tobytes()
         )
     assert len(set(fresh)) == len(stacks)
     for i in (0, 1, 2, 3, 1, 4, 0, 3, 0):

@@ -14,6 +14,7 @@ LEVELS = {
     "catalog": 2,
     "request": 3,
     "settings": 3,
+    "downloads": 3,
     "assets": 4,
     "models": 4,
     "checkpoints": 5,
@@ -23,7 +24,8 @@ LEVELS = {
     "video": 6,
     "pipeline": 7,
     "engine": 8,
-    "serving": 9,
+    "provenance": 9,
+    "serving": 10,
 }
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animatediff.errors import InvalidRequest
-from animatediff.request import GenerationRequest, LoraRef
+from animatediff.request import ControlRef, EmbeddingRef, GenerationRequest, LoraRef
 from schemas import JobInput, parse_job_input
 from schemas.generate import schema_texts
 
@@ -41,12 +41,30 @@ def test_every_field_reaches_the_request() -> None:
         "clip_skip": 1,
         "model": "shapeworld",
         "motion_module": "shapeworld_v3",
+        "motion_module_version": "v3",
+        "dreambooth": "hf://owner/repo/file.safetensors@main",
+        "vae": "https://example.org/vae.safetensors",
         "loras": [{"path": "loras/a.safetensors", "strength": 0.5, "ignore_file_alpha": True}],
+        "embeddings": [{"path": "embeddings/b.pt", "token": "<b>"}],
+        "controls": [
+            {
+                "path": "v3_sd15_sparsectrl_rgb.ckpt",
+                "images": ["a.png", "b.png"],
+                "frame_indices": [0, -1],
+                "strength": 0.5,
+                "start": 0.1,
+                "end": 0.9,
+                "normalize": True,
+            }
+        ],
     }
     assert set(job) == set(JobInput.model_fields)
     request = vars(parse_job_input(job))
     assert request.pop("loras") == (LoraRef("loras/a.safetensors", 0.5, True),)
-    assert request == {name: value for name, value in job.items() if name != "loras"}
+    assert request.pop("embeddings") == (EmbeddingRef("embeddings/b.pt", "<b>"),)
+    control = ControlRef("v3_sd15_sparsectrl_rgb.ckpt", ("a.png", "b.png"), (0, -1), 0.5, 0.1, 0.9, True)
+    assert request.pop("controls") == (control,)
+    assert request == {name: value for name, value in job.items() if name in request}
 
 
 @pytest.mark.parametrize(

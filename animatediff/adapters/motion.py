@@ -22,13 +22,17 @@ def fit_motion_module(unet: UNet3DConditionModel, weights: MotionModuleWeights) 
     return tuple(sorted({_slot(key) for key in wanted} - filled))
 
 
-def install_motion_module(unet: UNet3DConditionModel, weights: MotionModuleWeights) -> tuple[str, ...]:
+def install_motion_module(
+    unet: UNet3DConditionModel, weights: MotionModuleWeights, absent: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
     """Fill every motion slot of ``unet`` with ``weights``, on its device and in its dtype.
 
-    Whatever motion module was there is replaced. A file may leave out whole slots: these stay empty, and what is
-    returned are warnings that say so. Raises CheckpointError, before ``unet`` is touched, unless all else fits.
+    Whatever motion module was there is replaced. ``absent``, if it was asked already, is what ``fit_motion_module``
+    said: these slots stay empty, and what is returned are warnings that say so. Raises what that does, before ``unet``
+    is touched.
     """
-    absent = fit_motion_module(unet, weights)
+    if absent is None:
+        absent = fit_motion_module(unet, weights)
     device, dtype = unet.device, unet.dtype
     tensors = {key: tensor.to(device, dtype) for key, tensor in weights.tensors.items()}
     with torch.device("meta"):

@@ -23,6 +23,26 @@ class Change:
     factor: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Applied:
+    """What a touched weight holds."""
+
+    replacement: Tensor | None
+    changes: tuple[Change, ...]
+
+    def same_as(self, other: "_Applied | None") -> bool:
+        """Whether both come from the very same tensors: then writing again would change nothing."""
+        return (
+            other is not None
+            and self.replacement is other.replacement
+            and len(self.changes) == len(other.changes)
+            and all(
+                own.layer.up is its.layer.up and own.layer.down is its.layer.down and own.factor == its.factor
+                for own, its in zip(self.changes, other.changes, strict=True)
+            )
+        )
+
+
 class WeightPatcher:
     """The one that may write to the weights of ``models``. What it holds depends on the last ``apply`` alone.
 
@@ -32,6 +52,7 @@ class WeightPatcher:
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
         self._models = dict(models)
         self._originals: dict[Address, Tensor] = {}
+        self._applied: dict[Address, _Applied] = {}
         self._corrupted = False
 
     @property
@@ -46,8 +67,10 @@ class WeightPatcher:
     def apply(self, replacements: Mapping[Address, Tensor], changes: Sequence[Change]) -> None:
         """Make every weight its original, or its replacement, plus the changes named for it, in their order.
 
-        Sums are made in float32 (float64 for such weights). Raises CheckpointError, before anything is written, for a
-        name or shape that the models do not have. Any other failure, a cancellation included, leaves the models as
+        Sums are made in float32 (float64 for such weights). A weight that the last call made of the very same tensors
+        is left alone, so a LoRA on top of a DreamBooth model comes and goes without it. Raises CheckpointError, before
+        anything is written, for a name or shape that the models do not have. Any other failure, a cancellation
+        included, leaves the models as
         they were before the first ``apply``; EngineCorrupted if even that cannot be.
         """
         self._refuse_if_corrupted()
@@ -68,11 +91,17 @@ class WeightPatcher:
             for address in self._originals.keys() - grouped.keys():
                 _write(live[address], self._originals[address])
                 del self._originals[address]
+                self._applied.pop(address, None)
             for address, own in grouped.items():
+                wanted = _Applied(replacements.get(address), tuple(own))
+                if wanted.same_as(self._applied.pop(address, None)):
+                    self._applied[address] = wanted
+                    continue
                 if address not in self._originals:
                     self._originals[address] = live[address].detach().to("cpu", copy=True)
-                base = replacements.get(address, self._originals[address])
+                base = self._originals[address] if wanted.replacement is None else wanted.replacement
                 _write(live[address], _sum(base, own, live[address]))
+                self._applied[address] = wanted
         except BaseException:
             self.restore()
             raise
@@ -88,6 +117,7 @@ class WeightPatcher:
             self._corrupted = True
             raise EngineCorrupted("changed weights could not be put back") from error
         self._originals.clear()
+        self._applied.clear()
 
     def _live(self) -> dict[Address, Tensor]:
         return {

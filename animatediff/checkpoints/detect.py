@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..catalog import MOTION_MODULE_VERSIONS
 from ..errors import CheckpointError
-from .files import POSITIONAL_TABLE
+from .motion_layout import motion_layout, published_key
 
 Weights = Mapping[str, Tensor]
 
@@ -90,7 +89,7 @@ def _lora(weights: Weights) -> FileKind | None:
     if _any(weights, ".dora_scale", ".lora_magnitude_vector"):
         return FileKind("DoRA", ranks=ranks)
     if _any(weights, ".motion_modules."):
-        return FileKind("MotionLoRA", "v2" if _starts(weights, "mid_block.") else "v1 or v3", ranks)
+        return FileKind("MotionLoRA", "v2" if _any(weights, "mid_block.motion_modules.") else "v1 or v3", ranks)
     if _any(weights, ".processor."):
         return FileKind("domain adapter", ranks=ranks)
     layout = "kohya" if _starts(weights, "lora_") else "PEFT / diffusers"
@@ -100,35 +99,31 @@ def _lora(weights: Weights) -> FileKind | None:
 def _motion_module(weights: Weights) -> FileKind | None:
     if _any(weights, ".temporal_attentions."):
         return FileKind("Hotshot-XL temporal layers")
-    keys = [key for key in weights if ".motion_modules." in key]
-    if not keys:
+    published = {published_key(key): tensor for key, tensor in weights.items()}
+    layout = motion_layout(published)
+    if not layout.blocks:
         return None
-    if not any(".temporal_transformer." in key for key in keys):
-        return FileKind("motion module, diffusers MotionAdapter layout", "v2" if _starts(weights, "mid_block.") else "")
-    if not any(key.startswith(("down_blocks.3.", "up_blocks.3.", "mid_block.")) for key in keys):
-        if {key.split(".")[0] for key in keys} == {"down_blocks", "up_blocks"}:
-            return FileKind("motion module", "SDXL")
-        return FileKind("part of a motion module")
-    lengths = {
-        tensor.shape[-2] for key, tensor in weights.items() if key.endswith(POSITIONAL_TABLE) and tensor.ndim > 1
-    }
-    known = {config.max_length: version for version, config in MOTION_MODULE_VERSIONS.items() if version != "v2"}
-    if any(key.startswith("mid_block.") for key in keys):
-        version = "v2"
-    elif lengths:
-        version = known.get(max(lengths), "v3")
-    else:
-        version = "v1 or v3"
-    return FileKind(
-        "motion module", version, parts=tuple(f"positional table of {length}" for length in sorted(lengths))
-    )
+    written = "" if published.keys() == weights.keys() else ", diffusers MotionAdapter layout"
+    tables = tuple(f"positional table of {length}" for length in layout.lengths)
+    if layout.for_sdxl:
+        return FileKind(f"motion module{written}", "SDXL", parts=tables)
+    if not layout.is_whole:
+        return FileKind(f"part of a motion module{written}", parts=tables)
+    return FileKind(f"motion module{written}", layout.version or "v1 or v3", parts=tables)
 
 
-def _embedding(weights: Weights) -> FileKind | None:
-    sizes = {tensor.shape[-1] for tensor in weights.values() if tensor.ndim in (1, 2)}
-    if "emb_params" in weights or (len(weights) == 1 and sizes == {768}):
-        return FileKind("textual inversion", "SD 1.5" if sizes == {768} else "of another text encoder")
-    return None
+TEXT_WIDTHS = {768: "SD 1.5", 1024: "SD 2"}
+
+
+def _textual_inversion(weights: Weights) -> FileKind | None:
+    if weights.keys() == {"clip_l", "clip_g"}:
+        return FileKind("textual inversion", "SDXL")
+    if len(weights) != 1:
+        return None
+    ((key, tensor),) = weights.items()
+    if tensor.ndim not in (1, 2) or (tensor.shape[-1] not in TEXT_WIDTHS and key not in ("emb_params", "*")):
+        return None
+    return FileKind("textual inversion", TEXT_WIDTHS.get(tensor.shape[-1], "of another text encoder"))
 
 
 def _model_part(weights: Weights) -> FileKind | None:
@@ -148,6 +143,6 @@ _RULES: Iterable[Callable[[Weights], FileKind | None]] = (
     _single_file,
     _lora,
     _motion_module,
-    _embedding,
+    _textual_inversion,
     _model_part,
 )

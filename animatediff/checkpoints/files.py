@@ -1,7 +1,9 @@
 """Weight files from disk: .safetensors, and .ckpt / .pt / .bin pickles opened so that they cannot run code."""
 
 import pickle
-from collections.abc import Mapping
+import re
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,9 +15,15 @@ from ..errors import AssetError, CheckpointError
 
 SAFETENSORS = (".safetensors",)
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-POSITIONAL_TABLE = ".pos_encoder.pe"
-WRAPPERS = ("state_dict", "controlnet")
-"""Keys under which trainers put the table of weights, beside counters and configs; SparseCtrl's has the second."""
+WRAPPERS = ("state_dict", "controlnet", "string_to_param")
+"""Keys under which trainers put the table of weights, beside counters and configs. The second is SparseCtrl's, the
+third that of textual inversion."""
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how PyTorch's files begin; those from before 1.6 are bare pickles
+_DAMAGED = (  # what the two readers were seen to raise over files with changed bytes
+    *(SafetensorError, pickle.UnpicklingError, struct.error, RuntimeError, EOFError, ValueError),
+    *(LookupError, TypeError, AttributeError, AssertionError),
+)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -25,40 +33,58 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Pickles are read with ``weights_only``: one that asks for anything but tensors and plain values is refused.
     """
     path = Path(path)
-    if not path.is_file():
-        raise AssetError(f"there is no weight file {path.name}", file=path.name)
-    try:
-        if path.suffix in SAFETENSORS:
-            content = load_file(path)
-        elif path.suffix in PICKLES:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            raise CheckpointError(
-                f"{path.name}: not a weight file, must end in {', '.join(SAFETENSORS + PICKLES)}", file=path.name
-            )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path.name} cannot be read as weights", file=path.name) from error
+    content = _read(path)
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds no table of weights", file=path.name)
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise CheckpointError(f"{path.name} holds no weights", file=path.name)
+    return weights
 
 
-def read_with_table_length(path: str | Path) -> tuple[dict[str, Tensor], int | None]:
-    """The weights of a file of motion layers, and the frames that the positional tables in it cover, if it has any.
+def _read(path: Path) -> object:
+    if not path.is_file():
+        raise AssetError(f"there is no weight file {path.name}", file=path.name)
+    if path.suffix not in SAFETENSORS + PICKLES:
+        raise CheckpointError(
+            f"{path.name}: not a weight file, must end in {', '.join(SAFETENSORS + PICKLES)}", file=path.name
+        )
+    head = b""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+        if path.suffix in SAFETENSORS:
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(_ZIP))
+    except OSError as error:
+        reason = error.strerror or "the disk failed"
+        raise CheckpointError(f"{path.name} cannot be read as weights: {reason}", file=path.name) from error
+    except _DAMAGED as error:
+        reason = _what_is_wrong(path, head, str(error))
+        raise CheckpointError(f"{path.name} cannot be read as weights: {reason}", file=path.name) from error
 
-    A trainer's ``module.`` before the keys is taken off, and so are the tables: they are computed, not learned.
-    Raises what ``read_weights`` does, and CheckpointError for tables that disagree.
-    """
-    raw = {key.removeprefix("module."): tensor for key, tensor in read_weights(path).items()}
-    tables = {tuple(tensor.shape[:-1]) for key, tensor in raw.items() if key.endswith(POSITIONAL_TABLE)}
-    if len(tables) > 1 or any(len(shape) != 2 or shape[0] != 1 for shape in tables):
-        name = Path(path).name
-        raise CheckpointError(f"{name} has positional tables of several or odd shapes: {sorted(tables)}", file=name)
-    tensors = {key: tensor for key, tensor in raw.items() if not key.endswith(POSITIONAL_TABLE)}
-    return tensors, tables.pop()[1] if tables else None
+
+def _what_is_wrong(path: Path, head: bytes, said: str) -> str:
+    if not head:
+        return "it is empty"
+    if code := re.search(r"GLOBAL (\S+)", said):
+        return f"it wants to run code ({code[1]}), which is refused"
+    if path.suffix in SAFETENSORS:
+        begins_well, kind = head[8:] == b"{", "safetensors"
+    else:
+        begins_well, kind = head.startswith((_ZIP, _PICKLE)), "PyTorch"
+    return "it is cut short or damaged" if begins_well else f"it is not a {kind} file"
+
+
+def renamed(name: str, weights: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """``weights`` under new keys. Raises CheckpointError where two of them would share one."""
+    result = {rename(key): tensor for key, tensor in weights.items()}
+    if len(result) < len(weights):
+        raise CheckpointError(f"{name} holds {len(weights) - len(result)} weights twice, under two names", file=name)
+    return result
 
 
 def check_keys_and_shapes(name: str, got: Mapping[str, Tensor], wanted: Mapping[str, Tensor | torch.Size]) -> None:

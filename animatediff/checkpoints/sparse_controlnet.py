@@ -1,4 +1,4 @@
-"""SparseCtrl files in the published layout -> weights and architecture, told from their keys and shapes."""
+"""SparseCtrl files, published or diffusers' -> weights and architecture, told from their keys and shapes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, SparseControlNetConfig
 from ..errors import CheckpointError
 from .detect import described
-from .files import read_with_table_length
+from .motion_layout import read_motion_layers
 
 _EMBEDDING = "controlnet_cond_embedding"
 
@@ -29,10 +29,10 @@ def read_sparse_controlnet(path: str | Path) -> SparseControlNetWeights:
     Raises AssetError where there is none, CheckpointError for a file that is damaged or something else.
     """
     name = Path(path).name
-    tensors, length = read_with_table_length(path)
+    tensors, layout = read_motion_layers(path)
     config = _recognise(name, tensors)
-    if length:
-        config = replace(config, motion=replace(config.motion, max_length=length))
+    if layout.length:
+        config = replace(config, motion=replace(config.motion, max_length=layout.length))
     return SparseControlNetWeights(name, config, tensors)
 
 

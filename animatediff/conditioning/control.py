@@ -1,13 +1,31 @@
 """Images for single frames -> the condition of a SparseCtrl branch."""
 
+import io
+import struct
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import InvalidRequest
+from ..request import place_frames
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_MOST_PIXELS = 50_000_000
+
+
+def read_picture(content: bytes, field: str) -> Image.Image:
+    """A picture file as RGB pixels, turned as its EXIF says. Raises InvalidRequest, for ``field``, for others."""
+    allowed = f"a picture ({', '.join(_FORMATS)}) of at most {_MOST_PIXELS // 1_000_000} megapixels"
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise InvalidRequest(field, f"{picture.width}x{picture.height} pixels", allowed)
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError, EOFError) as error:
+        raise InvalidRequest(field, f"{len(content)} bytes that are no such picture", allowed) from error
 
 
 def fit_picture(picture: Image.Image, width: int, height: int) -> Tensor:
@@ -34,19 +52,11 @@ def normalize_picture(picture: Tensor) -> Tensor:
 def place_images(images: Tensor, frame_indices: Sequence[int], num_frames: int) -> Tensor:
     """Images (1, c, n, h, w) at their frames, zeros elsewhere, and a mask: (1, c + 1, num_frames, h, w).
 
-    Negative indices count from the end. Raises InvalidRequest for one that is outside the clip or given twice, and
-    where there are not as many indices as images.
+    Negative indices count from the end. Raises InvalidRequest as ``place_frames`` does.
     """
     if images.ndim != 5 or images.shape[0] != 1:
         raise InvalidRequest("controls.images", str(tuple(images.shape)), "images of the shape (1, c, n, h, w)")
-    if len(frame_indices) != images.shape[2] or not frame_indices:
-        raise InvalidRequest("controls.frame_indices", list(frame_indices), f"one for each of {images.shape[2]} images")
-    for index in frame_indices:
-        if not -num_frames <= index < num_frames:
-            raise InvalidRequest("controls.frame_indices", index, f"{-num_frames} to {num_frames - 1}")
-    frames = [index % num_frames for index in frame_indices]
-    if len(set(frames)) < len(frames):
-        raise InvalidRequest("controls.frame_indices", list(frame_indices), "every frame once")
+    frames = place_frames("controls.frame_indices", frame_indices, images.shape[2], num_frames)
     _, channels, _, height, width = images.shape
     placed = images.new_zeros(1, channels + 1, num_frames, height, width)
     placed[:, :channels, frames] = images

@@ -6,13 +6,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import catalog
 from ..engine import Engine, Generated
 from ..errors import AnimateDiffError, InternalError, InvalidRequest, JobCancelled
+from ..provenance import metadata_of, weights_of
 from ..request import GenerationRequest
 from ..settings import Settings
 from ..video.clip import EncodedVideo
@@ -51,15 +52,17 @@ class JobRunner:
         start = time.perf_counter()
         if "input" not in job:
             raise InvalidRequest("input", None, "an object with the job's fields")
-        request = self.engine.resolve(self.parse(job["input"]))
+        prepared = self.engine.prepare(self.parse(job["input"]))
+        prepare_seconds = time.perf_counter() - start
+        request = prepared.request
 
         def on_progress(step: int, total: int) -> None:
             if cancelled.is_set():
                 raise JobCancelled(f"cancelled after step {step} of {total}", step=step)
             report(step, total)
 
-        generated = self.engine.generate(request, on_progress)
-        timings = dict(generated.timings)
+        generated = self.engine.generate(prepared, on_progress)
+        timings = {"prepare": round(prepare_seconds, 3), **generated.timings}
         with tempfile.TemporaryDirectory(prefix="animatediff-") as folder:
             path = Path(folder) / f"clip{catalog.OUTPUT_FORMATS[request.format].suffix}"
             began = time.perf_counter()
@@ -68,7 +71,7 @@ class JobRunner:
                 path,
                 format=request.format,
                 quality=self.settings.video_quality,
-                metadata=_metadata(generated),
+                metadata=metadata_of(generated),
             )
             timings["write"] = round(time.perf_counter() - began, 3)
             began = time.perf_counter()
@@ -88,22 +91,6 @@ def _failed(error: AnimateDiffError) -> dict[str, Any]:
     return answer
 
 
-def _metadata(generated: Generated) -> dict[str, Any]:
-    """What the file itself says about how it was made."""
-    return {
-        "software": "animatediff-serverless",
-        "request": asdict(generated.request),
-        "model": asdict(generated.model),
-        "motion_module": asdict(generated.motion_module),
-        "loras": _loras(generated),
-    }
-
-
-def _loras(generated: Generated) -> list[dict[str, Any]]:
-    pairs = zip(generated.loras, generated.request.loras, strict=True)
-    return [{**asdict(loaded), "strength": reference.strength} for loaded, reference in pairs]
-
-
 def _output(url: str, encoded: EncodedVideo, generated: Generated, timings: dict[str, float]) -> dict[str, Any]:
     request = generated.request
     return {
@@ -121,9 +108,7 @@ def _output(url: str, encoded: EncodedVideo, generated: Generated, timings: dict
         "guidance_scale": request.guidance_scale,
         "scheduler": request.scheduler,
         "clip_skip": request.clip_skip,
-        "model": asdict(generated.model),
-        "motion_module": asdict(generated.motion_module),
-        "loras": _loras(generated),
+        **weights_of(generated),
         "timings": timings,
         "warnings": list(generated.warnings),
     }

@@ -16,7 +16,7 @@ _LOOPS = 65535  # what the published code's files say instead of 0, "forever"
 
 
 def video_grid(videos: torch.Tensor, n_rows: int = 6, rescale: bool = False) -> np.ndarray:
-    """``videos`` (b, c, f, h, w), c 3 or 1, values 0..1, or -1..1 with ``rescale`` -> uint8 (f, H, W, 3).
+    """``videos`` (b, c, f, h, w), c 3 or 1, values 0..1, or -1..1 with ``rescale``, or uint8 -> uint8 (f, H, W, 3).
 
     ``n_rows`` is the number of clips in one row, as in torchvision's ``make_grid(nrow=...)``. There are lines of 2 px
     around each clip, and none if there is only one; their value is 0 before ``rescale``, so black without it and grey
@@ -43,6 +43,8 @@ def video_grid(videos: torch.Tensor, n_rows: int = 6, rescale: bool = False) -> 
 
 
 def _pixels(values: torch.Tensor, rescale: bool) -> torch.Tensor:
+    if values.dtype == torch.uint8:
+        return values.cpu()
     values = values.detach().float()
     if rescale:
         values = (values + 1.0) / 2.0

@@ -73,6 +73,23 @@ def test_the_table_tells_v1_from_v3(length: int, version: str) -> None:
     assert (found.version, found.parts) == (version, (f"positional table of {length}",))
 
 
+@pytest.mark.parametrize(("length", "version"), [(16, "v2"), (32, "v2"), (64, "animatelcm")])
+def test_the_table_tells_v2_from_animatelcm(length: int, version: str) -> None:
+    shapes = json.loads((DATA / "keys" / "motion_module_v2.json").read_text())
+    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    block = "mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0"
+    weights[f"{block}.attention_blocks.1.pos_encoder.pe"] = torch.empty(1, length, 1280, device="meta")
+    assert detect(weights).version == version
+
+
+def test_the_width_of_a_lone_tensor_makes_it_a_textual_inversion() -> None:
+    assert detect({"<cat>": torch.zeros(768)}).version == "SD 1.5"
+    assert detect({"<cat>": torch.zeros(2, 1024)}).version == "SD 2"
+    for other in ({"<cat>": torch.zeros(2, 767)}, {"<cat>": torch.zeros(1, 2, 768)}):
+        with pytest.raises(CheckpointError, match="none of the known"):
+            detect(other)
+
+
 @pytest.mark.parametrize(
     ("keys", "kind", "version"),
     [
@@ -83,10 +100,15 @@ def test_the_table_tells_v1_from_v3(length: int, version: str) -> None:
         (["lora_unet_x.lora_down.weight", "lora_unet_x.dora_scale"], "DoRA", ""),
         (["unet.x.lora_A.weight"], "LoRA", "PEFT / diffusers"),
         (["emb_params"], "textual inversion", "of another text encoder"),
+        (["*"], "textual inversion", "of another text encoder"),
+        (["clip_l", "clip_g"], "textual inversion", "SDXL"),
         (["encoder.down.0.x"], "VAE, LDM layout", ""),
+        (["first_stage_model.encoder.down.0.x", "loss.logvar", "model_ema.decay"], "VAE, LDM layout", ""),
+        (["decoder.up_blocks.0.x"], "VAE, diffusers layout", ""),
+        (["unet.mid_block.motion_modules.0.x.lora_A.weight"], "MotionLoRA", "v2"),
         (
             ["down_blocks.0.motion_modules.0.transformer_blocks.0.x"],
-            "motion module, diffusers MotionAdapter layout",
+            "part of a motion module, diffusers MotionAdapter layout",
             "",
         ),
     ],
@@ -121,11 +143,15 @@ def test_refusals_say_what_the_file_is(reader: Callable[[Path], object], file: s
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lora = {"unet.x.lora_A.weight": torch.zeros(4, 8), "unet.x.lora_B.weight": torch.zeros(8, 4).half()}
     save_file(lora, tmp_path / "misleading_motion_module.safetensors")
+    torch.save({"string_to_param": {"*": torch.zeros(2, 768)}, "name": "cat"}, tmp_path / "embedding.pt")
     (tmp_path / "text.ckpt").write_text("words")
     assert main([str(tmp_path / "misleading_motion_module.safetensors")]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line)
     assert (rows["kind"], rows["rank"], rows["parameters"], rows["keys"]) == ("LoRA", "4", "64", "2")
     assert len(rows["sha256"]) == 64
+    assert main([str(tmp_path / "embedding.pt")]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line)
+    assert (rows["kind"], rows["version"]) == ("textual inversion", "SD 1.5")
     assert main([str(tmp_path / "text.ckpt"), str(tmp_path / "absent.ckpt")]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in errors] == ["CHECKPOINT_MISMATCH", "ASSET_UNAVAILABLE"]

@@ -7,10 +7,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from animatediff.adapters.motion import install_motion_module, remove_motion_module
-from animatediff.checkpoints.files import read_weights
+from animatediff.checkpoints.detect import detect
 from animatediff.checkpoints.motion_module import MotionModuleWeights, read_motion_module
-from animatediff.config import V1, V2, V3, UNet3DConfig
+from animatediff.config import ANIMATELCM, V1, V2, V3, UNet3DConfig
 from animatediff.errors import AssetError, CheckpointError
+from animatediff.models.motion_module import PositionalEncoding, sinusoid_table
 from animatediff.models.unet import UNet3DConditionModel
 
 TABLE = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
@@ -54,38 +55,77 @@ def test_version_is_recognised(motion: dict[str, Tensor], tiny_weights: dict[str
         read_motion_module(saved(motion, tmp_path / "c.ckpt"))
 
 
-@pytest.mark.parametrize(("version", "match"), [("v2", "no mid-block"), ("v9", "no motion-module version")])
-def test_version_that_the_file_contradicts(version: str, match: str, motion: dict[str, Tensor], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=match):
-        read_motion_module(saved(motion, tmp_path / "mm.ckpt"), version=version)
+def test_animatelcm_is_v2_with_a_longer_table(tiny_weights: dict[str, Tensor], tmp_path: Path) -> None:
+    content = {k: t for k, t in tiny_weights.items() if ".motion_modules." in k}
+    path = saved(content, tmp_path / "without_table.ckpt")
+    assert read_motion_module(path).config == V2
+    assert read_motion_module(path, version="animatelcm").config == ANIMATELCM == replace(V2, max_length=64)
+    path = saved({**content, TABLE: torch.zeros(1, 64, 32)}, tmp_path / "with_table.ckpt")
+    assert read_motion_module(path).config == ANIMATELCM
 
 
-class Evil:
-    def __reduce__(self) -> tuple:
-        return (Path.touch, (Path("was-run"),))
+@pytest.mark.parametrize("version", ["v2", "animatelcm", None])
+@pytest.mark.parametrize("length", [16, 24, 32, 64])
+def test_the_file_s_table_decides_the_frames(
+    version: str | None, length: int, tiny_weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    content = {k: t for k, t in tiny_weights.items() if ".motion_modules." in k}
+    path = saved({**content, TABLE: torch.zeros(1, length, 32)}, tmp_path / "x.ckpt")
+    assert read_motion_module(path, version=version).config == replace(V2, max_length=length)
+
+
+def test_what_stands_in_the_file_s_table_does_not_matter(
+    motion: dict[str, Tensor], tiny_config: UNet3DConfig, tmp_path: Path
+) -> None:
+    unet = UNet3DConditionModel(tiny_config)
+    path = saved({**motion, TABLE: torch.zeros(1, 40, 32)}, tmp_path / "x.ckpt")
+    install_motion_module(unet, read_motion_module(path))
+    tables = [module.pe for module in unet.modules() if isinstance(module, PositionalEncoding)]
+    assert tables
+    assert all(torch.equal(table, sinusoid_table(40, table.shape[-1])) for table in tables)
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    "tables",
     [
-        ("a.ckpt", b"not a pickle"),
-        ("a.safetensors", b"not safetensors"),
-        ("a.txt", b""),
-        ("a.ckpt", b""),
+        {TABLE: torch.zeros(1, 24, 32), TABLE.replace("blocks.0.m", "blocks.1.m"): torch.zeros(1, 32, 32)},
+        {TABLE: torch.zeros(32, 32)},
+        {TABLE: torch.zeros(2, 32, 32)},
     ],
+    ids=["two lengths", "two axes", "two tables in one"],
 )
-def test_damaged_files_are_refused(name: str, content: bytes, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=name) as caught:
-        read_weights(tmp_path / name)
-    assert str(tmp_path) not in caught.value.message
+def test_odd_tables_are_refused(tables: dict[str, Tensor], motion: dict[str, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="positional tables of several or odd shapes"):
+        read_motion_module(saved({**motion, **tables}, tmp_path / "x.ckpt"))
 
 
-def test_pickles_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError):
-        read_weights(saved({"a": Evil()}, tmp_path / "evil.ckpt"))
-    assert not (tmp_path / "was-run").exists()
+# the blocks of SDXL's UNet, but not its widths
+THREE_LEVELS = tuple(f"{side}_blocks.{i}." for side in ("down", "up") for i in range(3))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "whole"), [(("down_blocks.3.",), False), (THREE_LEVELS, False), (("down_blocks.", "up_blocks."), True)]
+)
+def test_a_part_is_what_lacks_a_level(
+    blocks: tuple[str, ...], whole: bool, motion: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Reader and detector agree: only a whole module can be told not to be v2."""
+    content = {key: tensor for key, tensor in motion.items() if key.startswith(blocks)}
+    path = saved(content, tmp_path / "x.ckpt")
+    assert detect(content).kind == ("motion module" if whole else "part of a motion module")
+    if whole:
+        with pytest.raises(CheckpointError, match="no mid-block"):
+            read_motion_module(path, version="v2")
+    else:
+        assert read_motion_module(path, version="v2").tensors.keys() == content.keys()
+
+
+@pytest.mark.parametrize(
+    ("version", "match"), [("v2", "no mid-block"), ("animatelcm", "no mid-block"), ("v9", "no motion-module version")]
+)
+def test_version_that_the_file_contradicts(version: str, match: str, motion: dict[str, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=match):
+        read_motion_module(saved(motion, tmp_path / "mm.ckpt"), version=version)
 
 
 def test_missing_file_and_file_without_motion(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from animatediff.checkpoints.single_file import read_single_file
+from animatediff.checkpoints.single_file import SingleFile, read_single_file
 from animatediff.errors import CheckpointError
 from animatediff.pipeline import AnimationPipeline
-from scripts.golden_cases import Golden
+from scripts.golden_reference import Golden
 
 
 @pytest.fixture(scope="module")
@@ -20,32 +20,85 @@ def weights(golden: Path) -> dict[str, torch.Tensor]:
     return load_file(golden / "loading" / "dreambooth_ldm.safetensors")
 
 
-def read(pipeline: AnimationPipeline, path: Path) -> dict[tuple[str, str], torch.Tensor]:
+def read(pipeline: AnimationPipeline, path: Path) -> SingleFile:
     return read_single_file(path, pipeline.patcher.shapes(), pipeline.unet.config.layers_per_block, pipeline.vae.config)
 
 
 def test_every_weight_is_found(pipeline: AnimationPipeline, golden: Path) -> None:
     found = read(pipeline, golden / "loading" / "dreambooth_ldm.safetensors")
-    assert found.keys() == pipeline.patcher.shapes().keys()
+    assert found.tensors.keys() == pipeline.patcher.shapes().keys()
+    assert (found.name, found.absent, found.unused) == ("dreambooth_ldm.safetensors", (), ())
 
 
 def test_a_pickle_around_a_state_dict_is_the_same(
     pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], golden: Path, tmp_path: Path
 ) -> None:
     torch.save({"state_dict": weights, "global_step": 3}, tmp_path / "x.ckpt")
-    ours, theirs = (
-        read(pipeline, tmp_path / "x.ckpt"),
-        read(pipeline, golden / "loading" / "dreambooth_ldm.safetensors"),
-    )
+    ours = read(pipeline, tmp_path / "x.ckpt").tensors
+    theirs = read(pipeline, golden / "loading" / "dreambooth_ldm.safetensors").tensors
     assert all(torch.equal(ours[address], theirs[address]) for address in theirs)
 
 
 def test_parts_may_be_absent(pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_file({k: v for k, v in weights.items() if k.startswith("model.")}, tmp_path / "x.safetensors")
-    assert {model for model, _ in read(pipeline, tmp_path / "x.safetensors")} == {"unet"}
+    found = read(pipeline, tmp_path / "x.safetensors")
+    assert {model for model, _ in found.tensors} == {"unet"}
+    assert found.absent == ("vae", "text_encoder")
     said = pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
     assert [text.split(" has no ")[1].split(":")[0] for text in said] == ["vae", "text_encoder"]
     pipeline.patcher.restore()
+
+
+BESIDE = {  # as trainers leave it in their files
+    "betas": torch.zeros(1000),
+    "alphas_cumprod_prev": torch.zeros(1000),
+    "sqrt_one_minus_alphas_cumprod": torch.zeros(1000),
+    "sqrt_recipm1_alphas_cumprod": torch.zeros(1000),
+    "posterior_mean_coef1": torch.zeros(1000),
+    "posterior_log_variance_clipped": torch.zeros(1000),
+    "logvar": torch.zeros(1000),
+    "model_ema.diffusion_modelinput_blocks00weight": torch.zeros(1),
+    "model_ema.num_updates": torch.zeros(()),
+    "first_stage_model.loss.logvar": torch.zeros(()),
+    "first_stage_model.loss.discriminator.main.0.weight": torch.zeros(1),
+    "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.zeros(1, 77),
+}
+SURPLUS = (
+    "model.diffusion_model.no_such_part.weight",
+    "first_stage_model.no_such_part.weight",
+    "cond_stage_model.transformer.text_projection.weight",
+    "cond_stage_model.logit_scale",
+    "note",
+)
+
+
+def test_left_over_keys_are_told_and_noise_is_not(
+    pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    surplus = {key: torch.zeros(2) for key in SURPLUS}
+    save_file({**weights, **BESIDE, **surplus}, tmp_path / "x.safetensors")
+    found = read(pipeline, tmp_path / "x.safetensors")
+    assert set(found.unused) == set(SURPLUS)
+    assert found.tensors.keys() == pipeline.patcher.shapes().keys()
+    (said,) = pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
+    assert said == f"x.safetensors: 5 keys fit no layer and are not used ({', '.join(found.unused[:3])})"
+    pipeline.patcher.restore()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.diffusion_model.input_blocks.2.0.op.bias",
+        "model.diffusion_model.output_blocks.1.1.conv.bias",
+        "first_stage_model.encoder.down.0.downsample.conv.bias",
+    ],
+)
+def test_a_resampler_without_its_bias_is_not_whole(
+    key: str, pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file({k: v for k, v in weights.items() if k != key}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError):
+        read(pipeline, tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."])

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import SparseControlNetModel
 from safetensors.torch import load_file, save_file
 
 from animatediff.adapters.control import build_sparse_controlnet
@@ -34,6 +35,34 @@ def test_the_published_layout_is_the_same_branch(
     assert ours.control.takes_latents == (kind == "sparsectrl_rgb")
     assert (ours.control.motion.max_length, theirs.control.motion.max_length) == (32, 48)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_diffusers_layout_fits_key_by_key(
+    kind: str, tmp_path: Path, unet: UNet3DConditionModel, tiny_config: UNet3DConfig
+) -> None:
+    takes_latents = kind == "sparsectrl_rgb"
+    theirs = SparseControlNetModel(
+        conditioning_channels=4 if takes_latents else 3,
+        use_simplified_condition_embedding=takes_latents,
+        block_out_channels=tiny_config.block_out_channels,
+        layers_per_block=tiny_config.layers_per_block,
+        cross_attention_dim=tiny_config.cross_attention_dim,
+        attention_head_dim=tiny_config.num_attention_heads[0],
+        norm_num_groups=tiny_config.norm_num_groups,
+        motion_max_seq_length=24,
+    )
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter)
+    save_file(theirs.state_dict(), tmp_path / "x.safetensors")
+    ours = build_sparse_controlnet(unet, read_sparse_controlnet(tmp_path / "x.safetensors"))
+    assert ours.control.takes_latents == takes_latents
+    assert ours.control.motion.max_length == 24
+    place = "down_blocks.0.motion_modules.0"
+    block = theirs.get_submodule(place).transformer_blocks[0]  # type: ignore[index]
+    mine = ours.get_submodule(f"{place}.temporal_transformer.transformer_blocks.0")
+    assert torch.equal(mine.attention_blocks[0].to_q.weight, block.attn1.to_q.weight)  # type: ignore[union-attr]
+    assert torch.equal(mine.ff_norm.weight, block.norm3.weight)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", KINDS)

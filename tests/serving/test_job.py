@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from animatediff import catalog
-from animatediff.engine import Engine, StackKey
+from animatediff.engine import Engine
 from animatediff.errors import EngineCorrupted, StorageError
+from animatediff.request import GenerationRequest
 from animatediff.serving.job import JobRunner
 from animatediff.serving.storage import LocalStorage
 from animatediff.settings import Settings
@@ -47,7 +48,17 @@ def test_output_says_what_ran(runner: JobRunner) -> None:
     assert path.stat().st_size == output.bytes
     assert (output.num_frames, output.fps, output.width, output.height, output.seed) == (4, 8, 64, 64, 5)
     assert (output.model.name, output.motion_module.name) == ("shapeworld", "shapeworld_v3")
-    assert output.timings.keys() == {"load", "encode", "denoise", "decode", "hash", "write", "store", "total"}
+    assert output.timings.keys() == {
+        "prepare",
+        "load",
+        "encode",
+        "denoise",
+        "decode",
+        "hash",
+        "write",
+        "store",
+        "total",
+    }
     assert any("demonstration family" in warning for warning in output.warnings)
 
 
@@ -71,9 +82,9 @@ def test_every_format_carries_how_it_was_made(format: str, runner: JobRunner) ->
 
 def test_model_is_loaded_once(runner: JobRunner, engine: Engine) -> None:
     run(runner)
-    unet = engine.configure(StackKey("shapeworld", "shapeworld_v3")).unet
+    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
     assert run(runner, seed=6)["timings"]["load"] < 0.1
-    assert engine.configure(StackKey("shapeworld", "shapeworld_v3")).unet is unet
+    assert engine.configure(engine.prepare(GenerationRequest("")).stack).unet is unet
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,7 @@ def test_cancelled_job_stops_at_the_next_step(runner: JobRunner) -> None:
 
 
 def test_nan_names_the_step(runner: JobRunner, engine: Engine) -> None:
-    unet = engine.configure(StackKey("shapeworld", "shapeworld_v3")).unet
+    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
     calls = []
 
     def spoil(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
@@ -163,7 +174,7 @@ def test_every_failure_is_an_answer(error: Exception, code: str, refresh: bool |
 
 
 def test_no_room_on_the_device(runner: JobRunner, engine: Engine) -> None:
-    unet = engine.configure(StackKey("shapeworld", "shapeworld_v3")).unet
+    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
 
     def no_room(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

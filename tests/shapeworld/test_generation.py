@@ -24,7 +24,7 @@ def accuracy(engine: Engine, clips_a_motion: int) -> dict[str, float]:
     scenes = [random_scene(rng, motion) for motion in MOTIONS for _ in range(clips_a_motion)]
     right = dict.fromkeys(BOUNDS, 0)
     for seed, scene in enumerate(scenes):
-        request = engine.resolve(GenerationRequest(scene.prompt, seed=seed, model="shapeworld"))
+        request = engine.prepare(GenerationRequest(scene.prompt, seed=seed, model="shapeworld"))
         seen = judge(engine.generate(request).video.frames)
         for name in right:
             right[name] += seen is not None and asdict(seen)[name] == asdict(scene)[name]
@@ -44,9 +44,7 @@ def test_frames_show_what_the_prompt_says(engine: Engine) -> None:
 
 def test_without_its_motion_module_nothing_moves_as_told(engine: Engine) -> None:
     """The bound on motion is a check that can fail: the image model alone does not reach it."""
-    from animatediff.engine import StackKey
-
-    pipeline = engine.configure(StackKey("shapeworld", "shapeworld_v3"))
+    pipeline = engine.configure(engine.prepare(GenerationRequest("", model="shapeworld")).stack)
     outputs = [
         module for name, module in pipeline.unet.named_modules() if name.endswith("temporal_transformer.proj_out")
     ]

@@ -1,0 +1,118 @@
+"""Files as such, whatever their weights are for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from animatediff.checkpoints.files import read_weights, renamed
+from animatediff.errors import CheckpointError
+
+WEIGHTS = {"down.weight": torch.arange(12.0).reshape(3, 4), "up.weight": torch.ones(5, dtype=torch.float16)}
+SAVERS = {
+    "safetensors": lambda path: save_file(WEIGHTS, path),
+    "ckpt": lambda path: torch.save(WEIGHTS, path),
+    "pt": lambda path: torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False),
+}
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("was-run"),))
+
+
+@pytest.mark.parametrize("suffix", SAVERS)
+def test_every_container_holds_the_same(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{suffix}"
+    SAVERS[suffix](path)
+    read = read_weights(path)
+    assert read.keys() == WEIGHTS.keys()
+    assert all(torch.equal(read[key], WEIGHTS[key]) and read[key].dtype == WEIGHTS[key].dtype for key in WEIGHTS)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "controlnet", "string_to_param"])
+def test_what_trainers_put_around_the_weights_is_taken_off(wrapper: str, tmp_path: Path) -> None:
+    torch.save({"epoch": 3, wrapper: {**WEIGHTS, "note": "text"}, "optimizer": {"lr": 1e-4}}, tmp_path / "x.ckpt")
+    assert read_weights(tmp_path / "x.ckpt").keys() == WEIGHTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.safetensors", b"", "it is empty"),
+        ("a.ckpt", b"", "it is empty"),
+        ("a.safetensors", b"a page of text", "it is not a safetensors file"),
+        ("a.ckpt", b"a page of text", "it is not a PyTorch file"),
+        ("a.bin", b"<!DOCTYPE html>", "it is not a PyTorch file"),
+        ("a.pt", b"\x80\x02c__builtin__\neval\n(X\x01\x00\x00\x001tR.", r"it wants to run code \(eval\)"),
+        ("a.txt", b"words", "must end in"),
+    ],
+)
+def test_files_that_are_no_weights_are_refused_with_a_reason(
+    name: str, content: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}.*{reason}") as caught:
+        read_weights(tmp_path / name)
+    assert str(tmp_path) not in caught.value.message
+
+
+@pytest.mark.parametrize("suffix", SAVERS)
+@pytest.mark.parametrize("share", [0.6, 0.95])
+def test_a_cut_file_is_called_cut(suffix: str, share: float, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{suffix}"
+    SAVERS[suffix](path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(CheckpointError, match="cut short or damaged"):
+        read_weights(path)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("suffix", SAVERS)
+def test_whatever_byte_is_wrong_the_error_is_ours(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{suffix}"
+    SAVERS[suffix](path)
+    content = path.read_bytes()
+    refused = 0
+    for place in range(0, len(content), 3):
+        path.unlink()  # the one before may still be mapped into memory
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :])
+        try:
+            read_weights(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickles_cannot_run_code(zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({**WEIGHTS, "a": Evil()}, "evil.ckpt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"wants to run code \(getattr\)"):
+        read_weights("evil.ckpt")
+    assert not Path("was-run").exists()
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"state_dict": {"lr": 0.1}}, {"epoch": 1}])
+def test_a_file_without_any_weights_is_refused(content: dict, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="x.ckpt holds no weights"):
+        read_weights(tmp_path / "x.ckpt")
+
+
+def test_an_empty_safetensors_table_is_refused(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="x.safetensors holds no weights"):
+        read_weights(tmp_path / "x.safetensors")
+
+
+def test_content_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="no table of weights"):
+        read_weights(tmp_path / "x.pt")
+
+
+def test_two_names_for_one_weight_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="x holds 1 weights twice"):
+        renamed("x", {"a": torch.zeros(1), "module.a": torch.zeros(1)}, lambda key: key.removeprefix("module."))
