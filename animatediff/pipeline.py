@@ -139,6 +139,15 @@ class AnimationPipeline:
         )
 
     @property
+    def host_bytes(self) -> int:
+        """Memory on the host beside the models: copies of changed weights, and the files they were replaced from.
+
+        Bounded by the size of the models and of the files of the last ``configure_weights``.
+        """
+        kept = (tensor for file in self._files.values() for tensor in file.tensors.values())
+        return self.patcher.host_bytes + sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+    @property
     def downscale(self) -> int:
         """Pixels per latent, along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from animatediff.adapters import patcher
 from animatediff.checkpoints.lora import LowRank
@@ -56,11 +57,21 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return plan
 
 
-def random_stack(chance: random.Random, folder: Path) -> tuple[Path | None, tuple[LoraFile, ...]]:
+Stack = tuple[Path | None, tuple[LoraFile, ...], Path | None]
+"""DreamBooth file, LoRAs, VAE file."""
+
+
+def configure(pipeline: AnimationPipeline, stack: Stack) -> None:
+    base, loras, vae = stack
+    pipeline.configure_weights(None, base, loras, vae=vae)
+
+
+def random_stack(chance: random.Random, folder: Path, vae: Path) -> Stack:
     base = folder / "dreambooth_ldm.safetensors" if chance.random() < 0.3 else None
     names = ["kohya_lora.safetensors", "v3_adapter.ckpt", "motion_lora_A.ckpt", "motion_lora_B_wrapped.ckpt"]
     chosen = chance.sample(names, chance.randint(0, 4))
-    return base, tuple(LoraFile(folder / n, chance.choice((0.5, 1.0)), chance.random() < 0.5) for n in chosen)
+    loras = tuple(LoraFile(folder / n, chance.choice((0.5, 1.0)), chance.random() < 0.5) for n in chosen)
+    return base, loras, vae if chance.random() < 0.3 else None
 
 
 def test_weights_depend_on_the_stack_alone(golden: Path, tmp_path: Path, failing: dict[str, Any]) -> None:
@@ -71,10 +82,13 @@ def test_weights_depend_on_the_stack_alone(golden: Path, tmp_path: Path, failing
     corrupt.write_bytes((folder / "kohya_lora.safetensors").read_bytes()[:9000])
     clean = fingerprint(pipeline)
     storages = [tensor.data_ptr() for tensor in pipeline.unet.state_dict().values()]
-    pool = [random_stack(chance, folder) for _ in range(25)]
+    vae = tmp_path / "vae.safetensors"
+    weights = load_file(golden / "common" / "vae.safetensors")
+    save_file({key: tensor * 0.5 for key, tensor in weights.items()}, vae)
+    pool = [random_stack(chance, folder, vae) for _ in range(25)]
     expected: dict[Any, str] = {}
     for stack in pool:  # each once, on a pipeline that has seen nothing but its base before
-        twin.configure_weights(None, *stack)
+        configure(twin, stack)
         expected[stack] = fingerprint(twin)
         twin.patcher.restore()
         assert fingerprint(twin) == clean
@@ -86,10 +100,10 @@ def test_weights_depend_on_the_stack_alone(golden: Path, tmp_path: Path, failing
         fault = chance.choices(list(faults), weights=(1, 1, 1, 7))[0]
         if fault == "corrupt":
             with pytest.raises(CheckpointError):
-                pipeline.configure_weights(None, stack[0], [*stack[1], LoraFile(corrupt)])
+                configure(pipeline, (stack[0], (*stack[1], LoraFile(corrupt)), stack[2]))
             assert fingerprint(pipeline) == last  # found before anything was written
         elif fault == "none":
-            pipeline.configure_weights(None, *stack)
+            configure(pipeline, stack)
             last = expected[stack]
             assert fingerprint(pipeline) == last
         else:
@@ -98,7 +112,7 @@ def test_weights_depend_on_the_stack_alone(golden: Path, tmp_path: Path, failing
             failed = False
             with suppress(error):
                 failed = True
-                pipeline.configure_weights(None, *stack)
+                configure(pipeline, stack)
                 failed = False  # the stack had fewer weights than that
             failing["after"] = None
             last = clean if failed else expected[stack]
@@ -118,8 +132,34 @@ def test_copies_on_the_host_are_bounded(pipeline: AnimationPipeline, golden: Pat
     for _ in range(3):
         pipeline.configure_weights(None, golden / "loading" / "dreambooth_ldm.safetensors", [lora])
         assert 0 < pipeline.patcher.host_bytes <= size
+        assert pipeline.host_bytes <= pipeline.patcher.host_bytes + size
     pipeline.configure_weights(None, None, [lora])
+    assert pipeline.host_bytes == pipeline.patcher.host_bytes
     assert 0 < pipeline.patcher.host_bytes < size / 2
+
+
+def test_a_base_that_stays_is_neither_read_nor_written_again(
+    pipeline: AnimationPipeline, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base.safetensors"
+    base.write_bytes((golden / "loading" / "dreambooth_ldm.safetensors").read_bytes())
+    lora = LoraFile(golden / "loading" / "motion_lora_A.ckpt")
+    pipeline.configure_weights(None, base, [])
+    written: list[Any] = []
+    real = patcher._write
+    with monkeypatch.context() as patch:
+        patch.setattr("animatediff.pipeline.read_single_file", None)  # would fail if it were called
+        patch.setattr(patcher, "_write", lambda live, value: (written.append(1), real(live, value)))
+        pipeline.configure_weights(None, base, [lora])
+        touched = len(written)
+        pipeline.configure_weights(None, base, [])
+    assert 0 < touched < len(pipeline.patcher.shapes()) / 4
+    assert len(written) == 2 * touched
+    changed = load_file(base)
+    save_file({key: tensor * 0.5 for key, tensor in changed.items()}, base)
+    before = fingerprint(pipeline)
+    pipeline.configure_weights(None, base, [])
+    assert fingerprint(pipeline) != before  # another content under the same name is read
 
 
 def test_a_failed_restore_poisons(pipeline: AnimationPipeline, golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
