@@ -1,16 +1,19 @@
 """RunPod entry: settings -> worker -> runpod.serverless.start. Run it with test_input.json, or with --rp_serve_api."""
 
-import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
 import runpod
+from runpod.serverless.modules import rp_progress
 
 from animatediff.engine import Engine
 from animatediff.errors import AnimateDiffError
+from animatediff.serving.fitness import fitness_checks
 from animatediff.serving.job import JobRunner
-from animatediff.serving.progress import BarProgress, Report, ThrottledProgress
+from animatediff.serving.logs import configure_logs, log_event
+from animatediff.serving.progress import BarProgress, JobProgress, ThrottledProgress
 from animatediff.serving.storage import make_storage
 from animatediff.serving.worker import Worker
 from animatediff.settings import Settings
@@ -18,18 +21,25 @@ from schemas import parse_job_input, render_job_output
 
 
 @cache
+def settings() -> Settings:
+    """As the environment says. Raises ConfigurationError."""
+    return Settings.from_env()
+
+
+@cache
 def worker() -> Worker:
-    """This process's worker, as the environment sets it up. Raises ConfigurationError."""
-    settings = Settings.from_env()
-    engine = Engine(settings)
-    runner = JobRunner(engine, make_storage(settings), settings, parse_job_input, render_job_output)
+    """This process's worker. Raises ConfigurationError."""
+    engine = Engine(settings())
+    runner = JobRunner(engine, make_storage(settings()), settings(), parse_job_input, render_job_output)
+    senders = ThreadPoolExecutor(settings().concurrency, thread_name_prefix="progress")
 
-    def progress(job: Mapping[str, Any]) -> Report:
-        if settings.reports_progress:
-            return ThrottledProgress(partial(runpod.serverless.progress_update, dict(job)))
-        return BarProgress()
+    def progress(job: Mapping[str, Any]) -> JobProgress:
+        if not settings().on_platform:
+            return BarProgress()
+        # what the SDK's progress_update does on a thread that nobody can wait for
+        return ThrottledProgress(partial(rp_progress._thread_target, dict(job)), senders)
 
-    return Worker(runner.run, progress, warm=engine.warm)
+    return Worker(runner, progress, warm=engine.warm, concurrency=settings().concurrency)
 
 
 async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,9 +48,13 @@ async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    configure_logs()
     try:
         worker()
     except AnimateDiffError as error:
         raise SystemExit(f"{error.code}: {error.message}") from None
-    runpod.serverless.start({"handler": handler})
+    for check in fitness_checks(settings()):
+        runpod.serverless.register_fitness_check(check)
+    log_event("worker_ready", concurrency=settings().concurrency)
+    runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _current: settings().concurrency})
+    log_event("shutdown")

@@ -82,6 +82,8 @@ class OutputFormat:
 
     mime: str
     suffix: str
+    bytes_per_pixel: float
+    """Of a detailed clip, for an estimate before the work."""
     max_fps: int = 60
 
 
@@ -182,12 +184,13 @@ SCHEDULERS: Mapping[str, Scheduler] = {
 }
 
 OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
-    "mp4": OutputFormat("video/mp4", ".mp4"),
-    "gif": OutputFormat("image/gif", ".gif", max_fps=50),  # delays are whole 1/100 s, and players slow down below 2
-    "webm": OutputFormat("video/webm", ".webm"),
-    "webp": OutputFormat("image/webp", ".webp"),
-    "apng": OutputFormat("image/apng", ".apng"),
-    "png_zip": OutputFormat("application/zip", ".zip"),
+    "mp4": OutputFormat("video/mp4", ".mp4", 0.2),
+    # GIF's delays are whole 1/100 s, and players slow down below 2.
+    "gif": OutputFormat("image/gif", ".gif", 1.0, max_fps=50),
+    "webm": OutputFormat("video/webm", ".webm", 0.2),
+    "webp": OutputFormat("image/webp", ".webp", 0.4),
+    "apng": OutputFormat("image/apng", ".apng", 2.5),
+    "png_zip": OutputFormat("application/zip", ".zip", 2.5),
 }
 
 

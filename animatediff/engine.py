@@ -1,5 +1,7 @@
 """The warm thing: models that stay loaded between jobs, and the one object of this package that changes."""
 
+import gc
+import logging
 import time
 import warnings as python_warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +19,14 @@ from .checkpoints.motion_module import read_motion_module
 from .checkpoints.textual_inversion import read_textual_inversion
 from .conditioning.control import read_picture
 from .conditioning.prompts import uses
-from .errors import AssetError, CheckpointError, ConfigurationError, InvalidRequest, OutOfMemory
+from .errors import AssetError, CheckpointError, ConfigurationError, DeviceFailed, InvalidRequest, OutOfMemory
 from .models.sparse_controlnet import SparseControlNetModel
 from .pipeline import AnimationInputs, AnimationPipeline, LoraFile, SparseControl
 from .request import GenerationRequest, ResolvedRequest, resolve
 from .settings import Settings
 from .video.clip import Video
+
+log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
 """Called after each step with the number of steps done and their total. May raise, which ends the job."""
@@ -243,25 +247,30 @@ class Engine:
                 self._branches[key] = pipeline.load_sparse_controlnet(key[0], self.settings.attention_backend)
         return [self._branches[key] for key in keys]
 
-    def generate(self, job: PreparedJob, on_progress: OnProgress | None = None) -> Generated:
+    def generate(
+        self, job: PreparedJob, on_progress: OnProgress | None = None, check: Callable[[], None] | None = None
+    ) -> Generated:
         """Make the clip of ``job``. The frames are on the CPU, and the device is idle, when this returns.
 
-        Raises InvalidRequest, AssetError, CheckpointError, NonFiniteLatents, OutOfMemory, and whatever
-        ``on_progress`` raises.
+        Where memory runs out, it is given back and the job is run once more in a leaner way. ``check`` is called
+        between phases, steps and decoded frames, to end the job by raising. Raises InvalidRequest, AssetError,
+        CheckpointError, NonFiniteLatents, OutOfMemory, DeviceFailed, and whatever ``on_progress`` and ``check`` raise.
         """
         request, watch = job.request, Stopwatch()
-        try:
-            with watch.phase("load"):
-                pipeline = self.configure(job.stack)
-                branches = self._controls(pipeline, job)
-            for path in job.files:
-                self._sha256_later(path)
-            frames, warnings = _run(pipeline, job, branches, watch, on_progress)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
+        done = self._attempt(job, watch, on_progress, check, lean=False)
+        if done is None:
+            self._give_memory_back()
+            done = self._attempt(job, watch, on_progress, check, lean=True)
+        if done is None:
+            self._give_memory_back()
             raise OutOfMemory(
-                f"no room on {self.device.type} for {request.num_frames} frames of {request.width}x{request.height}"
-            ) from error
+                f"no room on {self.device.type} for {request.num_frames} frames of {request.width}x{request.height},"
+                " even one prompt and one frame at a time; lower width and height, or num_frames",
+                num_frames=request.num_frames,
+                width=request.width,
+                height=request.height,
+            )
+        pipeline, frames, warnings = done
         with watch.phase("hash"):
             hashes = {path: self._sha256_later(path).result() for path in job.files}
 
@@ -296,6 +305,37 @@ class Engine:
             ),
         )
 
+    def _attempt(
+        self,
+        job: PreparedJob,
+        watch: "Stopwatch",
+        on_progress: OnProgress | None,
+        check: Callable[[], None] | None,
+        *,
+        lean: bool,
+    ) -> tuple[AnimationPipeline, torch.Tensor, tuple[str, ...]] | None:
+        """Pipeline, frames and warnings; None where memory ran out."""
+        check = check or _nothing
+        try:
+            with watch.phase("load"):
+                check()
+                pipeline = self.configure(job.stack)
+                check()
+                branches = self._controls(pipeline, job)
+            for path in job.files:
+                self._sha256_later(path)
+            return pipeline, *_run(pipeline, job, branches, watch, on_progress, check, lean=lean)
+        except torch.OutOfMemoryError as error:
+            log.warning("out of memory", extra={"fields": {"lean": lean, "error": str(error)}})
+            return None
+        except torch.AcceleratorError as error:
+            raise DeviceFailed("the device reported an error, so this worker has to be replaced") from error
+
+    def _give_memory_back(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _sha256_later(self, path: Path) -> Future[str]:
         """The hash of weights, computed beside the first job that uses them, and kept."""
         key = (path, _stamp(path))
@@ -327,14 +367,21 @@ def _motion(stack: StackKey) -> tuple[Path, str | None, Stamp]:
     return stack.motion_module, stack.motion_module_version, stack.stamps[0]
 
 
+def _nothing() -> None:
+    pass
+
+
 def _run(
     pipeline: AnimationPipeline,
     job: PreparedJob,
     branches: list[SparseControlNetModel],
     watch: Stopwatch,
     on_progress: OnProgress | None,
+    check: Callable[[], None],
+    *,
+    lean: bool,
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Frames (f, h, w, 3), uint8, and warnings."""
+    """Frames (f, h, w, 3), uint8, and warnings. ``lean``: one prompt and one frame at a time."""
     request = job.request
     embeddings, warnings = _embeddings(pipeline, job)
     inputs = AnimationInputs(
@@ -349,10 +396,12 @@ def _run(
         seeds=(request.seed,),
         clip_skip=request.clip_skip,
         embeddings=embeddings,
+        sequential_guidance=lean,
     )
     total = request.num_inference_steps
 
     def on_step(i: int, _latents: torch.Tensor) -> None:
+        check()
         if on_progress is not None:
             on_progress(i + 1, total)
 
@@ -372,7 +421,9 @@ def _run(
     with watch.phase("denoise"):
         latents = pipeline.denoise(inputs, condition, controls=controls, on_step=on_step)
     with watch.phase("decode"):
-        frames = pipeline.decode_frames(latents)[0]
+        frames = pipeline.decode_frames(latents, chunk=1 if lean else None, on_chunk=check)[0]
+    if lean:
+        warnings = (*warnings, "memory ran out at first, so the prompts and the frames were taken one by one")
     return frames, (*warnings, *condition.warnings)
 
 

@@ -8,10 +8,13 @@
     ├── GenerationError       the model ran and failed
     │   ├── NonFiniteLatents  NaN or infinity, with the step where it began
     │   ├── OutOfMemory       the device has no room for this job
-    │   └── JobCancelled      somebody asked to stop
+    │   ├── JobCancelled      somebody asked to stop
+    │   └── JobTimedOut       the job took longer than this service allows
     ├── EncodeError           frames could not be written as the wanted format
     ├── StorageError          the finished file could not be stored
+    ├── OutputTooLarge        the finished file is larger than an answer may be, and there is no bucket
     ├── EngineCorrupted       the loaded weights can no longer be trusted; replace the worker
+    ├── DeviceFailed          the GPU reported an error of its own; replace the worker
     └── InternalError         a bug of ours
 
 ``code`` is the stable name that clients branch on, ``retryable`` says whether the same job may succeed later, ``fatal``
@@ -104,6 +107,18 @@ class JobCancelled(GenerationError):
     code = "CANCELLED"
 
 
+class JobTimedOut(GenerationError):
+    """The job ran for longer than the service allows, and was stopped between two denoising steps."""
+
+    code = "TIMED_OUT"
+
+
+class OutputTooLarge(AnimateDiffError):
+    """The file is larger than the platform takes as an answer, and there is no bucket to put it into."""
+
+    code = "OUTPUT_TOO_LARGE"
+
+
 class EncodeError(AnimateDiffError):
     """The frames could not be written in the wanted format."""
 
@@ -121,6 +136,14 @@ class EngineCorrupted(AnimateDiffError):
     """Loaded weights could not be put back as they were. No later result of this process can be trusted."""
 
     code = "ENGINE_CORRUPTED"
+    retryable = True
+    fatal = True
+
+
+class DeviceFailed(AnimateDiffError):
+    """The device reported an error of its own, after which nothing on it can be trusted."""
+
+    code = "DEVICE_FAILED"
     retryable = True
     fatal = True
 

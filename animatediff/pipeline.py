@@ -47,6 +47,8 @@ class AnimationInputs:
     seeds: Sequence[int] = (0,)
     clip_skip: int = 0
     embeddings: Embeddings = field(default_factory=dict)
+    sequential_guidance: bool = False
+    """Run the UNet on the negative prompt and on the prompt one after the other: half the memory, a little slower."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,11 +311,17 @@ class AnimationPipeline:
         precision = torch.promote_types(unet.dtype, torch.float32)
         latents = latents.to(unet.device, precision) * float(scheduler.init_noise_sigma)
         guided = needs_unconditional(inputs.guidance_scale)
-        text = unet.encode_text(condition.embeds.repeat_interleave(len(seeds), dim=0))
         time = unet.embed_timesteps(scheduler.timesteps)
-        branches = [self._branch(control, inputs, condition, scheduler.timesteps) for control in controls]
+        passes = [
+            (
+                len(embeds),
+                unet.encode_text(embeds.repeat_interleave(len(seeds), dim=0)),
+                [self._branch(control, inputs, embeds, scheduler.timesteps) for control in controls],
+            )
+            for embeds in (condition.embeds.split(1) if inputs.sequential_guidance else [condition.embeds])
+        ]
 
-        def residuals(i: int) -> ControlResiduals | None:
+        def residuals(branches: Sequence[ControlBranch], i: int) -> ControlResiduals | None:
             total = None
             for branch in branches:
                 if (added := branch.residuals(i, len(scheduler.timesteps))) is not None:
@@ -322,14 +330,19 @@ class AnimationPipeline:
 
         def predict(sample: Tensor, i: int) -> Tensor:
             sample = sample.to(unet.dtype)
-            sample = torch.cat([sample, sample]) if guided else sample
-            noise_pred = unet.predict(sample, [row[i : i + 1] for row in time], text, residuals(i)).to(precision)
+            row = [table[i : i + 1] for table in time]
+            noise_pred = torch.cat(
+                [
+                    unet.predict(sample.repeat(texts, 1, 1, 1, 1), row, text, residuals(branches, i)).to(precision)
+                    for texts, text, branches in passes
+                ]
+            )
             return guide(noise_pred, inputs.guidance_scale) if guided else noise_pred
 
         return denoise(latents, scheduler, predict, sources, on_step)
 
     def _branch(
-        self, control: SparseControl, inputs: AnimationInputs, condition: TextCondition, timesteps: Tensor
+        self, control: SparseControl, inputs: AnimationInputs, embeds: Tensor, timesteps: Tensor
     ) -> ControlBranch:
         model, images = control.model, control.images
         for name, value in (("start", control.start), ("end", control.end)):
@@ -347,7 +360,7 @@ class AnimationPipeline:
             model=model,
             embedded=model.embed_condition(placed),
             time=model.embed_timesteps(timesteps),
-            text=model.encode_text(condition.embeds),
+            text=model.encode_text(embeds),
             strength=control.strength,
             start=control.start,
             end=control.end,
@@ -360,15 +373,24 @@ class AnimationPipeline:
         return pictures.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
 
     @torch.inference_mode()
-    def decode_frames(self, latents: Tensor) -> Tensor:
-        """Latents (b, 4, f, h, w) -> frames (b, f, 8 h, 8 w, 3), uint8, on the CPU. Rounded on the device."""
-        chunks = ((chunk * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu() for chunk in self._decoded(latents))
-        return torch.cat(list(chunks)).unflatten(0, (latents.shape[0], -1))
+    def decode_frames(
+        self, latents: Tensor, *, chunk: int | None = None, on_chunk: Callable[[], None] | None = None
+    ) -> Tensor:
+        """Latents (b, 4, f, h, w) -> frames (b, f, 8 h, 8 w, 3), uint8, on the CPU. Rounded on the device.
 
-    def _decoded(self, latents: Tensor) -> Iterator[Tensor]:
-        """Pictures (n, 3, H, W), values 0..1, ``decode_chunk`` at a time."""
+        ``chunk`` frames at once (None: ``decode_chunk``). ``on_chunk`` is called after each, and may raise.
+        """
+        frames = []
+        for decoded in self._decoded(latents, chunk):
+            frames.append((decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
+            if on_chunk is not None:
+                on_chunk()
+        return torch.cat(frames).unflatten(0, (latents.shape[0], -1))
+
+    def _decoded(self, latents: Tensor, chunk_size: int | None = None) -> Iterator[Tensor]:
+        """Pictures (n, 3, H, W), values 0..1, ``chunk_size`` at a time."""
         frames = latents.transpose(1, 2).flatten(0, 1) / self.vae.config.scaling_factor  # (b f, 4, h, w)
-        for chunk in frames.split(self.decode_chunk):
+        for chunk in frames.split(chunk_size or self.decode_chunk):
             picture = self._decode_chunk(chunk)
             yield (picture / 2 + 0.5).clamp(0, 1)
 

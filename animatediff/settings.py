@@ -26,7 +26,7 @@ class BucketSettings:
     endpoint_url: str | None = None
     region: str | None = None
     addressing_style: str = "auto"
-    key_template: str = "animatediff/{date}/{job_id}-{sha256:.12}{suffix}"
+    key_template: str = "animatediff/{job_id}-{sha256:.12}{suffix}"
     public_base_url: str | None = None
     url_ttl_seconds: int = 7 * 24 * 3600
 
@@ -47,7 +47,12 @@ class Settings:
     vae_decode_chunk: int = 4
     max_megapixel_steps: float = 1000.0
     video_quality: int = 90
-    reports_progress: bool = False
+    on_platform: bool = False
+    """Jobs come from RunPod's queue, and clients wait for their answers there."""
+    concurrency: int = 2
+    job_timeout_seconds: float | None = None
+    max_inline_bytes: int = 7_000_000
+    log_prompts: bool = False
     offline: bool = False
     download_hosts: tuple[str, ...] | None = None
     """Hosts that jobs may name in URLs; None: any public one, empty: none. ".example.org" means all below it."""
@@ -140,7 +145,17 @@ _VARIABLES: Mapping[str, Variable] = {
     "ANIMATEDIFF_MAX_DOWNLOAD_BYTES": Variable(
         "max_download_bytes", _number(int, 1, 1e12), "largest file that is fetched"
     ),
-    "RUNPOD_WEBHOOK_POST_OUTPUT": Variable("reports_progress", bool, "set by RunPod: there is a client to tell"),
+    "RUNPOD_WEBHOOK_POST_OUTPUT": Variable("on_platform", bool, "set by RunPod: there is a client to tell"),
+    "ANIMATEDIFF_CONCURRENCY": Variable(
+        "concurrency", _number(int, 1, 16), "jobs taken at once; one is on the device, the others download or upload"
+    ),
+    "ANIMATEDIFF_JOB_TIMEOUT_SECONDS": Variable(
+        "job_timeout_seconds", _number(float, 0.001, 1e6), "a job that takes longer is stopped at its next step"
+    ),
+    "ANIMATEDIFF_MAX_INLINE_BYTES": Variable(
+        "max_inline_bytes", _number(int, 1, 20_000_000), "largest file in an answer, where there is no bucket"
+    ),
+    "ANIMATEDIFF_LOG_PROMPTS": Variable("log_prompts", _switch, "1: prompts appear in the log"),
     "ANIMATEDIFF_VIDEO_QUALITY": Variable("video_quality", _number(int, 1, 100), "of mp4, webm and webp"),
 }
 

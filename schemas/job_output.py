@@ -41,7 +41,9 @@ class JobOutput(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    url: str = Field(description="Where the file is: an https URL, or a file URL where no bucket is configured.")
+    url: str = Field(
+        description="Where the file is: an https URL; without a bucket a data URL (the file), locally a file URL."
+    )
     format: str
     mime: str
     bytes: int = Field(gt=0, description="Size of the file.")
@@ -63,7 +65,11 @@ class JobOutput(BaseModel):
     embeddings: list[EmbeddingPart]
     controls: list[ControlPart]
     timings: dict[str, float] = Field(
-        description="Seconds by phase: prepare, load, encode, denoise, decode, hash, write, store; total is all of it."
+        description="Seconds by phase: prepare, queue, load, encode, denoise, decode, hash, write, store; gpu: on the"
+        " device, total: all of it."
+    )
+    worker: dict[str, float] = Field(
+        description="The worker as it was then: jobs done, seconds since its start, and the device's share of them."
     )
     warnings: list[str] = Field(description="What a user would want to know, such as a prompt that was cut.")
 

@@ -1,4 +1,4 @@
-"""The RunPod side of a worker: an async handler around a GPU that does one thing at a time."""
+"""The RunPod side of a worker: an async handler around a device that does one thing at a time."""
 
 import asyncio
 import json
@@ -6,47 +6,76 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from ..errors import AnimateDiffError
-from .progress import Report
-
-log = logging.getLogger(__name__)
-
-Run = Callable[[Mapping[str, Any], Report, threading.Event], dict[str, Any]]
-"""JobRunner.run"""
+from .job import Answer, JobRunner
+from .logs import log_event
+from .progress import JobProgress
 
 
 class Worker:
     """The handler that is given to ``runpod.serverless.start``.
 
-    Jobs run on a thread of their own, so that the SDK's event loop goes on listening for a stop. A cancelled job is
-    told so and waited for: the GPU is free when the next one starts. ``warm`` is run on that thread at once, so that
-    models load while the SDK fetches the first job.
+    A job's frames are made on one thread, the device's; what comes before and after (downloads, encoding, upload) runs
+    on others, beside the frames of the next job. A cancelled job is told so and, where it is on the device, waited
+    for: the device is free when the next one starts. ``progress`` makes what is told of a job's steps; it is closed
+    before the job is answered. ``warm`` runs on the device's thread at once, so that models load while the SDK fetches
+    the first job.
     """
 
     def __init__(
-        self, run: Run, progress: Callable[[Mapping[str, Any]], Report], warm: Callable[[], None] | None = None
+        self,
+        runner: JobRunner,
+        progress: Callable[[Mapping[str, Any]], JobProgress],
+        warm: Callable[[], None] | None = None,
+        *,
+        concurrency: int = 2,
     ) -> None:
-        self._run, self._progress = run, progress
-        self._gpu = ThreadPoolExecutor(1, thread_name_prefix="gpu")
+        self._runner, self._progress = runner, progress
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._beside = ThreadPoolExecutor(2 * concurrency, thread_name_prefix="beside")
         if warm is not None:
-            self._gpu.submit(_warm, warm)
+            self._device.submit(_warm, warm)
 
-    async def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
+    async def __call__(self, job: Mapping[str, Any]) -> Answer:
         """The job's output, or ``{"error": text}``, the text being JSON: the SDK's local API takes no object there."""
         cancelled = threading.Event()
-        work = asyncio.get_running_loop().run_in_executor(self._gpu, self._run, job, self._progress(job), cancelled)
+        progress = self._progress(job)
+        running = self._runner.start(job, progress, cancelled)
         try:
-            answer = await asyncio.shield(work)
+            for stage, pool in (
+                (running.prepare, self._beside),
+                (running.generate, self._device),
+                (running.finish, self._beside),
+            ):
+                answer = await self._on(pool, stage, cancelled)
+                if answer is not None:
+                    break
+            else:
+                raise AssertionError("the last stage always answers")
+            await self._on(self._beside, progress.close, cancelled)
         except asyncio.CancelledError:
-            cancelled.set()
-            await asyncio.wait([work])
+            log_event("job_cancelled", job=running.id)
             raise
         if "error" in answer:
             answer = {**answer, "error": json.dumps(answer["error"])}
         return answer
+
+    async def _on(
+        self, pool: Executor, stage: Callable[[], Answer | None], cancelled: threading.Event
+    ) -> Answer | None:
+        """``stage`` on a thread of ``pool``. When this job is cancelled, the device's thread is waited for."""
+        work = pool.submit(stage)
+        waiting = asyncio.wrap_future(work)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            cancelled.set()
+            if not work.cancel() and pool is self._device:  # it runs: until the next step
+                await asyncio.wait([waiting])
+            raise
 
 
 def _warm(warm: Callable[[], None]) -> None:
@@ -54,6 +83,6 @@ def _warm(warm: Callable[[], None]) -> None:
     try:
         warm()
     except AnimateDiffError as error:  # not the end: a job may name a model that is here; one that does not, fails
-        log.warning("nothing loaded before the first job: %s", error)
+        log_event("nothing_loaded", level=logging.WARNING, error=error.to_dict())
     else:
-        log.info("models loaded in %.1f s", time.perf_counter() - start)
+        log_event("models_loaded", seconds=round(time.perf_counter() - start, 2))

@@ -1,8 +1,11 @@
 """Jobs through the real engine, schemas and storage, with the embedded family."""
 
+import base64
+import hashlib
 import json
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +19,8 @@ from animatediff.engine import Engine
 from animatediff.errors import EngineCorrupted, StorageError
 from animatediff.request import GenerationRequest
 from animatediff.serving.job import JobRunner
-from animatediff.serving.storage import LocalStorage
+from animatediff.serving.logs import JsonLines
+from animatediff.serving.storage import LocalStorage, make_storage
 from animatediff.settings import Settings
 from animatediff.video import EncodedVideo, read_metadata
 from schemas import JobError, JobOutput, parse_job_input, render_job_output
@@ -48,17 +52,8 @@ def test_output_says_what_ran(runner: JobRunner) -> None:
     assert path.stat().st_size == output.bytes
     assert (output.num_frames, output.fps, output.width, output.height, output.seed) == (4, 8, 64, 64, 5)
     assert (output.model.name, output.motion_module.name) == ("shapeworld", "shapeworld_v3")
-    assert output.timings.keys() == {
-        "prepare",
-        "load",
-        "encode",
-        "denoise",
-        "decode",
-        "hash",
-        "write",
-        "store",
-        "total",
-    }
+    phases = {"prepare", "queue", "load", "encode", "denoise", "decode", "hash", "write", "store"}
+    assert output.timings.keys() == {*phases, "gpu", "total"}
     assert any("demonstration family" in warning for warning in output.warnings)
 
 
@@ -151,7 +146,7 @@ class FailingStorage:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def put(self, _encoded: EncodedVideo, _job_id: str) -> str:
+    def put(self, _encoded: EncodedVideo, _job_id: str, _check: object) -> str:
         raise self.error
 
 
@@ -185,3 +180,107 @@ def test_no_room_on_the_device(runner: JobRunner, engine: Engine) -> None:
     assert error["code"] == "OUT_OF_MEMORY"
     assert "4 frames of 64x64" in error["message"]
     assert "url" in run(runner)
+
+
+def test_memory_that_runs_out_once_is_given_a_leaner_try(runner: JobRunner, engine: Engine) -> None:
+    usual = run(runner, format="png_zip")
+    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
+    batches: list[int] = []
+
+    def no_room_for_two(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        batches.append(inputs[0].shape[0])
+        if inputs[0].shape[0] > 4:  # frames of both prompts at once
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    handle = unet.conv_in.register_forward_pre_hook(no_room_for_two)
+    lean = run(runner, format="png_zip")
+    handle.remove()
+    assert batches == [8, 4, 4, 4, 4]
+    assert any("one by one" in warning for warning in lean["warnings"])
+    assert not any("one by one" in warning for warning in usual["warnings"])
+    assert lean["sha256"] == run(runner, format="png_zip")["sha256"]
+
+
+def test_a_device_error_ends_the_worker(engine: Engine, runner: JobRunner) -> None:
+    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
+
+    def broken(*_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    handle = unet.conv_in.register_forward_pre_hook(broken)
+    answer = run(runner)
+    handle.remove()
+    assert answer["error"]["code"] == "DEVICE_FAILED"
+    assert answer["error"]["retryable"]
+    assert answer["refresh_worker"] is True
+    for _ in range(2):  # and every further job is refused, though the device might work again
+        refused = run(runner)
+        assert refused["error"]["code"] == "ENGINE_CORRUPTED"
+        assert refused["refresh_worker"] is True
+
+
+def test_a_job_that_takes_too_long(engine: Engine, tmp_path: Path) -> None:
+    settings = replace(engine.settings, job_timeout_seconds=0.3)
+    runner = JobRunner(engine, LocalStorage(tmp_path), settings, parse_job_input, render_job_output)
+    error = run(runner, num_inference_steps=150)["error"]
+    assert error["code"] == "TIMED_OUT"
+    assert not error["retryable"]
+    assert not list(tmp_path.iterdir())
+
+
+def on_platform(engine: Engine, limit: int) -> JobRunner:
+    settings = replace(engine.settings, on_platform=True, max_inline_bytes=limit)
+    return JobRunner(engine, make_storage(settings), settings, parse_job_input, render_job_output)
+
+
+def test_without_a_bucket_the_answer_holds_the_file(engine: Engine) -> None:
+    output = run(on_platform(engine, 100_000), format="gif")
+    head, _, content = output["url"].partition(",")
+    assert head == "data:image/gif;base64"
+    assert hashlib.sha256(base64.b64decode(content)).hexdigest() == output["sha256"]
+
+
+def test_a_file_too_large_to_be_answered_is_refused_before_the_work(engine: Engine) -> None:
+    error = run(on_platform(engine, 20_000), format="png_zip")["error"]
+    assert error["code"] == "INVALID_REQUEST"
+    assert "no bucket is configured" in error["message"]
+
+
+def test_a_file_that_turned_out_too_large_is_made_smaller(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"png_zip": replace(catalog.OUTPUT_FORMATS["png_zip"], bytes_per_pixel=0.01)}
+    monkeypatch.setattr(catalog, "OUTPUT_FORMATS", {**catalog.OUTPUT_FORMATS, **sizes})
+    output = run(on_platform(engine, 9_000), format="png_zip", num_frames=8)
+    assert (output["format"], output["num_frames"]) == ("mp4", 8)
+    assert any("instead of png_zip" in warning for warning in output["warnings"])
+    error = run(on_platform(engine, 900), format="png_zip")["error"]
+    assert error["code"] == "OUTPUT_TOO_LARGE"
+
+
+def test_a_job_that_is_delivered_twice_is_the_same_job(engine: Engine) -> None:
+    runner = on_platform(engine, 100_000)
+    jobs = [{"id": name, "input": {**SMALL, "seed": None}} for name in ("a", "a", "b")]
+    outputs = [runner.run(job, lambda _s, _t: None, threading.Event()) for job in jobs]
+    assert outputs[0]["url"] == outputs[1]["url"]
+    assert outputs[0]["seed"] != outputs[2]["seed"]
+
+
+def test_the_output_says_how_the_worker_is(engine: Engine, tmp_path: Path) -> None:
+    runner = JobRunner(engine, LocalStorage(tmp_path), engine.settings, parse_job_input, render_job_output)
+    first, second = run(runner), run(runner, seed=6)
+    assert (first["worker"]["jobs"], second["worker"]["jobs"]) == (1, 2)
+    assert 0 < second["worker"]["gpu_busy"] <= 1
+
+
+def test_prompts_are_logged_only_if_asked_for(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for log_prompts in (False, True):
+        settings = replace(engine.settings, log_prompts=log_prompts)
+        runner = JobRunner(engine, LocalStorage(tmp_path), settings, parse_job_input, render_job_output)
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            run(runner, prompt="a red circle, my secret")
+            run(runner, prompt="my secret" * 1000)
+        lines = [JsonLines().format(record) for record in caplog.records]
+        assert all(json.loads(line)["event"] for line in lines)
+        assert any("my secret" in line for line in lines) == log_prompts
+    events = [json.loads(line)["event"] for line in lines]
+    assert events == ["job_received", "gpu_start", "gpu_end", "job_done", "job_failed"]

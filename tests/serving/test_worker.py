@@ -1,8 +1,11 @@
+"""The async side: stages on their threads, cancellation, one job on the device at a time."""
+
 import asyncio
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,24 +14,51 @@ from animatediff.errors import AssetError
 from animatediff.serving.progress import Report
 from animatediff.serving.worker import Worker
 
+Stage = Callable[[], Any]
 
-def silent(_job: Mapping[str, Any]) -> Report:
-    return lambda _step, _total: None
+
+class Stages:
+    """Stands for JobRunner: jobs whose stages are functions of the job's id and its cancel event."""
+
+    def __init__(self, **stages: Callable[[str, threading.Event], Any]) -> None:
+        self._stages = stages
+
+    def start(self, job: Mapping[str, Any], _report: Report, cancelled: threading.Event) -> Any:
+        def stage(name: str) -> Stage:
+            run = self._stages.get(name, lambda _id, _cancelled: {} if name == "finish" else None)
+            return lambda: run(job["id"], cancelled)
+
+        return SimpleNamespace(id=job["id"], **{name: stage(name) for name in ("prepare", "generate", "finish")})
+
+
+class Silent:
+    def __init__(self, _job: object = None) -> None:
+        self.closed = False
+
+    def __call__(self, _step: int, _total: int) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def worker(progress: Callable[..., Any] = Silent, warm: Stage | None = None, **stages: Any) -> Worker:
+    return Worker(Stages(**stages), progress, warm)  # type: ignore[arg-type]
 
 
 def test_error_is_text_for_the_sdk() -> None:
-    worker = Worker(lambda _j, _r, _c: {"error": {"code": "X"}, "refresh_worker": True}, silent)
-    answer = asyncio.run(worker({"id": "a"}))
-    assert json.loads(answer.pop("error")) == {"code": "X"}
-    assert answer == {"refresh_worker": True}
+    for name in ("prepare", "generate", "finish"):
+        failing = worker(**{name: lambda _i, _c: {"error": {"code": "X"}, "refresh_worker": True}})
+        answer = asyncio.run(failing({"id": "a"}))
+        assert json.loads(answer.pop("error")) == {"code": "X"}
+        assert answer == {"refresh_worker": True}
 
 
 def test_event_loop_goes_on_while_a_job_runs() -> None:
-    worker = Worker(lambda _j, _r, _c: time.sleep(0.3) or {"ok": 1}, silent)
+    slow = worker(generate=lambda _i, _c: time.sleep(0.3))
 
     async def both() -> int:
         ticks = 0
-        job = asyncio.create_task(worker({"id": "a"}))
+        job = asyncio.create_task(slow({"id": "a"}))
         while not job.done():
             await asyncio.sleep(0.01)
             ticks += 1
@@ -37,49 +67,114 @@ def test_event_loop_goes_on_while_a_job_runs() -> None:
     assert asyncio.run(both()) > 5
 
 
-def test_cancelled_job_is_told_and_waited_for() -> None:
+def test_cancelled_job_is_told_and_the_device_waited_for() -> None:
     events = []
 
-    def run(job: Mapping[str, Any], _report: Report, cancelled: threading.Event) -> dict[str, Any]:
-        events.append(f"start {job['id']}")
-        cancelled.wait(2 if job["id"] == "a" else 0)
+    def generate(name: str, cancelled: threading.Event) -> None:
+        events.append(f"start {name}")
+        cancelled.wait(2 if name == "a" else 0)
         time.sleep(0.05)
-        events.append(f"end {job['id']}")
-        return {}
+        events.append(f"end {name}")
 
-    worker = Worker(run, silent)
+    both = worker(generate=generate)
 
     async def cancel_then_next() -> None:
-        first = asyncio.create_task(worker({"id": "a"}))
-        await asyncio.sleep(0.05)
+        first = asyncio.create_task(both({"id": "a"}))
+        await asyncio.sleep(0.1)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
         events.append("cancelled")
-        await worker({"id": "b"})
+        await both({"id": "b"})
 
-    start = time.monotonic()
     asyncio.run(cancel_then_next())
-    assert time.monotonic() - start < 1.5
     assert events == ["start a", "end a", "cancelled", "start b", "end b"]
 
 
-def test_jobs_never_overlap() -> None:
-    running: list[int] = []
+def test_a_job_cancelled_while_it_waits_for_the_device_never_gets_there() -> None:
+    seen = []
+    busy = worker(generate=lambda name, _c: (seen.append(name), time.sleep(0.2))[2:] or None)
 
-    def run(_job: Mapping[str, Any], _report: Report, _cancelled: threading.Event) -> dict[str, Any]:
-        running.append(1)
-        assert len(running) == 1
+    async def cancel_second() -> None:
+        first = asyncio.create_task(busy({"id": "a"}))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(busy({"id": "b"}))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        start = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert not first.done()
+        assert time.monotonic() - start < 0.1
+        await first
+
+    asyncio.run(cancel_second())
+    assert seen == ["a"]
+
+
+@pytest.mark.parametrize("stage", ["prepare", "finish"])
+def test_a_cancel_beside_the_device_does_not_wait(stage: str) -> None:
+    told = threading.Event()
+
+    def slow(_name: str, cancelled: threading.Event) -> dict:
+        if cancelled.wait(5):
+            told.set()
+        time.sleep(0.5)
+        return {}
+
+    job_worker = worker(**{stage: slow})
+
+    async def cancel() -> float:
+        job = asyncio.create_task(job_worker({"id": "a"}))
+        await asyncio.sleep(0.1)
+        job.cancel()
+        start = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        return time.monotonic() - start
+
+    waited = asyncio.run(cancel())
+    assert told.wait(1)
+    assert waited < 0.4
+
+
+def test_jobs_overlap_beside_the_device_and_never_on_it() -> None:
+    on_device: list[int] = []
+    beside: list[int] = []
+    most = [0]
+    lock = threading.Lock()
+
+    def prepare(*_: Any) -> None:
+        with lock:
+            beside.append(1)
+            most[0] = max(most[0], len(beside))
+        time.sleep(0.05)
+        beside.pop()
+
+    def generate(*_: Any) -> None:
+        on_device.append(1)
+        assert len(on_device) == 1
         time.sleep(0.02)
-        running.pop()
-        return {"ok": True}
+        on_device.pop()
 
-    worker = Worker(run, silent)
+    many_jobs = worker(prepare=prepare, generate=generate)
 
     async def many() -> list[dict]:
-        return await asyncio.gather(*(worker({"id": str(i)}) for i in range(5)))
+        return await asyncio.gather(*(many_jobs({"id": str(i)}) for i in range(5)))
 
-    assert asyncio.run(many()) == [{"ok": True}] * 5
+    assert asyncio.run(many()) == [{}] * 5
+    assert most[0] > 1
+
+
+def test_progress_is_closed_before_the_answer() -> None:
+    made: list[Silent] = []
+
+    def progress(_job: Mapping[str, Any]) -> Silent:
+        made.append(Silent())
+        return made[-1]
+
+    asyncio.run(worker(progress)({"id": "a"}))
+    assert [silent.closed for silent in made] == [True]
 
 
 def test_models_are_loaded_before_the_first_job_and_a_failure_is_only_logged(caplog) -> None:
@@ -89,10 +184,6 @@ def test_models_are_loaded_before_the_first_job_and_a_failure_is_only_logged(cap
         events.append("warm")
         raise AssetError("no model is installed")
 
-    def run(*_: Any) -> dict[str, Any]:
-        events.append("job")
-        return {}
-
-    asyncio.run(Worker(run, silent, warm)({"id": "a"}))
+    asyncio.run(worker(warm=warm, generate=lambda _i, _c: events.append("job"))({"id": "a"}))
     assert events == ["warm", "job"]
-    assert "no model is installed" in caplog.text
+    assert "no model is installed" in str([record.__dict__.get("fields") for record in caplog.records])
