@@ -1,9 +1,15 @@
 # The commands of the README. Everything is installed into .venv, from the pinned requirements files.
 PYTHON ?= python3
 PORT ?= 8000
+PROFILE ?= shapeworld
+TAG ?= animatediff-serverless:dev
 BIN := .venv/bin
 
-.PHONY: demo test lint format serve schemas clean
+JOBS ?= 300
+WORKERS ?= 3
+KILLS ?= 10
+
+.PHONY: demo test lint format serve schemas image test-image test-queue soak pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
@@ -25,6 +31,22 @@ serve: .venv/requirements
 
 schemas: .venv/requirements
 	$(BIN)/python -m schemas.generate
+
+image:
+	scripts/build_image.sh --profile $(PROFILE) --tag $(TAG)
+	scripts/image_report.sh $(TAG)
+
+test-queue: .venv/requirements-dev
+	$(BIN)/python -m pytest tests/queue
+
+soak: .venv/requirements-dev
+	$(BIN)/python -m scripts.soak --jobs $(JOBS) --workers $(WORKERS) --kills $(KILLS)
+
+test-image:
+	tests/image/run.sh
+
+pin: .venv/requirements
+	$(BIN)/python -m builder.pin
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed")'

@@ -1,0 +1,68 @@
+# docker buildx bake                     the worker with the embedded family, CUDA 13
+# PROFILE=sd15-v3 docker buildx bake     with Stable Diffusion 1.5 and AnimateDiff v3 in the image
+# docker buildx bake all                 both CUDA versions
+#
+# Not built and not run by anyone yet: cuda12-8, and any profile but shapeworld. tests/image/run.sh builds cuda13's
+# Dockerfile with the profile shapeworld.
+
+variable "IMAGE" {
+  default = "animatediff-serverless"
+}
+
+variable "PROFILE" {
+  default = "shapeworld"
+}
+
+variable "VERSION" {
+  default = "dev"
+}
+
+variable "REVISION" {
+  default = "unknown"
+}
+
+variable "BASE_IMAGE" {
+  default = "python:3.11-slim-bookworm"
+}
+
+variable "ALLOW_UNPINNED" {
+  default = "0"
+}
+
+group "default" {
+  targets = ["cuda13"]
+}
+
+group "all" {
+  targets = ["cuda13", "cuda12-8"]
+}
+
+target "common" {
+  context    = "."
+  dockerfile = "Dockerfile"
+  target     = "worker"
+  platforms  = ["linux/amd64"]
+  args = {
+    BASE_IMAGE     = BASE_IMAGE
+    MODELS_PROFILE = PROFILE
+    ALLOW_UNPINNED = ALLOW_UNPINNED
+    VERSION        = VERSION
+    REVISION       = REVISION
+  }
+  secret = ["type=env,id=hf_token,env=HF_TOKEN"]
+}
+
+# torch 2.13.0, whose wheel is for CUDA 13.0: driver 580 or later.
+target "cuda13" {
+  inherits = ["common"]
+  tags     = ["${IMAGE}:${VERSION}-${PROFILE}"]
+}
+
+# torch 2.10.0 and xformers 0.0.34, for CUDA 12.8: driver 570 or later. The tests run with the other torch.
+target "cuda12-8" {
+  inherits = ["common"]
+  args = {
+    REQUIREMENTS_OVERRIDE = "requirements-cuda12.8.txt"
+  }
+  tags = ["${IMAGE}:${VERSION}-${PROFILE}-cuda12.8"]
+}

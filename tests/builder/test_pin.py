@@ -1,0 +1,97 @@
+"""builder.pin against a hub on loopback."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_hub import CONTENT, give, give_repository, hub_answer, row, sha256
+from test_downloads import COMMIT, Answer, Site
+
+from builder.manifest import read_manifest
+from builder.pin import main
+
+LARGE = {
+    "rfilename": "folder/file.bin",
+    "size": 2048,
+    "lfs": {"size": 2048, "sha256": sha256(CONTENT), "pointerSize": 99},
+}
+SMALL = {"rfilename": "config.json", "size": 2}
+NOTHING = {"revision": None, "sha256": None, "bytes": None}
+Make = Callable[..., Path]
+
+
+def test_large_files_hashes_are_the_hubs(hub: Site, manifest: Make) -> None:
+    give_repository(hub, [LARGE])
+    path = manifest(row(**NOTHING))
+    assert main(["--manifest", str(path)]) == 0
+    assert read_manifest(path).rows == (row(),)
+    assert not any("/resolve/" in asked for _, asked, _ in hub.asked)
+
+
+def test_small_files_are_hashed_here(hub: Site, manifest: Make) -> None:
+    give_repository(hub, [SMALL])
+    give(hub, hub_answer(b"{}"), file="config.json")
+    path = manifest(row(file="config.json", **NOTHING))
+    assert main(["--manifest", str(path)]) == 0
+    assert read_manifest(path).rows == (row(file="config.json", sha256=sha256(b"{}"), bytes=2),)
+
+
+def test_a_repository_is_asked_for_once(hub: Site, manifest: Make) -> None:
+    give_repository(hub, [LARGE, {**LARGE, "rfilename": "b.bin"}])
+    path = manifest(row(**NOTHING), row(file="b.bin", target="b.bin", **NOTHING))
+    assert main(["--manifest", str(path)]) == 0
+    assert len([asked for _, asked, _ in hub.asked if asked.startswith("/api/models/")]) == 1
+
+
+def test_a_known_revision_is_kept(hub: Site, manifest: Make) -> None:
+    give_repository(hub, [LARGE], commit="f" * 40)
+    give_repository(hub, [LARGE], revision=COMMIT)
+    path = manifest(row(sha256=None, bytes=None))
+    assert main(["--manifest", str(path)]) == 0
+    assert read_manifest(path).rows == (row(),)
+
+
+def test_update_takes_the_newest(hub: Site, manifest: Make) -> None:
+    give_repository(hub, [LARGE], commit="f" * 40)
+    path = manifest(row(sha256="0" * 64))
+    assert main(["--manifest", str(path), "--update"]) == 0
+    assert read_manifest(path).rows == (row(revision="f" * 40),)
+
+
+@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"bytes": 1}])
+def test_another_content_than_known_changes_nothing(
+    change: dict, hub: Site, manifest: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give_repository(hub, [LARGE, {**LARGE, "rfilename": "b.bin"}], revision=COMMIT)
+    path = manifest(row(**change), row(file="b.bin", target="b.bin", sha256=None, bytes=None))
+    before = path.read_text()
+    assert main(["--manifest", str(path)]) == 1
+    assert path.read_text() == before
+    assert f"{next(iter(change))} is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Answer(b"", 404, {"X-Error-Code": "RepoNotFound"}), "RepositoryNotFoundError"),
+        (Answer(b"", 401), "FAILED owner/repo/folder/file.bin"),
+        (Answer(b"<html>"), "FAILED owner/repo/folder/file.bin"),
+        (None, "no such file at"),
+    ],
+    ids=["no repository", "401", "no JSON", "no file"],
+)
+def test_what_the_hub_does_not_have(
+    answer: Answer | None, told: str, hub: Site, manifest: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give_repository(hub, [SMALL])
+    if answer:
+        hub.gives(answer, path="/api/models/owner/repo")
+    path = manifest(row(**NOTHING))
+    before = path.read_text()
+    assert main(["--manifest", str(path)]) == 1
+    assert told in capsys.readouterr().err
+    assert path.read_text() == before
+
+
+def test_no_manifest(tmp_path: Path) -> None:
+    assert main(["--manifest", str(tmp_path / "none.json")]) == 2

@@ -1,0 +1,240 @@
+"""Dockerfile, bake file, hub.json and workflows say the same as settings, catalog and manifest. Nothing is built."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from animatediff import catalog, settings
+from animatediff.settings import Settings
+from builder.manifest import read_manifest
+from schemas import parse_job_input
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+BAKE = (ROOT / "docker-bake.hcl").read_text()
+HUB = json.loads((ROOT / ".runpod/hub.json").read_text())
+HUB_TESTS = json.loads((ROOT / ".runpod/tests.json").read_text())
+WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").iterdir()}
+VARIABLES = {**settings._VARIABLES, **settings._BUCKET_VARIABLES}
+PROFILES = set(read_manifest().profiles)
+
+
+def instructions() -> list[tuple[str, str]]:
+    """(instruction, its arguments) in order, continued lines joined, comments left out."""
+    lines = "\n".join(line for line in DOCKERFILE.splitlines() if not line.lstrip().startswith("#"))
+    joined = re.sub(r"\\\n\s*", " ", lines)
+    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+def stage(name: str) -> list[tuple[str, str]]:
+    found = instructions()
+    start = next(i for i, (word, rest) in enumerate(found) if word == "FROM" and rest.endswith(f" AS {name}"))
+    end = next((i for i, (word, _) in enumerate(found) if word == "FROM" and i > start), len(found))
+    return found[start:end]
+
+
+def environment() -> dict[str, str]:
+    return dict(re.findall(r"(\w+)=(\S+)", " ".join(rest for word, rest in stage("worker") if word == "ENV")))
+
+
+def hub_inputs() -> dict[str, dict[str, Any]]:
+    return {entry["key"]: entry["input"] for entry in HUB["config"]["env"]}
+
+
+def is_known(variable: str) -> bool:
+    return variable in VARIABLES or variable in environment()
+
+
+def test_every_stage_stands_on_the_same_base() -> None:
+    assert instructions()[0] == ("ARG", "BASE_IMAGE=python:3.11-slim-bookworm")
+    bases = [rest.split(" AS ") for word, rest in instructions() if word == "FROM"]
+    assert [name for _, name in bases] == ["dependencies", "fetch", "weights", "worker"]
+    assert {base for base, _ in bases} == {"${BASE_IMAGE}", "dependencies"}
+    assert not DOCKERFILE.startswith("# syntax")
+
+
+def test_python_is_process_1_and_not_root() -> None:
+    words = [word for word, _ in stage("worker")]
+    assert "ENTRYPOINT" not in words
+    assert stage("worker")[-1] == ("CMD", '["python", "-u", "handler.py"]')
+    assert ("USER", "10001:10001") in stage("worker")
+    assert "--uid 10001" in dict(reversed(stage("worker")))["RUN"]
+
+
+def test_what_changes_most_often_comes_last() -> None:
+    """Dependencies, weights, code, labels: nothing that a commit changes may stand above something heavy."""
+    order = [rest for word, rest in stage("worker") if word in ("COPY", "ARG")]
+    assert [next(word for word in rest.split() if not word.startswith("--")) for rest in order] == [
+        *("/models", "models/shapeworld", "schemas", "animatediff", "handler.py"),
+        *("VERSION=dev", "REVISION=unknown"),
+    ]
+    heavy = [rest for word, rest in stage("dependencies") + stage("fetch") if word == "COPY"]
+    assert all(
+        word.startswith(("requirements", "${REQUIREMENTS", "builder/", "./")) for r in heavy for word in r.split()
+    )
+
+
+def test_tokens_are_secrets_and_nothing_else() -> None:
+    given = [rest.partition("=")[0] for word, rest in instructions() if word == "ARG"] + list(environment())
+    assert not [name for name in given if re.search("TOKEN|SECRET|PASSWORD|KEY", name)]
+    assert "--mount=type=secret,id=hf_token" in DOCKERFILE
+    assert re.search(r'secret\s*=\s*\["type=env,id=hf_token,env=HF_TOKEN"\]', BAKE)
+
+
+def test_the_images_environment_is_understood() -> None:
+    ours = {name: value for name, value in environment().items() if name.startswith(("ANIMATEDIFF_", "BUCKET_"))}
+    assert ours.keys() <= VARIABLES.keys()
+    found = Settings.from_env(ours)
+    assert found.offline
+    assert {path.parts[1] for path in (found.output_dir, found.cache_dir)} == {"tmp"}
+    assert {environment()[name] for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")} == {
+        "1"
+    }
+    assert environment()["HOME"] == "/tmp"
+    assert environment()["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+
+
+def ignored(path: str) -> bool:
+    """The rules of .dockerignore for a file below the context: the last that matches decides."""
+    result = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        rule = line.strip().lstrip("!").rstrip("/")
+        if not rule or rule.startswith("#"):
+            continue
+        pattern = re.escape(rule).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+        if re.fullmatch(f"{pattern}(/.*)?", path):
+            result = not line.startswith("!")
+    return result
+
+
+def test_the_context_has_what_is_copied_and_nothing_else() -> None:
+    copied = [
+        word
+        for name in ("dependencies", "fetch", "weights", "worker")
+        for kind, rest in stage(name)
+        if kind == "COPY" and "--from" not in rest
+        for word in rest.split()[:-1]
+        if not word.startswith(("--", "$"))
+    ]
+    assert "animatediff" in copied
+    for path in copied:
+        assert (ROOT / path).exists(), path
+        assert not ignored(path), path
+    for path in (".git/config", ".env", ".venv/pyvenv.cfg", "models/other/x.safetensors", "outputs/a.mp4", "tests/x.py",
+                 "animatediff/__pycache__/a.pyc", "README.md", "requirements-dev.txt", "token"):  # fmt: skip
+        assert ignored(path), path
+
+
+def test_profiles_are_the_manifests() -> None:
+    assert "ARG MODELS_PROFILE=shapeworld" in DOCKERFILE
+    assert re.search(r'variable "PROFILE" \{\s*default = "(\S+)"', BAKE)[1] in PROFILES  # type: ignore[index]
+    inputs = WORKFLOWS["gpu-smoke.yml"][True]["workflow_dispatch"]["inputs"]  # YAML reads "on" as true
+    assert set(inputs["profile"]["options"]) == PROFILES
+    assert set(inputs["target"]["options"]) == set(re.findall(r'^target "(cuda\S+)"', BAKE, re.MULTILINE))
+
+
+def test_bake_gives_arguments_that_there_are() -> None:
+    known = {rest.partition("=")[0] for word, rest in instructions() if word == "ARG"}
+    given = {
+        name for block in re.findall(r"args = \{(.*?)\}", BAKE, re.DOTALL) for name in re.findall(r"(\w+)\s*=", block)
+    }
+    assert given == known
+    assert set(re.findall(r'^target "(\S+)"', BAKE, re.MULTILINE)) == {"common", "cuda13", "cuda12-8"}
+
+
+def test_the_other_cuda_overrides_pins_and_adds_xformers() -> None:
+    def pins(name: str) -> dict[str, str]:
+        lines = (line.split("==") for line in (ROOT / name).read_text().splitlines() if "==" in line)
+        return dict(lines)
+
+    other, ours = pins("requirements-cuda12.8.txt"), pins("requirements.txt")
+    assert other.keys() - ours.keys() == {"xformers"}
+    assert other["torch"] != ours["torch"]
+    merge = re.search(r"awk -F '==' '(.*?)'", DOCKERFILE)
+    assert merge
+    command = ["awk", "-F", "==", merge[1], "requirements-cuda12.8.txt", "requirements.txt"]
+    merged = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = {line for line in merged.splitlines() if "==" in line}
+    assert lines == {f"{package}=={version}" for package, version in {**ours, **other}.items()}
+    same = subprocess.run(
+        [*command[:4], "requirements.txt", "requirements.txt"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert same.stdout == (ROOT / "requirements.txt").read_text()
+
+
+def test_hub_json_names_variables_that_there_are() -> None:
+    assert (HUB["type"], HUB["category"], HUB["config"]["runsOn"]) == ("serverless", "video", "GPU")
+    assert [name for name in hub_inputs() if not is_known(name)] == []
+    for preset in HUB["config"]["presets"]:
+        assert preset["defaults"].keys() <= hub_inputs().keys()
+        assert preset["defaults"].get("ANIMATEDIFF_DEFAULT_MODEL") in catalog.BASE_MODELS
+    models = {option["value"] for option in hub_inputs()["ANIMATEDIFF_DEFAULT_MODEL"]["options"]}
+    assert models == {"", *catalog.BASE_MODELS}
+
+
+@pytest.mark.parametrize("name", hub_inputs())
+def test_hub_json_inputs(name: str) -> None:
+    """To the publishing guide's schema, and every value that can be chosen is one that the worker takes."""
+    given = hub_inputs()[name]
+    allowed = {"name", "type", "description", "default", "options", "min", "max", "required", "advanced"}
+    assert given.keys() <= allowed | {"trueValue", "falseValue"}
+    assert given["type"] in ("string", "number", "boolean", "huggingface")
+    values = [option["value"] for option in given.get("options", [])] + [given.get("min", ""), given.get("max", "")]
+    if given["type"] == "boolean":
+        values += [given["trueValue"], given["falseValue"]]
+        default = given["trueValue"] if given["default"] else given["falseValue"]
+    else:
+        default = str(given["default"])
+    if name in VARIABLES and not name.startswith("BUCKET_"):
+        for value in (*values, default):
+            Settings.from_env({name: str(value)})
+        image = {name: environment()[name]} if name in environment() else {}
+        field = VARIABLES[name].field
+        assert getattr(Settings.from_env({name: default}), field) == getattr(Settings.from_env(image), field)
+    elif name in environment():
+        assert default == environment()[name]
+    else:
+        assert default == ""
+
+
+def test_the_hubs_tests_are_jobs_that_the_image_can_do() -> None:
+    names = [test["name"] for test in HUB_TESTS["tests"]]
+    assert len(set(names)) == len(names)
+    for test in HUB_TESTS["tests"]:
+        assert test.keys() == {"name", "input", "timeout"}
+        assert parse_job_input(test["input"]).prompt
+        assert 1000 <= test["timeout"] <= 600_000
+    config = HUB_TESTS["config"]
+    assert config.keys() <= {"gpuTypeId", "gpuCount", "env", "allowedCudaVersions"}
+    assert all(is_known(entry["key"]) for entry in config["env"])
+    assert config["allowedCudaVersions"] == HUB["config"]["allowedCudaVersions"]
+
+
+def test_workflows_run_what_there_is() -> None:
+    commands = [
+        step.get("run", "") for flow in WORKFLOWS.values() for job in flow["jobs"].values() for step in job["steps"]
+    ]
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for command in commands:
+        assert set(re.findall(r"^make ([\w-]+)", command, re.MULTILINE)) <= targets
+        for script in re.findall(r"^(?:scripts|tests)/[\w/]+\.sh", command, re.MULTILINE):
+            assert os.access(ROOT / script, os.X_OK), script
+    assert {"make lint", "make test", "tests/image/run.sh"} <= set(commands)
+    assert all(flow["permissions"] == {"contents": "read"} for flow in WORKFLOWS.values())
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
+@pytest.mark.parametrize("arguments", [["--target", "cuda11"], ["--what"]])
+def test_build_image_refuses_what_it_does_not_know(arguments: list[str]) -> None:
+    done = subprocess.run(
+        ["sh", "scripts/build_image.sh", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr

@@ -1,0 +1,72 @@
+"""A bucket that takes its time: as much of S3 as an upload in one piece needs."""
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+class SlowBucket:
+    """Use it in a ``with`` block. An upload takes ``seconds``, which may be changed; ``objects`` have arrived whole."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.begun: list[str] = []
+        self.objects: dict[str, bytes] = {}
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.bucket = self
+
+    def __enter__(self) -> "SlowBucket":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "BUCKET_NAME": "clips",
+            "BUCKET_ACCESS_KEY_ID": "AKIDEXAMPLE",
+            "BUCKET_SECRET_ACCESS_KEY": "not-a-secret",
+            "BUCKET_ENDPOINT_URL": f"http://127.0.0.1:{self._server.server_port}",
+            "BUCKET_ADDRESSING_STYLE": "path",
+        }
+
+
+class _Server(ThreadingHTTPServer):
+    bucket: SlowBucket
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Killed workers break connections."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_PUT(self) -> None:
+        key = unquote(urlsplit(self.path).path).removeprefix("/clips/")
+        self.server.bucket.begun.append(key)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(self.server.bucket.seconds)
+        self.server.bucket.objects[key] = body
+        self._answer(200)
+
+    def do_HEAD(self) -> None:
+        """The bucket is there; whether an object is, is not told."""
+        self._answer(200 if urlsplit(self.path).path.strip("/") == "clips" else 404)
+
+    def _answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("ETag", '"0"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
