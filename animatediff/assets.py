@@ -16,7 +16,8 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -37,14 +38,28 @@ _ALLOWED = (
 )
 
 
+Stamp = tuple[int, int]
+"""Size and time of a file: one that was changed since is another file."""
+
+
+def stamp(path: Path) -> Stamp:
+    """A folder's says nothing: what is in a base model's is taken to stay. Raises OSError where nothing is."""
+    stat = path.stat()
+    return (0, 0) if path.is_dir() else (stat.st_size, stat.st_mtime_ns)
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where a referenced file is. ``path`` None: not here yet, and ``origin`` is from where it would be fetched."""
+    """Where a referenced file is. ``path`` None: not here yet, and ``origin`` is from where it would be fetched.
+
+    ``sha256`` is what the reference says that its content must have.
+    """
 
     reference: str
     path: Path | None
     origin: str
     bytes: int | None = None
+    sha256: str | None = None
 
 
 class Assets:
@@ -59,6 +74,15 @@ class Assets:
             hosts=settings.download_hosts,
             offline=settings.offline,
         )
+        self._hashes: dict[tuple[Path, Stamp], Future[str]] = {}
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+
+    def sha256_later(self, path: Path) -> Future[str]:
+        """The hash of a file's or folder's content, computed on a thread of its own when first asked for, and kept."""
+        key = (path, stamp(path))
+        if key not in self._hashes:
+            self._hashes[key] = self._hasher.submit(content_sha256, path)
+        return self._hashes[key]
 
     def base_model_folder(self, name: str) -> Path:
         """The folder of base model ``name``, of the catalog or a path below the models folder.
@@ -85,13 +109,16 @@ class Assets:
 
         Raises InvalidRequest, for ``field``, if it is no such reference; AssetError if it can be nowhere.
         """
-        plain, _ = _split(reference)
+        plain, sha256 = _split(reference)
+        return replace(self._locate(plain, field), sha256=sha256)
+
+    def _locate(self, plain: str, field: str) -> Source:
         if field == "motion_module" and plain in catalog.MOTION_MODULES:
             return self._known_file(PurePosixPath(catalog.MOTION_MODULES[plain].file), f"motion module {plain}")
         allowed = f"{', '.join(catalog.MOTION_MODULES)}; {_ALLOWED}" if field == "motion_module" else _ALLOWED
         if match := _HUB.fullmatch(plain):
             if PurePosixPath(match["file"]).suffix not in WEIGHT_FILE_SUFFIXES:
-                raise InvalidRequest(field, reference, allowed)
+                raise InvalidRequest(field, plain, allowed)
             return Source(plain, None, plain)
         if "://" in plain:
             url = urlsplit(plain) if _is_url(plain) else None
@@ -99,7 +126,7 @@ class Assets:
                 raise InvalidRequest(field, shorten(plain.partition("?")[0]), allowed)
             return Source(plain, None, f"https://{url.hostname}{url.path}")
         if PurePosixPath(plain).suffix not in WEIGHT_FILE_SUFFIXES:
-            raise InvalidRequest(field, reference, allowed)
+            raise InvalidRequest(field, plain, allowed)
         if found := self._path(plain, field):
             return _here(plain, found)
         if PurePosixPath(plain).name in catalog.PUBLISHED_FILES:
@@ -112,7 +139,7 @@ class Assets:
 
         Raises InvalidRequest as ``locate`` does, AssetError if it is not to be had or has another sha256.
         """
-        return self._fetch(self.locate(reference, field), field, _split(reference)[1])
+        return self.fetch(self.locate(reference, field), field)
 
     def picture(self, reference: str, field: str) -> bytes:
         """The content of a picture file: an https URL, base64 (a data: URI or bare), or a path below the input folder.
@@ -174,14 +201,15 @@ class Assets:
             asset=shorten(path.name),
         )
 
-    def _fetch(self, source: Source, field: str, sha256: str | None) -> Path:
-        path = source.path
+    def fetch(self, source: Source, field: str) -> Path:
+        """The file at ``source``. Raises AssetError if it is not to be had or has another sha256."""
+        path, sha256 = source.path, source.sha256
         if path is None and (match := _HUB.fullmatch(source.origin)):
             path = fetch_hub(match["repo"], match["file"], match["revision"], self.rules)
         elif path is None:
             suffix = PurePosixPath(urlsplit(source.reference).path).suffix
             return fetch_url(source.reference, self.rules, sha256=sha256, suffix=suffix)
-        if sha256 is not None and (found := content_sha256(path)) != sha256:
+        if sha256 is not None and (found := self.sha256_later(path).result()) != sha256:
             raise AssetError(f"{field}: {path.name} has the sha256 {found}, expected {sha256}", asset=path.name)
         return path
 

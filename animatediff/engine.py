@@ -4,8 +4,7 @@ import gc
 import logging
 import time
 import warnings as python_warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 
 from . import assets, catalog
-from .assets import Assets
+from .assets import Assets, Stamp, stamp
 from .checkpoints.motion_module import read_motion_module
 from .checkpoints.textual_inversion import read_textual_inversion
 from .conditioning.control import read_picture
@@ -22,7 +21,7 @@ from .conditioning.prompts import uses
 from .errors import AssetError, CheckpointError, ConfigurationError, DeviceFailed, InvalidRequest, OutOfMemory
 from .models.sparse_controlnet import SparseControlNetModel
 from .pipeline import AnimationInputs, AnimationPipeline, LoraFile, SparseControl
-from .request import GenerationRequest, ResolvedRequest, resolve
+from .request import ControlRef, EmbeddingRef, GenerationRequest, LoraRef, ResolvedRequest, resolve
 from .settings import Settings
 from .video.clip import Video
 
@@ -30,9 +29,6 @@ log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
 """Called after each step with the number of steps done and their total. May raise, which ends the job."""
-
-Stamp = tuple[int, int]
-"""Size and time of a file: one that was changed since is another file."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ class Engine:
         _check_default_model(settings.default_model)
         self.settings = settings
         self.assets = Assets(settings)
-        self.device = _device(settings.device)
+        self.device = choose_device(settings.device)
         self.dtype = _dtype(settings.dtype, self.device)
         self.stack: StackKey | None = None
         self._base: Path | None = None
@@ -132,8 +128,6 @@ class Engine:
         self._branches: dict[tuple[Path, Stamp], SparseControlNetModel] = {}
         self._load_warnings: tuple[str, ...] = ()
         self._weight_warnings: tuple[str, ...] = ()
-        self._hashes: dict[tuple[Path, Stamp], Future[str]] = {}
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
 
     def default_model(self) -> str:
         """The model of jobs that name none: the one of the settings, or else the first that is installed."""
@@ -161,9 +155,8 @@ class Engine:
         resolved = self.resolve(request)
         base = self.assets.base_model_folder(resolved.model)
         named = named_files(resolved)
-        for place, reference in named.items():
-            self.assets.locate(reference, place)
-        found = {place: self.assets.weight_file(reference, place) for place, reference in named.items()}
+        sources = {place: self.assets.locate(reference, place) for place, reference in named.items()}
+        found = {place: self.assets.fetch(source, place) for place, source in sources.items()}
         motion, dreambooth, vae = found["motion_module"], found.get("dreambooth"), found.get("vae")
         loras = tuple(
             LoraFile(found[f"loras.{i}.path"], lora.strength, lora.ignore_file_alpha)
@@ -180,7 +173,7 @@ class Engine:
                 dreambooth=dreambooth,
                 vae=vae,
                 loras=loras,
-                stamps=tuple(_stamp(path) for path in files),
+                stamps=tuple(stamp(path) for path in files),
             ),
             embeddings=tuple(found[f"embeddings.{i}.path"] for i in range(len(resolved.embeddings))),
             controls=tuple(found[f"controls.{i}.path"] for i in range(len(resolved.controls))),
@@ -240,7 +233,7 @@ class Engine:
 
     def _controls(self, pipeline: AnimationPipeline, job: PreparedJob) -> list[SparseControlNetModel]:
         """The SparseCtrl branches of ``job``. Those of the job before that it does not need make room first."""
-        keys = [(path, _stamp(path)) for path in job.controls]
+        keys = [(path, stamp(path)) for path in job.controls]
         self._branches = {key: branch for key, branch in self._branches.items() if key in keys}
         for key in keys:
             if key not in self._branches:
@@ -272,10 +265,16 @@ class Engine:
             )
         pipeline, frames, warnings = done
         with watch.phase("hash"):
-            hashes = {path: self._sha256_later(path).result() for path in job.files}
+            hashes = {path: self.assets.sha256_later(path).result() for path in job.files}
 
         def loaded(name: str | None, path: Path | None) -> Loaded | None:
             return Loaded(name, hashes[path]) if name is not None and path is not None else None
+
+        def each(
+            references: Sequence[LoraRef | EmbeddingRef | ControlRef], files: Sequence[Path]
+        ) -> tuple[Loaded, ...]:
+            pairs = zip(references, files, strict=True)
+            return tuple(Loaded(reference.path, hashes[path]) for reference, path in pairs)
 
         row = catalog.BASE_MODELS.get(request.model)
         return Generated(
@@ -285,16 +284,9 @@ class Engine:
             motion_module=Loaded(request.motion_module, hashes[job.stack.motion_module]),
             dreambooth=loaded(request.dreambooth, job.stack.dreambooth),
             vae=loaded(request.vae, job.stack.vae),
-            loras=tuple(
-                Loaded(lora.path, hashes[Path(file.path)])
-                for lora, file in zip(request.loras, job.stack.loras, strict=True)
-            ),
-            embeddings=tuple(
-                Loaded(ref.path, hashes[path]) for ref, path in zip(request.embeddings, job.embeddings, strict=True)
-            ),
-            controls=tuple(
-                Loaded(ref.path, hashes[path]) for ref, path in zip(request.controls, job.controls, strict=True)
-            ),
+            loras=each(request.loras, [Path(lora.path) for lora in job.stack.loras]),
+            embeddings=each(request.embeddings, job.embeddings),
+            controls=each(request.controls, job.controls),
             timings=watch.seconds,
             warnings=(
                 *((row.note,) if row and row.note else ()),
@@ -323,7 +315,7 @@ class Engine:
                 check()
                 branches = self._controls(pipeline, job)
             for path in job.files:
-                self._sha256_later(path)
+                self.assets.sha256_later(path)
             return pipeline, *_run(pipeline, job, branches, watch, on_progress, check, lean=lean)
         except torch.OutOfMemoryError as error:
             log.warning("out of memory", extra={"fields": {"lean": lean, "error": str(error)}})
@@ -335,13 +327,6 @@ class Engine:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _sha256_later(self, path: Path) -> Future[str]:
-        """The hash of weights, computed beside the first job that uses them, and kept."""
-        key = (path, _stamp(path))
-        if key not in self._hashes:
-            self._hashes[key] = self._hasher.submit(assets.content_sha256, path)
-        return self._hashes[key]
 
 
 def named_files(request: ResolvedRequest) -> dict[str, str]:
@@ -355,12 +340,6 @@ def named_files(request: ResolvedRequest) -> dict[str, str]:
         **{f"controls.{i}.path": control.path for i, control in enumerate(request.controls)},
     }
     return {place: reference for place, reference in named.items() if reference is not None}
-
-
-def _stamp(path: Path) -> Stamp:
-    """A folder's says nothing: what is in a base model's is taken to stay."""
-    stat = path.stat()
-    return (0, 0) if path.is_dir() else (stat.st_size, stat.st_mtime_ns)
 
 
 def _motion(stack: StackKey) -> tuple[Path, str | None, Stamp]:
@@ -451,7 +430,8 @@ def _check_default_model(name: str | None) -> None:
         )
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device that ``name`` (or "auto") means here. Raises ConfigurationError where it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

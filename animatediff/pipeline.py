@@ -14,6 +14,7 @@ from torch import Tensor
 from .adapters.control import ControlBranch, build_sparse_controlnet
 from .adapters.motion import fit_motion_module, install_motion_module
 from .adapters.patcher import Change, WeightPatcher
+from .assets import Stamp, stamp
 from .checkpoints import diffusers_folder
 from .checkpoints.lora import Address, read_lora
 from .checkpoints.motion_module import MotionModuleWeights, read_motion_module
@@ -96,10 +97,6 @@ class LoraFile:
     ignore_file_alpha: bool = False
 
 
-FileState = tuple[str, int, int]
-"""A file's path, size and time."""
-
-
 class AnimationPipeline:
     """A UNet with motion modules, a VAE and a text encoder, as one function from words to moving pictures."""
 
@@ -114,7 +111,7 @@ class AnimationPipeline:
         """Frames that the VAE decodes at once: more are faster, fewer need less memory."""
         self.motion_warnings: tuple[str, ...] = ()
         """About the motion module that is loaded."""
-        self._files: dict[FileState, SingleFile] = {}
+        self._files: dict[tuple[Path, Stamp], SingleFile] = {}
         self.patcher = WeightPatcher({"unet": unet, "vae": vae, "text_encoder": text_encoder})
 
     @classmethod
@@ -175,7 +172,7 @@ class AnimationPipeline:
             empty_slots = fit_motion_module(self.unet, motion)
             shapes = {address: shape for address, shape in shapes.items() if ".motion_modules." not in address[1]}
             shapes |= {("unet", key): tensor.shape for key, tensor in motion.tensors.items()}
-        files: dict[FileState, SingleFile] = {}
+        files: dict[tuple[Path, Stamp], SingleFile] = {}
         replacements: dict[Address, Tensor] = {}
         if base is not None:
             layers, config = self.unet.config.layers_per_block, self.vae.config
@@ -201,13 +198,14 @@ class AnimationPipeline:
         self.patcher.apply(replacements, changes)
         return tuple(said)
 
-    def _read(self, path: str | Path, files: dict[FileState, SingleFile], read: Callable[[], SingleFile]) -> SingleFile:
+    def _read(
+        self, path: str | Path, files: dict[tuple[Path, Stamp], SingleFile], read: Callable[[], SingleFile]
+    ) -> SingleFile:
         """What ``read`` makes of ``path``, or made of it in the call before, put among ``files``."""
         try:
-            stat = Path(path).stat()
+            state = (Path(path), stamp(Path(path)))
         except OSError:
             return read()  # which says what is wrong
-        state = (str(path), stat.st_size, stat.st_mtime_ns)
         files[state] = self._files.get(state) or read()
         return files[state]
 

@@ -61,6 +61,11 @@ class Settings:
     """Paths anywhere on this machine may be named, not only those below the folders: for command lines."""
     bucket: BucketSettings | None = None
 
+    @property
+    def inline_limit(self) -> int | None:
+        """The largest file that can be answered, where files go into the answers; None where they are stored."""
+        return self.max_inline_bytes if self.on_platform and self.bucket is None else None
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
         """Settings as the environment variables say; unset or empty ones keep their defaults.

@@ -129,9 +129,13 @@ def test_references_elsewhere_are_not_fetched_offline(offline: Assets) -> None:
             offline.weight_file(reference, "vae")
 
 
-def test_a_hash_in_the_reference_is_checked(assets: Assets, models: Path) -> None:
+def test_a_hash_in_the_reference_is_checked(assets: Assets, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = hashlib.sha256(b"loras/style.safetensors").hexdigest()
     assert assets.weight_file(f"loras/style.safetensors#sha256={right}", "vae") == models / "loras/style.safetensors"
+    hashed = f"loras/style.safetensors#sha256={right}"
+    with monkeypatch.context() as patch:
+        patch.setattr("animatediff.assets.content_sha256", None)  # would fail if a file were hashed again
+        assert assets.weight_file(hashed, "vae") == models / "loras/style.safetensors"
     wrong = right[::-1]
     with pytest.raises(AssetError, match=f"has the sha256 {right}, expected {wrong}"):
         assets.weight_file(f"loras/style.safetensors#sha256={wrong}", "vae")

@@ -149,8 +149,8 @@ class RunningJob:
         if request.seed is None and settings.on_platform:  # a job that is delivered twice makes the same file twice
             request = replace(request, seed=seed_of(self.id))
         self._prepared = runner.engine.prepare(request)
-        if settings.bucket is None and settings.on_platform:
-            check_inline_size(self._prepared.request, settings.max_inline_bytes)
+        if settings.inline_limit is not None:
+            check_inline_size(self._prepared.request, settings.inline_limit)
         self._ready = time.perf_counter()
         self._timings["prepare"] = round(self._ready - self._start, 3)
 
@@ -197,7 +197,7 @@ class RunningJob:
     def _write(self, generated: Generated, folder: Path) -> tuple[EncodedVideo, tuple[str, ...]]:
         """The file; where it is larger than an answer may be, an mp4 of lower quality, and a warning."""
         request, settings = generated.request, self._runner.settings
-        limit = settings.max_inline_bytes if settings.bucket is None and settings.on_platform else None
+        limit = settings.inline_limit
         attempts = [(request.format, settings.video_quality), *(("mp4", quality) for quality in SMALLER_QUALITIES)]
         sizes = []
         for format, quality in attempts:

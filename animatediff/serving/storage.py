@@ -31,7 +31,7 @@ def make_storage(settings: Settings) -> Storage:
     """The storage that ``settings`` describe."""
     if settings.bucket:
         return S3Storage(settings.bucket)
-    return InlineStorage() if settings.on_platform else LocalStorage(settings.output_dir)
+    return LocalStorage(settings.output_dir) if settings.inline_limit is None else InlineStorage()
 
 
 def object_key(template: str, encoded: EncodedVideo, job_id: str) -> str:
