@@ -168,8 +168,8 @@ class Engine:
             stack=StackKey(
                 base=base,
                 motion_module=motion,
-                motion_module_version=catalog.motion_module_version(resolved.motion_module)
-                or resolved.motion_module_version,
+                motion_module_version=resolved.motion_module_version
+                or catalog.motion_module_version(resolved.motion_module),
                 dreambooth=dreambooth,
                 vae=vae,
                 loras=loras,

@@ -188,3 +188,17 @@ def test_a_motion_module_by_its_file(runner: JobRunner) -> None:
     assert as_v1 != by_name  # GroupNorm over all frames
     assert pixels(runner.engine) == by_name
     assert "may be v1 or v3" in run(runner, motion_module=path)["error"]["message"]
+
+
+def test_a_given_version_is_held_against_a_file_with_a_published_name(runner: JobRunner, settings: Settings) -> None:
+    named = settings.models_dir / "motion_modules" / "v3_sd15_mm.safetensors"
+    named.parent.mkdir()
+    named.symlink_to(EMBEDDED / "motion_module_v3.safetensors")
+    by_name = pixels(runner.engine)
+    assert (
+        pixels(runner.engine, motion_module="motion_modules/v3_sd15_mm.safetensors", motion_module_version="v3")
+        == by_name
+    )
+    assert pixels(runner.engine, motion_module="v3_sd15_mm.ckpt") == by_name
+    error = run(runner, motion_module="v3_sd15_mm.ckpt", motion_module_version="v2")["error"]
+    assert (error["code"], "is not a v2 module" in error["message"]) == ("CHECKPOINT_MISMATCH", True)
