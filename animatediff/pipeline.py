@@ -138,6 +138,11 @@ class AnimationPipeline:
         )
 
     @property
+    def device_bytes(self) -> int:
+        """Memory that the models take on their device."""
+        return sum(map(bytes_of, (self.unet, self.vae, self.text_encoder)))
+
+    @property
     def host_bytes(self) -> int:
         """Memory on the host beside the models: copies of changed weights, and the files they were replaced from.
 
@@ -406,6 +411,12 @@ class AnimationPipeline:
         if not picture.isfinite().all():
             raise NonFiniteLatents(None, "decoded frames")
         return picture
+
+
+def bytes_of(model: torch.nn.Module) -> int:
+    """Memory of a model's parameters and buffers."""
+    tensors = (*model.parameters(), *model.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _about_unused(name: str, keys: Sequence[str]) -> list[str]:

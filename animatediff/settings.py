@@ -45,6 +45,8 @@ class Settings:
     dtype: str = "auto"
     attention_backend: str = "sdpa"
     vae_decode_chunk: int = 4
+    device_memory_bytes: int | None = None
+    """What weights and work may take of the device's memory; None: all of a card's, and any amount of a CPU's."""
     max_megapixel_steps: float = 1000.0
     video_quality: int = 90
     on_platform: bool = False
@@ -140,6 +142,9 @@ _VARIABLES: Mapping[str, Variable] = {
     ),
     "ANIMATEDIFF_ATTENTION": Variable("attention_backend", _one_of("sdpa", "xformers"), "attention kernels"),
     "ANIMATEDIFF_VAE_DECODE_CHUNK": Variable("vae_decode_chunk", _number(int, 1, 64), "frames decoded at once"),
+    "ANIMATEDIFF_DEVICE_MEMORY_BYTES": Variable(
+        "device_memory_bytes", _number(int, 1, 1e15), "memory for weights and work; larger jobs are refused at once"
+    ),
     "ANIMATEDIFF_MAX_MEGAPIXEL_STEPS": Variable(
         "max_megapixel_steps", _number(float, 0.01, 1e6), "largest job: frames x width x height x steps / 1e6"
     ),

@@ -1,13 +1,17 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from animatediff import assets
+from animatediff.checkpoints.diffusers_folder import read_memory_model
+from animatediff.checkpoints.files import count_values
 from animatediff.engine import Engine
-from animatediff.errors import AssetError, CheckpointError, ConfigurationError
-from animatediff.request import GenerationRequest
+from animatediff.errors import AssetError, CheckpointError, ConfigurationError, InvalidRequest
+from animatediff.memory import Work
+from animatediff.request import GenerationRequest, LoraRef
 from animatediff.settings import Settings
 
 MODELS = Settings().models_dir
@@ -62,6 +66,48 @@ def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) ->
     key = engine.prepare(GenerationRequest("x", model="shapeworld")).stack
     assert engine.configure(key).unet.motion is not None
     assert engine.stack == key
+
+
+def shapeworld_needs() -> tuple[int, int]:
+    """Bytes, at once and lean, of an 8-frame clip of 128x128 with 2 frames decoded at once."""
+    model = read_memory_model(MODELS / "shapeworld", torch.float32)
+    motion = count_values(MODELS / "shapeworld" / "motion_module_v3.safetensors")
+    model = replace(model, weight_bytes=model.weight_bytes + 4 * motion)
+    work = Work(8, 128, 128)
+    return model.needed(work, 2), model.needed_lean(work)
+
+
+def test_memory_model_counts_the_weights_that_are_loaded() -> None:
+    engine = Engine(Settings(device="cpu"))
+    pipeline = engine.configure(engine.prepare(GenerationRequest("x", model="shapeworld")).stack)
+    model = read_memory_model(MODELS / "shapeworld", torch.float32)
+    motion = count_values(MODELS / "shapeworld" / "motion_module_v3.safetensors")
+    assert model.weight_bytes + 4 * motion == pytest.approx(pipeline.device_bytes, rel=0.01)
+
+
+def test_job_that_cannot_fit_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    _, lean = shapeworld_needs()
+    engine = Engine(Settings(device="cpu", device_memory_bytes=lean - 1, cache_dir=tmp_path))
+    request = GenerationRequest("x", model="shapeworld", num_frames=8, width=128, height=128)
+    with pytest.raises(InvalidRequest, match=r"up to 120x120 at 8 frames, up to 7 frames at 128x128"):
+        engine.prepare(replace(request, loras=(LoraRef("https://127.0.0.1:9/style.safetensors"),)))
+    engine.prepare(replace(request, width=120, height=120))
+
+
+def test_job_that_fits_only_in_lean_ways_gets_them_at_first(caplog: pytest.LogCaptureFixture) -> None:
+    at_once, lean = shapeworld_needs()
+    request = GenerationRequest(
+        "x", model="shapeworld", num_frames=8, width=128, height=128, num_inference_steps=1, seed=1
+    )
+    made = []
+    for room in (lean, at_once + 10**6):  # the positional tables are in no file
+        engine = Engine(Settings(device="cpu", device_memory_bytes=room, vae_decode_chunk=2))
+        made.append(engine.generate(engine.prepare(request)))
+    said = [any("one by one" in warning for warning in clip.warnings) for clip in made]
+    assert said == [True, False]
+    assert not [record for record in caplog.records if "out of memory" in record.message]
+    one, other = (clip.video.frames.astype(int) for clip in made)
+    assert abs(one - other).max() <= 1  # batches of another size round differently
 
 
 def test_content_hash_is_of_the_content(tmp_path: Path) -> None:

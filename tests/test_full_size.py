@@ -1,50 +1,48 @@
-"""SD 1.5 at its real size, float16, 512x512x16, on a CUDA device that computes nothing (see fake_cuda.py).
+"""SD 1.5 at its real size, float16, 512x512x16, on a CUDA device that computes nothing (see scripts/fake_cuda.py).
 
 What it finds: a tensor left on the CPU, a dtype that does not fit, a wait for the device in a step, needless work.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from fake_cuda import DEVICE, register_guard, to_fake
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from animatediff.config import SD15, V1, V2, V3, MotionModuleConfig
+from animatediff.config import (
+    SD15,
+    SPARSECTRL_RGB,
+    SPARSECTRL_SCRIBBLE,
+    V1,
+    V2,
+    V3,
+    MotionModuleConfig,
+    SparseControlNetConfig,
+)
+from animatediff.memory import Work
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import AnimationInputs, AnimationPipeline, TextCondition
+from scripts import count_memory
+from scripts.count_memory import EnoughSteps
+from scripts.fake_cuda import DEVICE, PlainScheduler, register_guard, to_fake
 
 STEPS = 3
 
 
-class EnoughSteps(Exception):
-    pass
-
-
-class PlainScheduler:
-    """Stands for diffusers' ones, which read numbers off CPU tensors: in this mode no tensor has any."""
-
-    init_noise_sigma = 1.0
-
-    def __init__(self, _name: str, num_inference_steps: int) -> None:
-        self.timesteps = torch.arange(num_inference_steps)
-
-    def scale_model_input(self, sample: torch.Tensor, _timestep: torch.Tensor) -> torch.Tensor:
-        return sample
-
-    def step(self, noise_pred: torch.Tensor, _timestep: torch.Tensor, sample: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(prev_sample=sample - 0.1 * noise_pred)
+def _need_fake_device() -> None:
+    try:
+        register_guard()
+    except OSError as error:
+        pytest.skip(f"no fake CUDA device: {error}")
 
 
 @pytest.fixture
 def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     monkeypatch.setattr("animatediff.pipeline.make_scheduler", PlainScheduler)
-    try:
-        register_guard()
-    except OSError as error:
-        pytest.skip(f"no fake CUDA device: {error}")
+    _need_fake_device()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 
@@ -84,3 +82,33 @@ def test_step_costs_what_the_architecture_needs(mode: FakeTensorMode, motion: Mo
 
 def test_no_guidance_is_half(mode: FakeTensorMode) -> None:
     assert denoise(mode, V3, 1.0) == pytest.approx((35.35 - 0.094) / 2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("work", "controls"),
+    [
+        (Work(16, 512, 512), []),
+        (Work(16, 512, 512, texts=1), []),
+        (Work(24, 768, 512), [SPARSECTRL_RGB]),
+        (Work(16, 512, 512), [SPARSECTRL_SCRIBBLE, SPARSECTRL_RGB]),
+    ],
+    ids=["text", "no guidance", "rgb", "two branches"],
+)
+@pytest.mark.parametrize("lean", [False, True], ids=["at once", "lean"])
+def test_memory_model_says_what_is_counted(work: Work, controls: list[SparseControlNetConfig], lean: bool) -> None:
+    _need_fake_device()
+    work = replace(work, controls=len(controls))
+    model = count_memory.memory_model(V3, controls)
+    counted = count_memory.count_denoise(work, V3, controls, lean=lean) + model.weight_bytes
+    said = model.needed_lean(work) if lean else model.needed(work, 1)
+    print(f"counted {counted / 1e9:.2f} GB, said {said / 1e9:.2f} GB")
+    assert said == pytest.approx(counted, rel=0.03)
+
+
+@pytest.mark.parametrize(("chunk", "size"), [(4, 512), (1, 1024)])
+def test_memory_model_knows_the_decoder(chunk: int, size: int) -> None:
+    _need_fake_device()
+    model = count_memory.memory_model(V3)
+    counted = count_memory.count_decode(chunk, size, size) + model.weight_bytes
+    only_decoder = replace(model, unet_width=0)
+    assert only_decoder.needed(Work(chunk, size, size), chunk) == pytest.approx(counted, rel=0.03)

@@ -11,6 +11,7 @@ PACKAGE = Path(animatediff.__file__).parent
 LEVELS = {
     "errors": 0,
     "config": 1,
+    "memory": 1,
     "catalog": 2,
     "request": 3,
     "settings": 3,

@@ -11,8 +11,9 @@ import torch
 
 from ..config import unet_config_from_diffusers
 from ..errors import AssetError, CheckpointError
+from ..memory import MemoryModel
 from ..models.unet import UNet3DConditionModel
-from .files import check_keys_and_shapes, read_weights
+from .files import check_keys_and_shapes, count_values, read_weights
 
 _UNET_FILES = (
     "diffusion_pytorch_model.fp16.safetensors",
@@ -66,6 +67,21 @@ def load_tokenizer(folder: Path) -> Any:
     if not (folder / "vocab.json").is_file():
         raise AssetError(f"there is no {folder.name}/vocab.json", file=f"{folder.name}/vocab.json")
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def read_memory_model(folder: Path, dtype: torch.dtype) -> MemoryModel:
+    """What the model in ``folder`` takes of a device in ``dtype``, from its configs and headers: nothing is loaded.
+
+    Raises AssetError for missing files, CheckpointError for damaged ones and for another architecture.
+    """
+    unet, vae, text = folder / "unet", folder / "vae", folder / "text_encoder"
+    files = [_first_file(part, _UNET_FILES, dtype) for part in (unet, vae)] + [_first_file(text, _TEXT_FILES, dtype)]
+    try:
+        vae_width = int(_read_json(vae / "config.json")["block_out_channels"][0])
+        unet_width = unet_config_from_diffusers(_read_json(unet / "config.json")).block_out_channels[0]
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder.name}: a config.json is not SD 1.5's", file=folder.name) from error
+    return MemoryModel(unet_width, vae_width, dtype.itemsize, sum(map(count_values, files)) * dtype.itemsize)
 
 
 def _read_json(path: Path) -> dict:
