@@ -47,6 +47,7 @@ FROM dependencies AS worker
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin worker
 # HOME and all that is written are below /tmp: the root may be read-only, with a tmpfs there. ANIMATEDIFF_OFFLINE and
 # HF_HUB_OFFLINE: jobs use what the image or a volume holds; 0 for both lets them name files on the hub and URLs.
+# RUNPOD_DEBUG_LEVEL: at the SDK's default every answer is logged, videos and all.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
@@ -55,6 +56,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     ANIMATEDIFF_OFFLINE=1 \
     HF_HUB_OFFLINE=1 \
     HF_HUB_DISABLE_TELEMETRY=1 \
+    RUNPOD_DEBUG_LEVEL=INFO \
     TRANSFORMERS_OFFLINE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -9,7 +9,7 @@ JOBS ?= 300
 WORKERS ?= 3
 KILLS ?= 10
 
-.PHONY: demo test lint format serve schemas image test-image test-queue soak pin clean
+.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph soak pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
@@ -31,6 +31,7 @@ serve: .venv/requirements
 
 schemas: .venv/requirements
 	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m scripts.settings_table
 
 image:
 	scripts/build_image.sh --profile $(PROFILE) --tag $(TAG)
@@ -38,6 +39,10 @@ image:
 
 test-queue: .venv/requirements-dev
 	$(BIN)/python -m pytest tests/queue
+
+test-ceph: .venv/requirements-dev
+	tests/ceph/install.sh
+	$(BIN)/python -m pytest tests/ceph
 
 soak: .venv/requirements-dev
 	$(BIN)/python -m scripts.soak --jobs $(JOBS) --workers $(WORKERS) --kills $(KILLS)

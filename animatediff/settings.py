@@ -75,17 +75,21 @@ class Settings:
         Raises ConfigurationError that names the variable, what it holds and what it may hold.
         """
         environ = os.environ if environ is None else environ
-        given = _read(environ, _VARIABLES)
+        given = _read(environ, VARIABLES)
         return cls(**given, bucket=_bucket(environ))
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable: the field it sets, how its text is read, and what it is for."""
+    """One environment variable: the field it sets, how its text is read, and what it is for.
+
+    ``default`` is how README tells of a default that is no value.
+    """
 
     field: str
     parse: Callable[[str], Any]
     meaning: str
+    default: str = ""
 
 
 def _one_of(*names: str) -> Callable[[str], str]:
@@ -129,7 +133,7 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
-_VARIABLES: Mapping[str, Variable] = {
+VARIABLES: Mapping[str, Variable] = {
     "ANIMATEDIFF_MODELS_DIR": Variable("models_dir", Path, "folder of the weights"),
     "ANIMATEDIFF_OUTPUT_DIR": Variable("output_dir", Path, "folder of finished files when no bucket is configured"),
     "ANIMATEDIFF_INPUT_DIR": Variable("input_dir", Path, "folder of pictures that jobs may name by path"),
@@ -143,19 +147,25 @@ _VARIABLES: Mapping[str, Variable] = {
     "ANIMATEDIFF_ATTENTION": Variable("attention_backend", _one_of("sdpa", "xformers"), "attention kernels"),
     "ANIMATEDIFF_VAE_DECODE_CHUNK": Variable("vae_decode_chunk", _number(int, 1, 64), "frames decoded at once"),
     "ANIMATEDIFF_DEVICE_MEMORY_BYTES": Variable(
-        "device_memory_bytes", _number(int, 1, 1e15), "memory for weights and work; larger jobs are refused at once"
+        "device_memory_bytes",
+        _number(int, 1, 1e15),
+        "memory for weights and work; larger jobs are refused at once",
+        "all of the card's",
     ),
     "ANIMATEDIFF_MAX_MEGAPIXEL_STEPS": Variable(
         "max_megapixel_steps", _number(float, 0.01, 1e6), "largest job: frames x width x height x steps / 1e6"
     ),
     "ANIMATEDIFF_OFFLINE": Variable("offline", _switch, "1: fetch nothing, use what is here"),
     "ANIMATEDIFF_DOWNLOAD_HOSTS": Variable(
-        "download_hosts", _hosts, "hosts that jobs may name in URLs, with commas; * any public one, none: no downloads"
+        "download_hosts",
+        _hosts,
+        "hosts that jobs may name in URLs, with commas; * any public one, none: no downloads",
+        "`*`",
     ),
     "ANIMATEDIFF_MAX_DOWNLOAD_BYTES": Variable(
         "max_download_bytes", _number(int, 1, 1e12), "largest file that is fetched"
     ),
-    "RUNPOD_WEBHOOK_POST_OUTPUT": Variable("on_platform", bool, "set by RunPod: there is a client to tell"),
+    "RUNPOD_WEBHOOK_POST_OUTPUT": Variable("on_platform", bool, "set by RunPod: there is a client to tell", "-"),
     "ANIMATEDIFF_CONCURRENCY": Variable(
         "concurrency", _number(int, 1, 16), "jobs taken at once; one is on the device, the others download or upload"
     ),
@@ -169,7 +179,7 @@ _VARIABLES: Mapping[str, Variable] = {
     "ANIMATEDIFF_VIDEO_QUALITY": Variable("video_quality", _number(int, 1, 100), "of mp4, webm and webp"),
 }
 
-_BUCKET_VARIABLES: Mapping[str, Variable] = {
+BUCKET_VARIABLES: Mapping[str, Variable] = {
     "BUCKET_NAME": Variable("name", str, "bucket"),
     "BUCKET_ACCESS_KEY_ID": Variable("access_key_id", str, "access key"),
     "BUCKET_SECRET_ACCESS_KEY": Variable("secret_access_key", str, "secret key"),
@@ -201,10 +211,10 @@ def _read(environ: Mapping[str, str], variables: Mapping[str, Variable]) -> dict
 
 
 def _bucket(environ: Mapping[str, str]) -> BucketSettings | None:
-    given = _read(environ, _BUCKET_VARIABLES)
+    given = _read(environ, BUCKET_VARIABLES)
     if not given:
         return None
-    missing = [name for name in _BUCKET_NEEDS if _BUCKET_VARIABLES[name].field not in given]
+    missing = [name for name in _BUCKET_NEEDS if BUCKET_VARIABLES[name].field not in given]
     if missing:
         raise ConfigurationError(
             f"a bucket is configured in part: {', '.join(missing)} not set. Set all of {', '.join(_BUCKET_NEEDS)}, "

@@ -187,7 +187,7 @@ def growth(soak: Soak) -> Iterator[str]:
 
 
 def bucket_environment(server: S3Server) -> dict[str, str]:
-    (server.folder / "clips").mkdir()
+    server.client().create_bucket(Bucket="clips")
     return {
         "BUCKET_NAME": "clips",
         "BUCKET_ENDPOINT_URL": server.url,

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,19 @@ def test_any_json_is_a_request_or_an_invalid_request(raw: Any) -> None:
         assert len(answer.message) < 2000
     else:
         assert isinstance(answer.prompt, str)
+
+
+def documented_jobs() -> list[dict]:
+    """Every JSON block of README and docs/jobs.md that is a request."""
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/jobs.md")]
+    blocks = [block for text in texts for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    return [json.loads(block) for block in blocks if block.startswith('{"input"')]
+
+
+def test_documented_jobs_are_jobs_and_name_every_field() -> None:
+    jobs = documented_jobs()
+    assert len(jobs) >= 13
+    named = {field for job in jobs for field in job["input"]}
+    for job in jobs:
+        parse_job_input(job["input"])
+    assert JobInput.model_fields.keys() - named == {"motion_module_version"}  # for files of an unknown origin

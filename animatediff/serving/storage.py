@@ -3,6 +3,7 @@
 import base64
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,10 @@ from urllib.parse import urlsplit
 from ..errors import AnimateDiffError, StorageError
 from ..settings import BucketSettings, Settings
 from ..video.clip import EncodedVideo
+
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+"""How long a bucket may take to be connected to, and to go on with an answer. What takes longer is tried again."""
+_AWS = "s3.amazonaws.com"
 
 
 class Storage(Protocol):
@@ -89,10 +94,19 @@ class S3Storage:
     def __init__(self, bucket: BucketSettings) -> None:
         self.bucket = bucket
         self._client: Any = None
+        self._connecting = threading.Lock()  # jobs end side by side, and boto3 makes one client at a time
 
     def check_reachable(self) -> None:
         """Raises StorageError unless the bucket answers to these credentials."""
-        self._translated(lambda: self._connected().head_bucket(Bucket=self.bucket.name))
+        from botocore.exceptions import ClientError
+
+        def ask() -> None:
+            try:
+                self._connected().head_bucket(Bucket=self.bucket.name)
+            except ClientError:  # the answer to a HEAD has no body: only the one to a GET says why
+                self._connected().list_objects_v2(Bucket=self.bucket.name, MaxKeys=1)
+
+        self._translated(ask)
 
     def put(self, encoded: EncodedVideo, job_id: str, check: Callable[[], None] = lambda: None) -> str:
         key = object_key(self.bucket.key_template, encoded, job_id)
@@ -149,49 +163,83 @@ class S3Storage:
         )
 
     def _connected(self) -> Any:
-        if self._client is None:
-            import boto3
-            from botocore.config import Config
+        with self._connecting:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
 
-            config = Config(
-                signature_version="s3v4",  # boto3 would presign for other endpoints than AWS with version 2
-                s3={"addressing_style": self.bucket.addressing_style},
-                retries={"mode": "standard", "total_max_attempts": 3},
-                connect_timeout=10,
-                read_timeout=60,
-                request_checksum_calculation="when_required",  # servers other than AWS do not know the new ones
-                response_checksum_validation="when_required",
-            )
-            self._client = boto3.client(
-                "s3",
-                endpoint_url=self.bucket.endpoint_url,
-                region_name=self.bucket.region or region_of(self.bucket.endpoint_url),
-                aws_access_key_id=self.bucket.access_key_id,
-                aws_secret_access_key=self.bucket.secret_access_key,
-                config=config,
-            )
-        return self._client
+    def _connect(self) -> Any:
+        from boto3.session import Session
+        from botocore.config import Config
+
+        endpoint_url, style = endpoint_of(self.bucket)
+        config = Config(
+            signature_version="s3v4",  # boto3 would presign for other endpoints than AWS with version 2
+            s3={"addressing_style": style},
+            retries={"mode": "standard", "total_max_attempts": 3},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            request_checksum_calculation="when_required",  # servers other than AWS do not know the new ones
+            response_checksum_validation="when_required",
+        )
+        return Session().client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=self.bucket.region or region_of(self.bucket.endpoint_url),
+            aws_access_key_id=self.bucket.access_key_id,
+            aws_secret_access_key=self.bucket.secret_access_key,
+            config=config,
+        )
 
 
-_REGION_IN_HOST = (
-    re.compile(r"(?:.+\.)?s3[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com(?:\.cn)?"),
-    re.compile(r"(?:.+\.)?s3\.(?P<region>[a-z0-9-]+)\.backblazeb2\.com"),
-    re.compile(r"(?:.+\.)?(?P<region>[a-z]{3}\d)\.digitaloceanspaces\.com"),
-    re.compile(r"s3\.(?P<region>[a-z0-9-]+)\.wasabisys\.com"),
-    re.compile(r"s3api-(?P<region>[a-z0-9-]+)\.runpod\.io"),
+_BUCKET_IN_HOST = r"(?:(?P<bucket>.+)\.)?"
+_SERVICES = tuple(
+    re.compile(_BUCKET_IN_HOST + host)
+    for host in (
+        r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?",
+        r"(?P<account>[0-9a-z]+)\.(?:(?:eu|fedramp)\.)?r2\.cloudflarestorage\.com",
+        r"s3\.(?P<region>[a-z0-9-]+)\.backblazeb2\.com",
+        r"(?P<region>[a-z]{3}\d)\.digitaloceanspaces\.com",
+        r"s3\.(?P<region>[a-z0-9-]+)\.wasabisys\.com",
+        r"s3api-(?P<region>[a-z0-9-]+)\.runpod\.io",
+    )
 )
+
+
+def _service(host: str) -> dict[str, str | None] | None:
+    """What the host of a well-known service says."""
+    return next((match.groupdict() for pattern in _SERVICES if (match := pattern.fullmatch(host))), None)
 
 
 def region_of(endpoint_url: str | None) -> str:
     """The region that requests to an S3 endpoint are signed for, where its host names it; else AWS's first."""
     host = urlsplit(endpoint_url or "").hostname or ""
-    if host.endswith(".r2.cloudflarestorage.com"):
+    said = _service(host) or {}
+    if said.get("account"):
         return "auto"
-    for pattern in _REGION_IN_HOST:
-        if match := pattern.fullmatch(host):
-            region = match["region"]
-            return region.upper() if host.endswith(".runpod.io") else region
-    return "us-east-1"
+    region = said.get("region") or "us-east-1"
+    return region.upper() if host.endswith(".runpod.io") else region
+
+
+def endpoint_of(bucket: BucketSettings) -> tuple[str | None, str]:
+    """The endpoint for boto3, None being AWS's of the region, and the addressing style.
+
+    A well-known service's console shows its URL together with the bucket, in the host or in the path; boto3 adds the
+    bucket itself. AWS's global host answers a request signed for another region than its own with a redirect, which a
+    presigned URL does not survive, and boto3's "auto" would presign for it.
+    """
+    url, style = urlsplit(bucket.endpoint_url or f"https://{_AWS}"), bucket.addressing_style
+    said = _service(url.hostname or "")
+    if said is None:
+        return bucket.endpoint_url, style
+    if said["bucket"] == bucket.name:
+        url = url._replace(netloc=url.netloc.removeprefix(f"{bucket.name}."))
+        style = "virtual" if style == "auto" else style
+    if url.path.strip("/") == bucket.name:
+        url = url._replace(path="")
+    if url.hostname == _AWS:
+        return None, "virtual" if style == "auto" else style
+    return url.geturl(), style
 
 
 def _reason(error: Any) -> str:

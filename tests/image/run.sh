@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Build the image with the embedded family and run it as it is meant to be run: tests/image/run.sh (make test-image)
 #
-# Ends with 0 only if all of it was done and was right. It uses the docker daemon that is there; where none is, and this
-# is Debian and root, it starts one of its own (docker.io), which it takes away again. Where no registry can be reached,
-# the base image is made from Debian's packages (mmdebstrap) and the dependencies are fetched by this machine's pip, both
-# kept in ANIMATEDIFF_IMAGE_CACHE. What a pip needs here to reach its packages does not come into any layer.
+# Ends with 0 only if all of it was done and was right, and with 77 where this machine has no place for it. It uses the
+# docker daemon that is there; where none is, and this is Debian and root, it starts one of its own (docker.io), which it
+# takes away again. Where no registry can be reached, the base image is made from Debian's packages (mmdebstrap) and the
+# dependencies are fetched by this machine's pip, both kept in ANIMATEDIFF_IMAGE_CACHE. What a pip needs here to reach its
+# packages does not come into any layer.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -21,6 +22,11 @@ export DOCKER_BUILDKIT=1
 fail() {
     echo "FAILED: $*" >&2
     exit 1
+}
+
+cannot() { # for want of something that this machine has not
+    echo "NOT RUN: $*" >&2
+    exit 77
 }
 
 passed() {
@@ -70,16 +76,17 @@ wait_for() {
 
 install() {
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get > /dev/null; then
-        fail "$1 is needed and not here; installing it takes apt-get and root"
+        cannot "$1 is needed and not here; installing it takes apt-get and root"
     fi
     apt-get install -y --no-install-recommends "$@" > "$work/apt.log" 2>&1 ||
         { apt-get update >> "$work/apt.log" 2>&1 && apt-get install -y --no-install-recommends "$@" >> "$work/apt.log" 2>&1; } ||
-        fail "could not install $*: $(tail -n 3 "$work/apt.log")"
+        cannot "could not install $*: $(tail -n 3 "$work/apt.log")"
 }
 
 # --- an engine
 start_daemon() {
-    [ "$(id -u)" -eq 0 ] || fail "no docker daemon is here, and only root can start one"
+    [ "$(id -u)" -eq 0 ] || cannot "no docker daemon is here, and only root can start one"
+    unshare --mount true 2> /dev/null || cannot "no docker daemon is here, and this machine's root may not mount"
     command -v dockerd > /dev/null || install docker.io
     private=$work/docker
     mkdir -p "$private"

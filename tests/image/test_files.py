@@ -22,7 +22,7 @@ BAKE = (ROOT / "docker-bake.hcl").read_text()
 HUB = json.loads((ROOT / ".runpod/hub.json").read_text())
 HUB_TESTS = json.loads((ROOT / ".runpod/tests.json").read_text())
 WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").iterdir()}
-VARIABLES = {**settings._VARIABLES, **settings._BUCKET_VARIABLES}
+VARIABLES = {**settings.VARIABLES, **settings.BUCKET_VARIABLES}
 PROFILES = set(read_manifest().profiles)
 
 

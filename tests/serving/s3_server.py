@@ -11,16 +11,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from boto3.session import Session
+from botocore.config import Config
 
 CACHE = Path(__file__).parents[2] / ".cache" / "rclone"
 
 
 @dataclass(frozen=True)
 class S3Server:
+    """A server that runs, the keys of a user who may do everything, and what is its own about it."""
+
     url: str
-    folder: Path
     access_key: str = "AKIDEXAMPLE"
     secret_key: str = "not-a-secret"
+    refusal: int = 403
+    """Its answer to a URL without a signature, or whose time is over. 403 is AWS's."""
+
+    def client(self) -> Any:
+        """A client of boto3's, to prepare buckets and to look at what is in them."""
+        return Session().client(
+            "s3",
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}, response_checksum_validation="when_required"),
+        )
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys in the bucket "clips" that begin so."""
+        found = self.client().list_objects_v2(Bucket="clips", Prefix=prefix)
+        return [each["Key"] for each in found.get("Contents", [])]
 
 
 def rclone() -> Path:
@@ -60,7 +83,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = S3Server(f"http://127.0.0.1:{port}", folder)
+    server = S3Server(f"http://127.0.0.1:{port}", refusal=400)
     process = subprocess.Popen(
         [
             str(rclone()),

@@ -1,0 +1,124 @@
+"""A proxy in front of an S3 server that troubles the first uploads that come through it."""
+
+import http.client
+import socket
+import threading
+import time
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+HOP = ("connection", "content-length", "expect", "keep-alive", "transfer-encoding")
+"""Headers that are between two neighbours."""
+
+
+class Trouble(StrEnum):
+    """What happens to a PUT."""
+
+    BUSY = "503"
+    """It is read, and refused for now."""
+    CUT = "cut"
+    """The connection ends amid it."""
+    LOST = "lost"
+    """It is carried out, and the connection ends before the answer."""
+    LATE = "late"
+    """It is carried out, and the answer comes after ``TroubledServer.pause``."""
+
+
+class TroubledServer:
+    """Use it in a ``with`` block. The first ``times`` PUTs are troubled; ``puts`` counts all of them."""
+
+    def __init__(self, target: str, kind: Trouble, times: int, pause: float = 0.0) -> None:
+        self.kind, self.left, self.pause, self.puts = kind, times, pause, 0
+        self.target = urlsplit(target).netloc
+        self._counting = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.trouble = self
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "TroubledServer":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def next(self) -> Trouble | None:
+        """What happens to this PUT."""
+        with self._counting:
+            self.puts += 1
+            self.left -= 1
+            return self.kind if self.left >= 0 else None
+
+
+class _Server(ThreadingHTTPServer):
+    trouble: TroubledServer
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that gave up do not wait for an answer."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_PUT(self) -> None:
+        trouble, length = self.server.trouble.next(), int(self.headers["Content-Length"])
+        if trouble is Trouble.CUT:
+            self.rfile.read(length // 2)
+            return self._hang_up()
+        body = self.rfile.read(length)
+        if trouble is Trouble.BUSY:
+            self._answer(503, [], b"")
+            return None
+        answer = self._forward(body)
+        if trouble is Trouble.LOST:
+            return self._hang_up()
+        if trouble is Trouble.LATE:
+            time.sleep(self.server.trouble.pause)
+        self._answer(*answer)
+        return None
+
+    def do_GET(self) -> None:
+        self._answer(*self._forward(self.rfile.read(int(self.headers.get("Content-Length") or 0))))
+
+    do_DELETE = do_HEAD = do_POST = do_GET  # noqa: N815
+
+    def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        """The server's answer. The client's Host goes along: it is signed."""
+        connection = http.client.HTTPConnection(self.server.trouble.target, timeout=60)
+        try:
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in HOP:
+                    connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            got = connection.getresponse()
+            return got.status, got.getheaders(), got.read()
+        finally:
+            connection.close()
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response_only(status)
+        length = str(len(body))
+        for name, value in headers:
+            if name.lower() not in HOP:
+                self.send_header(name, value)
+            elif name.lower() == "content-length" and self.command == "HEAD":
+                length = value
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
