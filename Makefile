@@ -8,8 +8,11 @@ BIN := .venv/bin
 JOBS ?= 300
 WORKERS ?= 3
 KILLS ?= 10
+CASES ?= 5000
+SEED ?=
+MINUTES ?= 0
 
-.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph soak pin clean
+.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
@@ -44,8 +47,11 @@ test-ceph: .venv/requirements-dev
 	tests/ceph/install.sh
 	$(BIN)/python -m pytest tests/ceph
 
+fuzz: .venv/requirements-dev
+	$(BIN)/python -m pytest tests/fuzz --cases $(CASES) $(if $(SEED),--hypothesis-seed $(SEED))
+
 soak: .venv/requirements-dev
-	$(BIN)/python -m scripts.soak --jobs $(JOBS) --workers $(WORKERS) --kills $(KILLS)
+	$(BIN)/python -m scripts.soak --bucket --jobs $(JOBS) --minutes $(MINUTES) --workers $(WORKERS) --kills $(KILLS)
 
 test-image:
 	tests/image/run.sh

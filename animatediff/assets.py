@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from . import catalog
 from .downloads import DownloadRules, fetch_bytes, fetch_hub, fetch_url
@@ -121,7 +121,7 @@ class Assets:
                 raise InvalidRequest(field, plain, allowed)
             return Source(plain, None, plain)
         if "://" in plain:
-            url = urlsplit(plain) if _is_url(plain) else None
+            url = _split_url(plain)
             if url is None or PurePosixPath(url.path).suffix not in WEIGHT_FILE_SUFFIXES:
                 raise InvalidRequest(field, shorten(plain.partition("?")[0]), allowed)
             return Source(plain, None, f"https://{url.hostname}{url.path}")
@@ -225,6 +225,14 @@ def is_picture_path(reference: str) -> bool:
 
 def _is_url(reference: str) -> bool:
     return reference.startswith("https://")
+
+
+def _split_url(reference: str) -> SplitResult | None:
+    """An https URL in its parts; None for anything else, one with a malformed host among it."""
+    try:
+        return urlsplit(reference) if _is_url(reference) else None
+    except ValueError:
+        return None
 
 
 def _split(reference: str) -> tuple[str, str | None]:

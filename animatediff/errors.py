@@ -155,7 +155,10 @@ class InternalError(AnimateDiffError):
 
 
 def shorten(value: Any, limit: int = 80) -> Any:
-    """``value`` as it may stand in an error: numbers and None as they are, all else as text of at most ``limit``."""
+    """``value`` as it may stand in an error: numbers and None as they are, all else as text of at most ``limit``.
+
+    Lone surrogates, which UTF-8 has no place for, are written as escapes.
+    """
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -163,4 +166,5 @@ def shorten(value: Any, limit: int = 80) -> Any:
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else str(value)
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+    shown = text[:limit].encode(errors="backslashreplace").decode()
+    return shown if len(text) <= limit else f"{shown}... ({len(text)} characters)"

@@ -1,11 +1,12 @@
 """A job as a client sends it, in the ``input`` of a RunPod request."""
 
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from animatediff import catalog
-from animatediff.errors import InvalidRequest
+from animatediff.errors import InvalidRequest, shorten
 from animatediff.request import SEED_MAX, ControlRef, EmbeddingRef, GenerationRequest, LoraRef
 
 MAX_PROMPT = 4000
@@ -31,6 +32,8 @@ MAX_CONTROLS = 4
 MAX_REFERENCE = 1000
 MAX_IMAGE = 28_000_000
 """Characters, of a picture as base64; more than any request of the platform holds."""
+MAX_PROBLEMS = 20
+"""Wrong fields that are told beside the first: an answer is not to grow with a job's keys."""
 MAX_STEPS = max(scheduler.max_steps for scheduler in catalog.SCHEDULERS.values())
 
 
@@ -158,11 +161,12 @@ _ITEMS: dict[str, type[BaseModel]] = {"loras": LoraInput, "embeddings": Embeddin
 
 
 def parse_job_input(raw: Any) -> GenerationRequest:
-    """Check a job's ``input``. Raises InvalidRequest for its first wrong field, all further ones in ``problems``."""
+    """Check a job's ``input``. Raises InvalidRequest for its first wrong field, further ones in ``problems``."""
     try:
         return JobInput.model_validate(raw).to_request()
     except ValidationError as error:
-        (field, got, allowed), *more = (_problem(detail, raw) for detail in error.errors(include_url=False))
+        details = islice(error.errors(include_url=False), 1 + MAX_PROBLEMS)
+        (field, got, allowed), *more = (_problem(detail, raw) for detail in details)
         raise InvalidRequest(field, got, allowed, more) from None
 
 
@@ -171,7 +175,7 @@ _OBJECT = "an object with the job's fields"
 
 def _problem(detail: Any, raw: Any) -> tuple[str, Any, str]:
     """One of pydantic's findings as (field, what came, what may come)."""
-    field = ".".join(str(part) for part in detail["loc"]) or "input"
+    field = shorten(".".join(str(part) for part in detail["loc"])) or "input"
     kind = detail["type"]
     names = ", ".join(_ITEMS.get(str(detail["loc"][0]) if detail["loc"] else "", JobInput).model_fields)
     if kind == "extra_forbidden":

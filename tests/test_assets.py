@@ -96,6 +96,8 @@ def test_published_sizes_are_those_of_the_published_keys() -> None:
         "https://example.org/style.txt?x=.ckpt",
         "ftp://example.org/style.ckpt",
         "file:///etc/style.ckpt",
+        "https://[::1/style.ckpt",
+        "https://\u2100.example/style.ckpt",
         "hf://owner/style.safetensors",
         "hf://owner/repo/style.txt",
         "hf://owner/repo/style.ckpt@rev ision",

@@ -60,6 +60,7 @@ def test_step_of_a_numeric_failure_is_named() -> None:
         (float("inf"), "inf"),
         ("x" * 100_000, "x" * 80 + "... (100000 characters)"),
         ([1, 2], "[1, 2]"),
+        ("a\ud800b", "a\\ud800b"),
     ],
 )
 def test_values_are_shortened(value: object, said: object) -> None:

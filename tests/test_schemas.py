@@ -125,6 +125,13 @@ def test_all_wrong_fields_are_told_at_once() -> None:
     assert fields == {"width", "num_frames"}
 
 
+@pytest.mark.parametrize("wrong", [{f"{i}": i for i in range(5000)}, {"x" * 100_000: 1}, {"loras": [[]] * 8}])
+def test_an_answer_does_not_grow_with_what_is_wrong(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_job_input({"prompt": "a", **wrong})
+    assert len(json.dumps(caught.value.to_dict())) < 20_000
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -25,13 +25,23 @@ _DAMAGED = (  # what the two readers were seen to raise over files with changed 
     *(SafetensorError, pickle.UnpicklingError, struct.error, RuntimeError, EOFError, ValueError),
     *(LookupError, TypeError, AttributeError, AssertionError),
 )
+_NUMBERS = frozenset(  # what can be computed with in float32: no complex, packed or quantised numbers
+    (
+        *(torch.bool, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz, torch.float8_e8m0fnu),
+    )
+)
+_LONGEST_KEY = 500
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Every tensor of a weight file by its key, on the CPU; one of ``WRAPPERS`` around them is taken off.
 
     Raises AssetError where there is no such file, CheckpointError for one that is damaged or holds something else.
-    Pickles are read with ``weights_only``: one that asks for anything but tensors and plain values is refused.
+    Pickles are read with ``weights_only``: one that asks for anything but tensors and plain values is refused, and so
+    are tensors that are sparse or larger than their content, and keys that cannot be shown.
     """
     path = Path(path)
     content = _read(path)
@@ -43,6 +53,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not weights:
         raise CheckpointError(f"{path.name} holds no weights", file=path.name)
+    for key, tensor in weights.items():
+        if len(key) > _LONGEST_KEY or not key.isprintable():
+            raise CheckpointError(f"{path.name} holds a weight whose key is no name", file=path.name)
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _NUMBERS:
+            kind = f"{tensor.layout}, {tensor.dtype}, {tensor.device}".replace("torch.", "")
+            raise CheckpointError(f"{path.name}: {key} is no table of real numbers ({kind})", file=path.name)
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path.name}: {key} claims more numbers than the file holds", file=path.name)
     return weights
 
 

@@ -45,6 +45,6 @@ def read_textual_inversion(path: str | Path, width: int) -> TextualInversion:
             file=name,
         )
     vectors = vectors.reshape(-1, width)
-    if not len(vectors) or not torch.isfinite(vectors).all():
+    if not len(vectors) or not torch.isfinite(vectors.float()).all():
         raise CheckpointError(f"{name} has no vectors, or some that are not finite", file=name)
     return TextualInversion(name, None if key in _PLACEHOLDERS else key, vectors)

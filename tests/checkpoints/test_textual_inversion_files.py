@@ -34,18 +34,18 @@ def saved(content: dict[str, Any], path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 @pytest.mark.parametrize(
     ("layout", "suffix"),
     [*((layout, ".pt") for layout in PICKLED), *((layout, ".safetensors") for layout in IN_SAFETENSORS)],
 )
 def test_every_layout_holds_the_same_vectors(layout: str, suffix: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    vectors = torch.randn(3, 768, dtype=dtype)
+    vectors = torch.randn(3, 768).to(dtype)
     wrap, token = PICKLED[layout]
     path = saved(wrap(vectors.clone()), tmp_path / f"x{suffix}")
     read = read_textual_inversion(path, 768)
     assert (read.name, read.token) == (path.name, token)
-    assert torch.equal(read.vectors, vectors)
+    assert torch.equal(read.vectors.float(), vectors.float())
     assert not read.vectors.requires_grad
     found = detect(read_weights(path))
     assert (found.kind, found.version) == ("textual inversion", "SD 1.5")

@@ -113,6 +113,29 @@ def test_content_that_is_no_table_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "x.pt")
 
 
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (torch.ones(2, 3).to_sparse(), "no table of real numbers .sparse_coo"),
+        (torch.ones(2, 3, dtype=torch.complex64), "no table of real numbers .*complex64"),
+        (torch.ones(2, 3, device="meta"), "no table of real numbers .*meta"),
+        (torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "no table of real numbers .*float4"),
+        (torch.zeros(()).expand(10**12), "claims more numbers than the file holds"),
+    ],
+)
+def test_tensors_that_cannot_be_computed_with_are_refused(tensor: torch.Tensor, reason: str, tmp_path: Path) -> None:
+    torch.save({**WEIGHTS, "odd.weight": tensor}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match=rf"x\.ckpt: odd\.weight .*{reason}"):
+        read_weights(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("key", ["\ud800", "a\0b", "x" * 100_000])
+def test_keys_that_cannot_be_shown_are_refused(key: str, tmp_path: Path) -> None:
+    torch.save({**WEIGHTS, key: torch.ones(1)}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="whose key is no name"):
+        read_weights(tmp_path / "x.ckpt")
+
+
 def test_two_names_for_one_weight_are_refused() -> None:
     with pytest.raises(CheckpointError, match="x holds 1 weights twice"):
         renamed("x", {"a": torch.zeros(1), "module.a": torch.zeros(1)}, lambda key: key.removeprefix("module."))

@@ -1,0 +1,59 @@
+"""How many cases, from which seed; the service that takes them; and, at the end, what became of them.
+
+Without a seed the cases are the same every time. ``--cases`` is their number in all tests together.
+"""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.fuzz.service import TALLY, Service
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cases", type=int, default=5000, help="fuzz cases, in all tests together")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.register_profile(
+        "fuzz",
+        max_examples=config.getoption("--cases"),
+        derandomize=config.getoption("--hypothesis-seed") is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],  # it times the drawing, which waits for files that are made once
+    )
+    settings.load_profile("fuzz")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    total = sum(sum(codes.values()) for codes in TALLY.values())
+    terminalreporter.section(f"{total} fuzz cases")
+    for group, codes in TALLY.items():
+        said = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+        terminalreporter.line(f"{group}: {sum(codes.values())} ({said})")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """A host that is looked up, or connected to, is an error that no job may be answered with."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a host was asked for")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", refuse)
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder: Path = tmp_path_factory.mktemp("service")
+    service = Service(folder)
+    with service.log_checked():
+        yield service

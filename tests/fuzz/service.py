@@ -1,0 +1,164 @@
+"""A worker on the embedded family, and what must be true of its answer, whatever the job."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+
+from animatediff import errors
+from animatediff.engine import Engine
+from animatediff.errors import AnimateDiffError
+from animatediff.serving.job import JobRunner
+from animatediff.serving.logs import JsonLines
+from animatediff.serving.storage import LocalStorage
+from animatediff.serving.worker import Worker
+from animatediff.settings import Settings
+from schemas import JobError, JobInput, JobOutput, parse_job_input, render_job_output
+from tests.fuzz.weight_files import write_control
+
+TALLY: defaultdict[str, Counter[str]] = defaultdict(Counter)
+"""For each group of cases, how often which error code, or "output", was the answer."""
+SMALLEST = {"prompt": "a red circle", "num_frames": 1, "width": 64, "height": 64, "num_inference_steps": 1, "seed": 5}
+SMALLEST_WORK = 0.009
+"""Megapixel steps of two frames of 64x64: what is larger is refused, so that no case takes long."""
+ROUND = 40
+"""Cases after which the frames are held against a fresh engine's."""
+LONGEST_ANSWER = 50_000
+"""Characters; an answer grows neither with what a job names nor with how much of it is wrong."""
+_EXPECTED = {
+    cls.code
+    for cls in vars(errors).values()
+    if isinstance(cls, type) and issubclass(cls, AnimateDiffError) and not cls.fatal
+} - {"INTERNAL", "ANIMATEDIFF_ERROR", "CONFIGURATION"}
+
+
+def share(part: float) -> settings:
+    """``part`` of all cases for one test."""
+    return settings(max_examples=max(1, round(settings.default.max_examples * part)))
+
+
+class Service:
+    """One warm worker, and a second engine that prepares jobs of any size. Neither ever asks a host."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.models = folder, folder / "models"
+        for name in ("models", "inputs"):
+            (folder / name).mkdir()
+        (self.models / "shapeworld").symlink_to(Settings().models_dir / "shapeworld")
+        write_control(self.models / "rgb.safetensors")
+        self._runner = self._make_runner(max_megapixel_steps=SMALLEST_WORK, offline=True)
+        self._preparing = [self._make_runner(offline=True), self._make_runner(download_hosts=())]
+        self._worker = Worker(self._runner, lambda _job: _Silent())
+        self._sent = 0
+        self._fresh = self._frames(Engine(self._runner.settings))
+
+    def _make_runner(self, **different: Any) -> JobRunner:
+        own = {"models_dir": self.models, "input_dir": self.folder / "inputs", "cache_dir": self.folder / "cache"}
+        settings = Settings(**own, **different)
+        storage = LocalStorage(self.folder / "out")
+        return JobRunner(Engine(settings), storage, settings, parse_job_input, render_job_output)
+
+    def send(self, group: str, job: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to ``job`` after all its stages: its output, or its error."""
+        answer = asyncio.run(self._worker(job))
+        assert self._runner.status.fatal is None
+        checked = self._check(group, job, answer)
+        self._sent += 1
+        if self._sent % ROUND == 0:
+            self.check_frames()
+        return checked
+
+    def prepare(self, group: str, job: Mapping[str, Any], way: int = 0) -> dict[str, Any]:
+        """The answer to ``job`` after its first stage; {} where it goes on. ``way``: offline, or without hosts."""
+        answer = self._preparing[way].start(job, _Silent(), threading.Event()).prepare()
+        if answer is None:
+            TALLY[group]["prepared"] += 1
+            return {}
+        return self._check(group, job, {"error": json.dumps(answer["error"])})
+
+    def check_frames(self) -> None:
+        """Nothing that was sent before has changed what a normal job shows."""
+        assert self._frames(self._runner.engine) == self._fresh
+
+    def _frames(self, engine: Engine) -> bytes:
+        return engine.generate(engine.prepare(parse_job_input(SMALLEST))).video.frames.tobytes()
+
+    def _check(self, group: str, job: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        text = json.dumps(answer, allow_nan=False, ensure_ascii=False)  # as the SDK sends it
+        text.encode()
+        assert "Traceback" not in text
+        assert len(text) < LONGEST_ANSWER
+        if "error" not in answer:
+            JobOutput.model_validate(answer)
+            TALLY[group]["output"] += 1
+            return answer
+        assert answer.keys() == {"error"}
+        error = json.loads(answer["error"])
+        json.dumps(error, ensure_ascii=False).encode()  # no lone surrogate, over which strict parsers stumble
+        assert JobError.model_validate(error).code in _EXPECTED, error
+        assert str(self.folder) not in text
+        if error["code"] == "INVALID_REQUEST":
+            for field in wrong_fields(error):
+                assert _is_field(field, job), error
+        TALLY[group][error["code"]] += 1
+        return error
+
+    @contextmanager
+    def log_checked(self) -> Iterator[None]:
+        """Within, every record of the log must be a line of JSON, or the test session fails at its end."""
+        handler = _LogCheck()
+        logging.getLogger("animatediff").addHandler(handler)
+        yield
+        logging.getLogger("animatediff").removeHandler(handler)
+        assert handler.lines
+        assert not handler.broken
+
+
+def wrong_fields(error: Mapping[str, Any]) -> list[str]:
+    """Every field that an INVALID_REQUEST names."""
+    named = [error["field"], *(problem["field"] for problem in error.get("problems", ()))]
+    several = {fields: fields.split(", ") for fields in named}
+    return [
+        field for own in several.values() for field in (own if own[-1] in JobInput.model_fields else [", ".join(own)])
+    ]
+
+
+def _is_field(field: str, job: Mapping[str, Any]) -> bool:
+    """Whether ``field`` is one of a job's, or one that this job made up."""
+    top, raw = field.partition(".")[0], job.get("input")
+    own = isinstance(raw, Mapping) and any(
+        field.startswith(key[:50]) for key in raw if key not in JobInput.model_fields
+    )
+    return own or top in JobInput.model_fields or field == "input"
+
+
+class _Silent:
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def __call__(self, _step: int, _total: int) -> None:
+        self.steps += 1
+
+    def close(self) -> None: ...
+
+
+class _LogCheck(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = 0
+        self.broken: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = JsonLines().format(record)
+            json.loads(line.encode())
+            self.lines += 1
+        except Exception as error:  # noqa: BLE001 - whatever it is, the line is lost
+            self.broken.append(repr(error))

@@ -1,0 +1,108 @@
+"""Damaged pictures, pictures that claim to be enormous, and base64 that is none, as images of a control."""
+
+import base64
+import io
+import zlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from tests.fuzz.odd_bytes import damaged, resized, with_checksums
+from tests.fuzz.odd_values import TEXT
+from tests.fuzz.service import SMALLEST, Service, share
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what it leaves out of a damaged file
+
+
+def _saved(mode: str, format: str, **options: object) -> bytes:
+    picture, content = Image.radial_gradient("L").resize((33, 21)).convert(mode), io.BytesIO()
+    picture.save(content, format, **options)
+    return content.getvalue()
+
+
+def _originals() -> list[bytes]:
+    exif, words = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0112], exif[0x010E] = 6, "turned"
+    words.add_text("a", "b")
+    words.add_text("zipped", "c" * 200, zip=True)
+    words.add_itxt("word", "é", zip=True)
+    more = {"save_all": True, "append_images": [Image.new("RGB", (33, 21), "blue")] * 2, "duration": 50}
+    icc = zlib.compress(b"no profile")
+    return [
+        *(_saved(mode, "PNG") for mode in ("RGB", "RGBA", "LA", "P", "1", "I;16")),
+        _saved("RGB", "PNG", pnginfo=words, exif=exif, icc_profile=icc, dpi=(72, 72)),
+        _saved("P", "PNG", transparency=3),
+        _saved("RGB", "PNG", **more),
+        *(_saved(mode, "JPEG", quality=50) for mode in ("L", "RGB", "CMYK")),
+        _saved("RGB", "JPEG", progressive=True, exif=exif, icc_profile=icc, comment="x", dpi=(72, 72)),
+        _saved("RGB", "WEBP", quality=30, exif=exif),
+        _saved("RGBA", "WEBP", lossless=True),
+        _saved("RGB", "WEBP", **more),
+        _saved("P", "GIF"),
+        _saved("RGB", "GIF", **more, disposal=2, transparency=0, comment=b"x"),
+        *(_saved(mode, "BMP") for mode in ("RGB", "P", "1", "RGBA")),
+        *(_saved("RGB", format) for format in ("TIFF", "ICO", "PPM", "PDF")),
+    ]
+
+
+ORIGINALS = _originals()
+RESIZABLE = [content for content in ORIGINALS if content.startswith((b"\x89PNG", b"GIF8", b"\xff\xd8", b"BM"))]
+PNGS = [content for content in ORIGINALS if content.startswith(b"\x89PNG")]
+
+
+def _damaged(originals: list[bytes], then: Callable[[bytes], bytes] = bytes) -> st.SearchStrategy[bytes]:
+    pairs = st.tuples(st.sampled_from(originals), st.sampled_from(ORIGINALS))
+    return pairs.flatmap(lambda pair: damaged(*pair)).map(then)
+
+
+CONTENTS = st.one_of(
+    st.sampled_from(ORIGINALS),
+    st.binary(max_size=50),
+    _damaged(ORIGINALS),
+    _damaged(ORIGINALS),
+    _damaged(PNGS, with_checksums),
+    _damaged(PNGS, with_checksums),
+    st.sampled_from(RESIZABLE).flatmap(resized),
+)
+PREFIXES = st.sampled_from(
+    [
+        *["", "", "data:image/png;base64,", "data:;base64,", "data:text/html;charset=x;base64,", "data:image/png,"],
+        *["data:image/svg+xml;utf8,", "base64,base64,", "data:base64", " ", "https:/", "file://", "DATA:base64,"],
+    ]
+)
+
+
+def _spoilt(prefix: str, text: str, end: str, cut: int) -> str:
+    return (prefix + text[: len(text) - cut] + end)[:100_000]
+
+
+REFERENCES = st.one_of(
+    CONTENTS.map(lambda content: base64.b64encode(content).decode()),
+    CONTENTS.map(lambda content: base64.b64encode(content).decode()),
+    st.builds(
+        _spoilt,
+        PREFIXES,
+        CONTENTS.map(lambda content: base64.b64encode(content).decode()),
+        st.sampled_from(["", "", "=", "\n", "é", "-_", ".png", "=.gif"]),
+        st.integers(0, 3),
+    ),
+    st.builds(_spoilt, PREFIXES, TEXT, TEXT, st.just(0)),
+)
+
+
+@share(0.18)
+@given(REFERENCES, st.booleans())
+def test_a_picture_is_used_or_its_place_named(service: Service, reference: str, normalize: bool) -> None:
+    control = {"path": "rgb.safetensors", "images": [reference], "normalize": normalize}
+    answer = service.send("pictures", {"id": "job", "input": {**SMALLEST, "controls": [control]}})
+    if answer.get("code") == "INVALID_REQUEST":
+        assert answer["field"] == "controls.0.images.0"
+    else:
+        assert answer.get("code") in (None, "ASSET_UNAVAILABLE")
+
+
+def test_a_normal_job_gives_the_same_frames_after_all_that(service: Service) -> None:
+    service.check_frames()
