@@ -12,7 +12,7 @@ CASES ?= 5000
 SEED ?=
 MINUTES ?= 0
 
-.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak pin clean
+.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak train-shapeworld pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
@@ -24,6 +24,7 @@ lint: .venv/requirements-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/hadolint Dockerfile
 
 format: .venv/requirements-dev
 	$(BIN)/ruff check --fix .
@@ -56,6 +57,9 @@ soak: .venv/requirements-dev
 test-image:
 	tests/image/run.sh
 
+train-shapeworld: .venv/requirements-train
+	$(BIN)/python -m scripts.train_shapeworld
+
 pin: .venv/requirements
 	$(BIN)/python -m builder.pin
 
@@ -68,7 +72,12 @@ pin: .venv/requirements
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt >&2
 	@touch $@
 
-.venv/requirements-dev: requirements-dev.txt .venv/requirements
+.venv/requirements-train: requirements-train.txt .venv/requirements
+	@echo "installing requirements-train.txt into .venv ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt >&2
+	@touch $@
+
+.venv/requirements-dev: requirements-dev.txt .venv/requirements-train
 	@echo "installing requirements-dev.txt into .venv ..." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt >&2
 	@touch $@

@@ -26,6 +26,7 @@ LEVELS = {
     "pipeline": 7,
     "engine": 8,
     "provenance": 9,
+    "training": 9,
     "serving": 10,
 }
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import UNet3DConfig
 from .attention import Attention, FeedForward, merge_heads, split_heads
@@ -80,6 +81,9 @@ class Layers(nn.Module):
 
     resnets_without_layer = 0
 
+    gradient_checkpointing = False
+    """In training: compute a layer again on the way back instead of keeping what it made."""
+
     def __init__(self, config: UNet3DConfig, channels_in: list[int], channels: int, level: int, attends: bool) -> None:
         super().__init__()
         groups, eps = config.norm_num_groups, config.norm_eps
@@ -95,6 +99,15 @@ class Layers(nn.Module):
             )
         self.attends = attends
         self.motion_modules = nn.ModuleList([None] * num_layers)  # pyright: ignore[reportArgumentType]
+
+    def layer(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
+        """Resnet ``i`` and what follows it. (b f, c_in, h, w) -> (b f, c, h, w)"""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            result = checkpoint(lambda x: self.attend(i, self.resnets[i](x, context), context), x, use_reentrant=False)
+            assert isinstance(result, Tensor)
+            return result
+        x = self.resnets[i](x, context)  # under the old name: what went in is not needed while attention runs
+        return self.attend(i, x, context)
 
     def attend(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
         """What follows resnet ``i``: spatial attention, then motion. (b f, c, h, w) -> (b f, c, h, w)"""
@@ -117,8 +130,8 @@ class DownBlock(Layers):
     def forward(self, x: Tensor, context: FrameContext) -> tuple[Tensor, list[Tensor]]:
         """(b f, c_in, h, w) -> the block's output, and what the up path will need of it"""
         skips = []
-        for i, resnet in enumerate(self.resnets):
-            x = self.attend(i, resnet(x, context), context)
+        for i in range(len(self.resnets)):
+            x = self.layer(i, x, context)
             skips.append(x)
         if self.downsamplers is not None:
             x = self.downsamplers[0](x)
@@ -137,8 +150,7 @@ class MidBlock(Layers):
 
     def forward(self, x: Tensor, context: FrameContext) -> Tensor:
         """(b f, c, h, w) -> (b f, c, h, w)"""
-        x = self.attend(0, self.resnets[0](x, context), context)
-        return self.resnets[1](x, context)
+        return self.resnets[1](self.layer(0, x, context), context)
 
 
 class UpBlock(Layers):
@@ -154,8 +166,8 @@ class UpBlock(Layers):
 
     def forward(self, x: Tensor, skips: list[Tensor], context: FrameContext) -> Tensor:
         """Takes its skip connections off the end of ``skips``. (b f, c_in, h, w) -> (b f, c, 2 h, 2 w)"""
-        for i, resnet in enumerate(self.resnets):
-            x = self.attend(i, resnet(torch.cat([x, skips.pop()], dim=1), context), context)
+        for i in range(len(self.resnets)):
+            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), context)
         if self.upsamplers is not None:
             height, width = skips[-1].shape[2:]
             x = self.upsamplers[0](x, (height, width))

@@ -13,6 +13,8 @@ def group_norm(norm: nn.GroupNorm, x: Tensor, across_frames: int = 1) -> Tensor:
     Statistics are taken per frame, or, with ``across_frames`` = f, over all f frames of a video at once (motion
     modules v1 were trained with a UNet that did so; ``use_inflated_groupnorm: false`` in the published config).
     """
+    if norm.weight.requires_grad and not x.requires_grad and torch.is_grad_enabled():
+        x = x.contiguous()  # torch 2.13 on the CPU: the backward pass of channels_last is a segmentation fault
     if across_frames > 1:
         video = x.unflatten(0, (-1, across_frames)).transpose(1, 2)  # (b, c, f, h, w)
         x = F.group_norm(video, norm.num_groups, norm.weight, norm.bias, norm.eps).transpose(1, 2).flatten(0, 1)

@@ -75,7 +75,11 @@ class SparseControlNetModel(VideoEncoder):
     def predict(self, embedded: Tensor, time: TimeContext, text: TextContext) -> ControlResiduals:
         """What to add for each of the b texts, (b f, c, h, w), from one ``embed_condition`` for all of them."""
         num_frames, batch = embedded.shape[0], text[0][0].shape[0]
-        x = embedded.repeat(batch, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        return self.residuals(embedded.repeat(batch, 1, 1, 1), num_frames, time, text)
+
+    def residuals(self, embedded: Tensor, num_frames: int, time: TimeContext, text: TextContext) -> ControlResiduals:
+        """As ``predict``, from an ``embed_condition`` for each of the b texts: (b f, c, h, w)"""
+        x = embedded.contiguous(memory_format=torch.channels_last)
         skips, mid = self.encode(x, self.context(num_frames, time, text))
         down = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
         return ControlResiduals(down, self.controlnet_mid_block(mid))

@@ -53,7 +53,7 @@ def write_webm(video: Video, path: Path, quality: int, comment: str) -> None:
 def read_comment(path: Path, demuxer: str) -> str:
     """The ``comment`` tag of a file. Raises EncodeError if ffmpeg cannot read it, KeyError if it has no comment."""
     # The demuxer is named, so that a file of another kind (say, a playlist that points elsewhere) is not followed.
-    dump = _run_ffmpeg(["-f", demuxer, "-i", f"file:{path.name}", "-f", "ffmetadata", "-"], folder=path.parent).decode()
+    dump = run_ffmpeg(["-f", demuxer, "-i", f"file:{path.name}", "-f", "ffmetadata", "-"], folder=path.parent).decode()
     tags = dict(line.split("=", 1) for line in dump.splitlines() if "=" in line)
     tags = {key.lower(): value for key, value in tags.items()}  # Matroska writes its tags in capitals
     return re.sub(r"\\(.)", r"\1", tags["comment"])
@@ -68,15 +68,19 @@ def _encode(codec: Codec, video: Video, path: Path, quality: int, comment: str) 
     size = f"{video.width}x{video.height}"
     frames = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", str(video.fps), "-i", "-"]
     merged = ["-f", "ffmetadata", "-i", tags.name, "-map", "0:v", "-map_metadata", "1", "-fflags", "+bitexact"]
-    _run_ffmpeg(
+    run_ffmpeg(
         [*frames, *merged, "-vf", _BT709, "-crf", codec.crf(quality), *codec.arguments, path.name],
         stdin=np.ascontiguousarray(video.frames).data.cast("B"),
         folder=path.parent,
     )
 
 
-def _run_ffmpeg(arguments: list[str], folder: Path, stdin: bytes | memoryview = b"") -> bytes:
+def run_ffmpeg(
+    arguments: list[str], folder: Path, stdin: bytes | memoryview = b"", timeout: float | None = None
+) -> bytes:
     """What ffmpeg wrote to stdout. It runs in ``folder``, so that it knows, and can tell, no path of this host.
+
+    Raises EncodeError, also where it takes longer than ``timeout`` seconds.
 
     ``communicate`` feeds stdin in small pieces without a copy while it drains both outputs.
     """
@@ -91,7 +95,11 @@ def _run_ffmpeg(arguments: list[str], folder: Path, stdin: bytes | memoryview = 
         raise EncodeError("ffmpeg is not installed") from error
     with process:
         try:
-            stdout, stderr = process.communicate(stdin)  # pyright: ignore[reportArgumentType]
+            stdout, stderr = process.communicate(stdin, timeout)  # pyright: ignore[reportArgumentType]
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            process.wait()
+            raise EncodeError(f"ffmpeg took longer than {timeout:g} s") from error
         except BaseException:  # KeyboardInterrupt too; subprocess.run would leave a zombie then
             process.kill()
             process.wait()

@@ -8,12 +8,12 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from judge import judge
-from world import MOTIONS, random_scene
 
 from animatediff.engine import Engine
 from animatediff.request import GenerationRequest
 from animatediff.settings import Settings
+from animatediff.training.shapeworld.judge import judge
+from animatediff.training.shapeworld.world import MOTIONS, random_scene
 
 CLIPS_A_MOTION = 3
 BOUNDS = {"colour": 0.7, "shape": 0.7, "background": 0.9, "motion": 0.6}

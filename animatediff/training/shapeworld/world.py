@@ -1,0 +1,448 @@
+"""The world of the embedded family: one or two flat shapes on a plain background. Drawn here, from nobody's pictures.
+
+A scene says what is there, a shot how it is shown, a stage where everything is in every frame. Coordinates are pixels,
+x to the right and y down. Whatever chance decides comes from a numpy generator.
+"""
+
+import cmath
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...errors import ConfigurationError
+from .captions import SIZE_WORDS, Caption, article
+
+SIZE, NUM_FRAMES = 64, 16
+CELL = 8  # pixels of one latent
+COLOURS = {
+    "red": (0.88, 0.12, 0.12),
+    "green": (0.10, 0.66, 0.22),
+    "blue": (0.14, 0.28, 0.90),
+    "yellow": (0.96, 0.84, 0.12),
+    "purple": (0.60, 0.16, 0.74),
+    "orange": (0.97, 0.52, 0.08),
+}
+BACKGROUNDS = {"black": (0.04,) * 3, "white": (0.96,) * 3, "gray": (0.50,) * 3}
+SEPIA = {"black": (0.22, 0.10, 0.04), "white": (1.00, 0.88, 0.70), "gray": (0.62, 0.50, 0.36)}
+SHAPES = ("circle", "square", "triangle")
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+MOTIONS = {
+    "left": "moving left",
+    "right": "moving right",
+    "up": "moving up",
+    "down": "moving down",
+    "growing": "growing",
+    "shrinking": "shrinking",
+    "still": "standing still",
+}
+CONTENTS = {"pan_left": (1, 0), "pan_right": (-1, 0), "pan_up": (0, 1), "pan_down": (0, -1)}
+"""A move is named after the camera: where it pans left, what is in the picture moves right, and so on."""
+CAMERAS = ("zoom_in", "zoom_out", *CONTENTS, "roll_clockwise", "roll_anticlockwise")
+STYLES = ("plain", "outline", "sepia")
+SPLITS = ("train", "validation", "held_out")
+NUM_HELD_OUT = 42  # of 378 combinations
+
+RADII = {None: (8.7, 11.3), "small": (6.3, 7.4), "large": (12.5, 15.0)}
+_EXTENT = {"circle": 1.0, "square": 1.26, "triangle": 1.31}  # of the farthest corner, in radii
+_TRAIL = ((3, 0.22), (2, 0.38), (1, 0.55))  # fading copies: how many steps behind, how strong
+_TRAIL_STEP = 4.8
+_MIDDLE = SIZE / 2
+_ACROSS = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A second object, which always stands still."""
+
+    colour: str
+    shape: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a prompt can say. ``size`` None: not said, and between small and large."""
+
+    colour: str
+    shape: str
+    background: str
+    motion: str
+    size: str | None = None
+    other: Thing | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The caption that evaluation uses; training sees many others (``captions.caption``)."""
+        size = f"{self.size} " if self.size else ""
+        other = f" next to {article(self.other.colour)} {self.other.colour} {self.other.shape}" if self.other else ""
+        subject = f"a {size}{self.colour} {self.shape}{other}"
+        return f"{subject} on a {self.background} background, {MOTIONS[self.motion]}"
+
+    @property
+    def combination(self) -> tuple[str, str, str, str]:
+        """What held-out prompts are told apart by."""
+        return self.colour, self.shape, self.background, self.motion
+
+
+@dataclass(frozen=True)
+class Shot:
+    """How a scene is shown; no caption speaks of it. Raises ConfigurationError for a name that is none.
+
+    ``camera``: one of CAMERAS, over a scene that stands still. ``style``: outline draws rings instead of flat shapes,
+    sepia tints the backgrounds. ``watermark``: soft, noisy, and with a bar of ticks in a fixed place, as the stock
+    videos that the motion module was trained on have one (AnimateDiff, section 4.1).
+    """
+
+    camera: str | None = None
+    style: str = "plain"
+    watermark: bool = False
+
+    def __post_init__(self) -> None:
+        if self.camera is not None and self.camera not in CAMERAS:
+            raise ConfigurationError(f"camera: got {self.camera!r}, allowed: {', '.join(CAMERAS)}")
+        if self.style not in STYLES:
+            raise ConfigurationError(f"style: got {self.style!r}, allowed: {', '.join(STYLES)}")
+
+
+PLAIN = Shot()
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A shape in every frame: centre and radius in pixels, turned clockwise by ``angle`` radians. Arrays are (f,).
+
+    ``cue`` is the motion that each single frame must show: a motion module never sees the prompt.
+    """
+
+    colour: str
+    shape: str
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+    angle: np.ndarray | None = None
+    cue: str = "still"
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One training clip: ``frames`` uint8 (f, SIZE, SIZE, 3); ``mask`` bool (f, SIZE/CELL, SIZE/CELL).
+
+    ``mask`` is true for latents in whose reach something else than background is, with one latent around.
+    """
+
+    frames: np.ndarray
+    mask: np.ndarray
+    scene: Scene
+    bodies: tuple[Body, ...]
+
+
+# ---------------------------------------------------------------------------------------------------------- scenes
+
+
+def random_scene(rng: np.random.Generator, motion: str | None = None) -> Scene:
+    """One of the 378 combinations, held out or not."""
+    pick = rng.choice
+    return Scene(
+        str(pick(list(COLOURS))),
+        str(pick(SHAPES)),
+        str(pick(list(BACKGROUNDS))),
+        motion or str(pick(list(MOTIONS))),
+    )
+
+
+def held_out_scenes(n: int = NUM_HELD_OUT) -> list[Scene]:
+    """``n`` scenes whose combinations no training clip has: the same 42 again and again, 6 of each motion.
+
+    Any 7 in a row have all motions, 42 have each colour 7 times, each shape and background 14 times.
+    """
+    motions, colours, backgrounds = list(MOTIONS), list(COLOURS), list(BACKGROUNDS)
+    scenes = []
+    for i in range(n):
+        motion, turn = i % 7, i // 7 % 6
+        colour = (turn + motion) % 6
+        shape, background = (colour + motion) % 3, (colour // 3 + turn + 2 * motion) % 3
+        scenes.append(Scene(colours[colour], SHAPES[shape], backgrounds[background], motions[motion]))
+    return scenes
+
+
+_HELD_OUT = frozenset(scene.combination for scene in held_out_scenes())
+
+
+def scene_of(
+    rng: np.random.Generator, split: str = "train", shot: Shot = PLAIN, two_objects: float = 0.15, sized: float = 0.3
+) -> Scene:
+    """A scene of ``split``: with a second object in a share of ``two_objects``, with a size in one of ``sized``.
+
+    Only what neither grows nor shrinks, under a camera that stands still, has a size. A rolling camera always sees two
+    objects, and a zooming one in half of its clips.
+    """
+    while True:
+        scene = random_scene(rng, "still" if shot.camera else None)
+        if (scene.combination in _HELD_OUT) == (split == "held_out"):
+            break
+    size_draw, other_draw = rng.random(2)
+    if size_draw < sized and not shot.camera and scene.motion not in ("growing", "shrinking"):
+        scene = replace(scene, size=str(rng.choice(list(SIZE_WORDS))))
+    share = {"roll": 1.0, "zoom": max(0.5, two_objects)}.get((shot.camera or "").split("_")[0], two_objects)
+    if other_draw < share and scene.size != "small":  # the second object is the smaller one
+        others = [colour for colour in COLOURS if colour != scene.colour]
+        scene = replace(scene, other=Thing(str(rng.choice(others)), str(rng.choice(SHAPES))))
+    return scene
+
+
+ATTRIBUTES = {
+    "colour": list(COLOURS),
+    "shape": list(SHAPES),
+    "background": [None, *BACKGROUNDS],
+    "motion": [None, *MOTIONS],
+    "size": [None, *SIZE_WORDS],
+    "other_colour": [None, *COLOURS],
+    "other_shape": [None, *SHAPES],
+}
+"""What a caption can tell, and the values of each; None: it does not say."""
+
+
+def attributes(scene: Scene, caption: Caption) -> dict[str, int]:
+    """What ``caption`` tells of ``scene``, as places in the lists of ATTRIBUTES."""
+    told = {
+        "colour": scene.colour,
+        "shape": scene.shape,
+        "background": scene.background if caption.background else None,
+        "motion": scene.motion if caption.motion else None,
+        "size": scene.size if caption.size else None,
+        "other_colour": scene.other and scene.other.colour,
+        "other_shape": scene.other and scene.other.shape,
+    }
+    return {name: values.index(told[name]) for name, values in ATTRIBUTES.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------- staging
+
+
+def stage(scene: Scene, rng: np.random.Generator, shot: Shot = PLAIN, num_frames: int = NUM_FRAMES) -> tuple[Body, ...]:
+    """Where everything is in every frame; the last body is the one the scene is about."""
+    if shot.camera:
+        return _before_the_camera(scene, rng, shot.camera, num_frames)
+    time = np.linspace(0, 1, num_frames)
+    radius = rng.uniform(*RADII[scene.size])
+    x, y = rng.uniform(18, 46, 2)
+    way, middle = rng.uniform(22, 30), rng.uniform(29, 35)
+    if scene.other:  # to one side, so that there is room on the other
+        aside = max(radius, 10.0) + rng.uniform(2, 5, 2)
+        x, y = np.where(rng.random(2) < 0.5, aside, SIZE - aside)
+    radii = np.full(num_frames, radius)
+    if scene.motion in DIRECTIONS:
+        dx, dy = DIRECTIONS[scene.motion]
+        along = way * (time - 0.5)
+        xs, ys = (middle + dx * along if dx else np.full(num_frames, x)), (middle + dy * along if dy else y + 0 * time)
+    else:
+        if scene.motion != "still":
+            x, y = np.clip((x, y), 20, 44) if scene.other else np.clip((x, y), 22, 42)
+            least, growth = (6.5, 7.0) if scene.other else (6.0, 11.0)
+            if shot.style == "outline":  # a ring needs room for its hole
+                least, growth = least + 2, growth - 1
+            radii = least + growth * (time if scene.motion == "growing" else 1 - time)
+        xs, ys = np.full(num_frames, x), np.full(num_frames, y)
+    subject = Body(scene.colour, scene.shape, xs, ys, radii, cue=scene.motion)
+    if not scene.other:
+        return (subject,)
+    small = min(rng.uniform(6.4, 7.4), 0.8 * radii.max())
+    x, y = _clear_place(subject, small * _EXTENT[scene.other.shape], rng)
+    still = np.ones(num_frames)
+    return Body(scene.other.colour, scene.other.shape, x * still, y * still, small * still), subject
+
+
+def _clear_place(subject: Body, reach: float, rng: np.random.Generator) -> np.ndarray:
+    """Where something that reaches so far does not touch the subject's way, trail or halo; if nowhere, farthest off."""
+    places = rng.uniform(reach + 2, SIZE - reach - 2, (64, 2))
+    dx, dy = DIRECTIONS.get(subject.cue, (0, 0))
+    way = np.stack([subject.x, subject.y], axis=1)
+    way = np.concatenate([way, way - 3 * _TRAIL_STEP * np.array([dx, dy])])
+    gaps = np.linalg.norm(places[:, None] - way, axis=2).min(axis=1)
+    wide = subject.radius.max() * _EXTENT[subject.shape] * (1.35 if subject.cue == "shrinking" else 1.0)
+    clear = gaps > wide + reach + 1.5
+    return places[clear.argmax() if clear.any() else gaps.argmax()]
+
+
+def _before_the_camera(scene: Scene, rng: np.random.Generator, camera: str, num_frames: int) -> tuple[Body, ...]:
+    if scene.motion != "still":
+        raise ValueError(f"a camera moves over a scene that stands still, not one with the motion {scene.motion!r}")
+    time = np.linspace(0, 1, num_frames)
+    things = [Thing(scene.colour, scene.shape), *([scene.other] if scene.other else [])]
+    turn, shift, scale = np.zeros(num_frames), np.zeros(num_frames, complex), np.ones(num_frames)
+    if camera in CONTENTS:
+        dx, dy = CONTENTS[camera]
+        shift = rng.uniform(22, 30) * (time - 0.5) * complex(dx, dy)
+        places = rng.uniform(-3, 3, len(things)) + 1j * rng.uniform(-13, 13, len(things))  # as if for a pan sideways
+        if len(things) == 2:
+            places = places.real + 1j * rng.choice([-1, 1]) * (np.array([1, -1]) * rng.uniform(12, 16))
+        if dy:
+            places = places * 1j
+        radii = rng.uniform(9.0, 10.0), rng.uniform(6.6, 7.6)
+    elif camera.startswith("zoom"):
+        scale = rng.uniform(1.6, 2.0) ** ((time - 0.5) * (1 if camera == "zoom_in" else -1))
+        places = _opposite(rng, rng.uniform(10.5, 12.0) if len(things) == 2 else rng.uniform(4, 11), len(things))
+        radii = rng.uniform(8.0, 9.0), rng.uniform(6.0, 6.8)
+    else:  # the picture turns the other way than the camera; with y down, a positive angle is clockwise
+        turn = np.deg2rad(rng.uniform(60, 90)) * time * (-1 if camera == "roll_clockwise" else 1)
+        places = _opposite(rng, rng.uniform(14, 16.5), len(things))
+        radii = rng.uniform(8.5, 9.5), rng.uniform(6.8, 7.6)
+    bodies = []
+    for thing, place, radius in zip(things, places, radii, strict=False):
+        way = scale * place * np.exp(1j * turn) + shift
+        angle = turn if turn.any() else None
+        bodies.append(Body(thing.colour, thing.shape, _MIDDLE + way.real, _MIDDLE + way.imag, radius * scale, angle))
+    return tuple(reversed(bodies))
+
+
+def _opposite(rng: np.random.Generator, distance: float, count: int) -> np.ndarray:
+    """Complex places around the middle of the picture; the second is about opposite the first."""
+    first = rng.uniform(0, 2 * np.pi)
+    angles = (first, first + np.pi + rng.uniform(-0.35, 0.35))[:count]
+    return distance * np.array([cmath.exp(1j * angle) for angle in angles])
+
+
+# ---------------------------------------------------------------------------------------------------------- drawing
+
+
+def signed_distance(
+    shape: str,
+    x: np.ndarray | float,
+    y: np.ndarray | float,
+    radius: np.ndarray | float,
+    angle: np.ndarray | float | None = None,
+) -> np.ndarray:
+    """Pixels from the outline, negative inside; float32 (..., SIZE, SIZE) for arguments of any one shape (...)."""
+    x, y, radius = (np.asarray(value, np.float32)[..., None, None] for value in (x, y, radius))
+    dx, dy = _ACROSS - x, _ACROSS[:, None] - y
+    if angle is not None and shape != "circle":
+        turn = np.asarray(angle)[..., None, None]
+        cos, sin = np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32)
+        dx, dy = cos * dx + sin * dy, cos * dy - sin * dx
+    if shape == "circle":
+        return np.sqrt(dx * dx + dy * dy) - radius
+    if shape == "square":
+        return np.maximum(abs(dx), abs(dy)) - np.float32(0.89) * radius
+    half = np.float32(1.05) * radius
+    slope = np.float32(1 / 5**0.5)
+    return np.maximum(dy - np.float32(0.8) * half, 2 * slope * abs(dx) - slope * (dy + np.float32(1.1) * half))
+
+
+def coverage(
+    shape: str,
+    x: np.ndarray | float,
+    y: np.ndarray | float,
+    radius: np.ndarray | float,
+    angle: np.ndarray | float | None = None,
+) -> np.ndarray:
+    """How much of each pixel the shape covers, 0..1; shapes as in ``signed_distance``."""
+    return _inside(signed_distance(shape, x, y, radius, angle))
+
+
+def _inside(distance: np.ndarray) -> np.ndarray:
+    return np.clip(np.float32(0.5) - distance, 0, 1)
+
+
+def draw(bodies: tuple[Body, ...], background: str, style: str = "plain") -> np.ndarray:
+    """A staged scene as pixels: float32 (f, SIZE, SIZE, 3), values 0..1."""
+    picture = np.empty((len(bodies[0].x), SIZE, SIZE, 3), np.float32)
+    picture[:] = background_colour(background, style)
+    for body in bodies:
+        strength = _strength(body, style)[..., None]
+        picture += strength * (np.array(COLOURS[body.colour], np.float32) - picture)
+    return picture
+
+
+def background_colour(background: str, style: str) -> np.ndarray:
+    return np.array((SEPIA if style == "sepia" else BACKGROUNDS)[background], np.float32)
+
+
+def _strength(body: Body, style: str) -> np.ndarray:
+    """How much of the body's colour each pixel has, its cue included: (f, SIZE, SIZE), 0..1."""
+    strength = np.zeros((len(body.x), SIZE, SIZE), np.float32)
+    if body.cue in DIRECTIONS:  # behind it
+        dx, dy = DIRECTIONS[body.cue]
+        for step, weight in _TRAIL:
+            x, y = body.x - _TRAIL_STEP * step * dx, body.y - _TRAIL_STEP * step * dy
+            copy = coverage(body.shape, x, y, body.radius * (1 - 0.12 * step))
+            strength += copy * (np.float32(weight) - strength)
+    if body.cue == "shrinking":  # a halo where it was
+        strength = np.float32(0.4) * coverage(body.shape, body.x, body.y, body.radius * 1.35)
+    distance = signed_distance(body.shape, body.x, body.y, body.radius, body.angle)
+    solid, core = _inside(distance), 0.5
+    strength += solid * (1 - strength)
+    if style == "outline":
+        stroke = np.maximum(2.2, 0.26 * body.radius).astype(np.float32)[:, None, None]
+        strength -= _inside(distance + stroke)
+        core = 0.28
+    if body.cue == "growing":  # a paler core where it was
+        strength += coverage(body.shape, body.x, body.y, body.radius * core) * (np.float32(0.5) - strength)
+    return strength
+
+
+def scribbles(bodies: tuple[Body, ...]) -> np.ndarray:
+    """The bodies' outlines, white lines of 1.5 pixels on black: float32 (f, SIZE, SIZE), 0..1. No trail, no cue."""
+    lines = [
+        _inside(abs(signed_distance(body.shape, body.x, body.y, body.radius, body.angle)) - np.float32(0.75))
+        for body in bodies
+    ]
+    return np.maximum.reduce(lines)
+
+
+def latent_mask(picture: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Which latents see more than ``background`` (3,), and their neighbours: (f, H, W, 3) -> (f, H/CELL, W/CELL)."""
+    frames, height, width, _ = picture.shape
+    differs = (abs(picture - background) > 0.1).any(axis=3)
+    cells = differs.reshape(frames, height // CELL, CELL, width // CELL, CELL).any(axis=(2, 4))
+    for axis in (1, 2):
+        wide = np.pad(cells, [(0, 0)] + [(1, 1) if each == axis else (0, 0) for each in (1, 2)])
+        cells = np.take(wide, range(cells.shape[axis]), axis) | cells | np.take(wide, range(2, wide.shape[axis]), axis)
+    return cells
+
+
+WATERMARK_ROWS, WATERMARK_COLUMNS = slice(48, 56), slice(8, 56)
+
+
+def watermark(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Softened, with a bar of six ticks, light and dark in turn, of 30 % opacity, and noise of 0.02: values 0..1."""
+    picture = np.pad(picture, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    picture = (picture[:, :-2] + 2 * picture[:, 1:-1] + picture[:, 2:]) / 4
+    picture = (picture[:, :, :-2] + 2 * picture[:, :, 1:-1] + picture[:, :, 2:]) / 4
+    bar = picture[:, WATERMARK_ROWS, WATERMARK_COLUMNS]
+    ticks = np.repeat(np.array([1, 0] * 3, np.float32), CELL)[:, None]
+    bar += np.float32(0.3) * (ticks - bar)
+    noise = rng.random(picture.shape, np.float32) - np.float32(0.5)
+    return np.clip(picture + np.float32(0.07) * noise, 0, 1)
+
+
+def render(scene: Scene, rng: np.random.Generator, shot: Shot = PLAIN, num_frames: int = NUM_FRAMES) -> np.ndarray:
+    """A clip of ``scene`` somewhere in the picture: float32 (f, SIZE, SIZE, 3), values 0..1."""
+    picture = draw(stage(scene, rng, shot, num_frames), scene.background, shot.style)
+    return watermark(picture, rng) if shot.watermark else picture
+
+
+# ---------------------------------------------------------------------------------------------------------- clips
+
+
+def generator(seed: int, split: str, index: int, *more: int) -> np.random.Generator:
+    """What decides about clip ``index`` of ``split``, the same on every machine; ``more`` numbers give others."""
+    return np.random.default_rng([seed, SPLITS.index(split), index, *more])
+
+
+def draw_scene(
+    seed: int, split: str, index: int, shots: tuple[Shot, ...] = (PLAIN,), two_objects: float = 0.15
+) -> tuple[Scene, Shot, np.random.Generator]:
+    """What ``clip`` shows and how, and the generator that goes on to decide where."""
+    rng = generator(seed, split, index)
+    shot = shots[rng.integers(len(shots))]
+    return scene_of(rng, split, shot, two_objects), shot, rng
+
+
+def clip(seed: int, split: str, index: int, shots: tuple[Shot, ...] = (PLAIN,), two_objects: float = 0.15) -> Clip:
+    """Clip ``index`` of ``split``, shown in one of ``shots``; the same for the same arguments."""
+    scene, shot, rng = draw_scene(seed, split, index, shots, two_objects)
+    bodies = stage(scene, rng, shot)
+    picture = draw(bodies, scene.background, shot.style)
+    mask = latent_mask(picture, background_colour(scene.background, shot.style))
+    if shot.watermark:
+        picture = watermark(picture, rng)
+    return Clip((picture * 255 + 0.5).astype(np.uint8), mask, scene, bodies)

@@ -1,0 +1,300 @@
+"""Generate clips of prompts that no training clip had, read their frames, and print how often they show what was asked.
+
+    python -m scripts.evaluate                         # everything that is installed of the embedded family
+    python -m scripts.evaluate scenes lcm_4 --clips 2  # some of it, two seeds a prompt
+
+Shares come with their 95 % interval (Wilson's), other figures with the mean's. Ends with 1 where --require is given and
+a target is missed.
+"""
+
+import argparse
+import base64
+import io
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from animatediff.engine import Engine
+from animatediff.request import ControlRef, GenerationRequest, LoraRef
+from animatediff.settings import Settings
+from animatediff.training.shapeworld import world
+from animatediff.training.shapeworld.judge import Reading, read
+from scripts.contact_sheet import contact_sheet
+
+Measures = Mapping[str, float]
+"""What one clip shows: 1 or 0 for what is right or wrong, other numbers as they are."""
+
+FOLDER = "shapeworld"
+SAID = ("colour", "shape", "background", "motion")
+STRENGTHS = (0.0, 0.5, 1.0)
+SHEET_COLUMNS, SHEET_ROWS = 8, 14
+TARGETS = {
+    "colour": 0.97,
+    "shape": 0.92,
+    "motion": 0.92,
+    "kept in all frames": 0.95,
+    "moved its way": 0.85,
+    "more with strength": 0.85,
+    "first frame, dB": 22.0,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Clips to generate together, and what is measured of all of them."""
+
+    requests: tuple[GenerationRequest, ...]
+    measure: Callable[[Sequence[np.ndarray]], Measures]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """``files``, below the family's folder, are what it is about; without them it cannot run."""
+
+    files: tuple[str, ...]
+    cases: Callable[[int], Iterator[Case]]
+    targets: Mapping[str, float]
+
+
+def scene_measures(scene: world.Scene, clips: Sequence[np.ndarray]) -> Measures:
+    """Whether the clip shows what ``scene`` says; a clip in which nothing is seen is wrong in everything."""
+    reading = read(clips[0])
+    names = ("colour", "shape", "background", "motion")
+    right = {
+        name: float(reading is not None and getattr(reading.scene, name) == getattr(scene, name)) for name in names
+    }
+    return {
+        **right,
+        "all four": float(all(right.values())),
+        "kept in all frames": float(bool(reading and reading.kept == 1)),
+    }
+
+
+def scenes(clips: int, **changes: object) -> Iterator[Case]:
+    """Every held-out scene, with ``clips`` seeds."""
+    for seed in range(clips):
+        for number, scene in enumerate(world.held_out_scenes()):
+            request = GenerationRequest(scene.prompt, model=FOLDER, seed=1000 * seed + number, format="png_zip")
+            yield Case((replace(request, **changes),), partial(scene_measures, scene))  # pyright: ignore[reportArgumentType]
+
+
+def camera_measures(move: str, clips: Sequence[np.ndarray]) -> Measures:
+    readings = [read(clip) for clip in clips]
+    last = readings[-1]
+    if any(reading is None for reading in readings) or last is None:
+        return {"moved its way": 0.0, "more with strength": 0.0}
+    amounts = [reading.camera.amount(move) for reading in readings if reading]
+    rising = all(less < more for less, more in pairwise(amounts))
+    return {"moved its way": float(last.camera.move == move), "more with strength": float(rising)}
+
+
+def camera(clips: int, move: str, file: str) -> Iterator[Case]:
+    """Scenes that stand still, with the MotionLoRA of ``move`` at rising strengths."""
+    still = [scene for scene in world.held_out_scenes() if scene.motion == "still"]
+    for seed in range(clips):
+        for number, scene in enumerate(still):
+            others = [colour for colour in world.COLOURS if colour != scene.colour]
+            if move.startswith("roll"):  # what turns is seen by two
+                shape = world.SHAPES[number % len(world.SHAPES)]
+                scene = replace(scene, other=world.Thing(others[number % len(others)], shape))
+            request = GenerationRequest(scene.prompt, model=FOLDER, seed=1000 * seed + number)
+            stacks = [(LoraRef(f"{FOLDER}/{file}", strength),) for strength in STRENGTHS]
+            yield Case(tuple(replace(request, loras=loras) for loras in stacks), partial(camera_measures, move))
+
+
+def control_measures(scene: world.Scene, picture: np.ndarray | None, clips: Sequence[np.ndarray]) -> Measures:
+    measures = {
+        name: value for name, value in scene_measures(scene, clips).items() if name in ("colour", "shape", "motion")
+    }
+    if picture is None:
+        return measures
+    error = np.mean((clips[0][0] / 255.0 - picture / 255.0) ** 2)
+    return {**measures, "first frame, dB": float(-10 * np.log10(error))}
+
+
+def control(clips: int, file: str, scribble: bool) -> Iterator[Case]:
+    """Held-out scenes whose first frame, or its sketch, is given as it was drawn."""
+    for seed in range(clips):
+        for number, scene in enumerate(world.held_out_scenes()):
+            rng = world.generator(seed, "held_out", number)
+            bodies = world.stage(scene, rng)
+            frame = (world.draw(bodies, scene.background)[0] * 255).round().astype(np.uint8)
+            shown = (world.scribbles(bodies)[0] * 255).round().astype(np.uint8) if scribble else frame
+            request = GenerationRequest(scene.prompt, model=FOLDER, seed=1000 * seed + number)
+            reference = ControlRef(f"{FOLDER}/{file}", (_as_base64(shown),))
+            measure = partial(control_measures, scene, None if scribble else frame)
+            yield Case((replace(request, controls=(reference,)),), measure)
+
+
+def _as_base64(picture: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).convert("RGB").save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def style_measures(wanted: Callable[[Reading], bool], clips: Sequence[np.ndarray]) -> Measures:
+    without, with_it = (read(clip) for clip in clips)
+    return {
+        "changed as it should": float(bool(with_it and wanted(with_it))),
+        "so already without": float(bool(without and wanted(without))),
+    }
+
+
+def changed(clips: int, wanted: Callable[[Reading], bool], **changes: object) -> Iterator[Case]:
+    """Held-out scenes, without and with ``changes``."""
+    for case in scenes(clips):
+        (plain,) = case.requests
+        yield Case((plain, replace(plain, **changes)), partial(style_measures, wanted))  # pyright: ignore[reportArgumentType]
+
+
+def _lora(file: str) -> dict[str, object]:
+    return {"loras": (LoraRef(f"{FOLDER}/{file}"),)}
+
+
+_SCENE_TARGETS = {name: TARGETS[name] for name in ("colour", "shape", "motion", "kept in all frames")}
+_CAMERA_TARGETS = {name: TARGETS[name] for name in ("moved its way", "more with strength")}
+_V2, _LCM = "motion_module_v2.safetensors", "motion_module_lcm.safetensors"
+_DISTILLED = {
+    "motion_module": f"{FOLDER}/{_LCM}",
+    "motion_module_version": "v3",
+    "scheduler": "lcm",
+    "guidance_scale": 1.0,
+}
+
+SUITES: Mapping[str, Suite] = {
+    "scenes": Suite(("motion_module_v3.safetensors",), scenes, _SCENE_TARGETS),
+    "scenes_v2": Suite((_V2,), partial(scenes, motion_module=f"{FOLDER}/{_V2}"), _SCENE_TARGETS),
+    **{
+        f"lcm_{steps}": Suite((_LCM,), partial(scenes, **_DISTILLED, num_inference_steps=steps), {}) for steps in (4, 8)
+    },
+    **{
+        f"camera_{move}": Suite(
+            (f"motion_lora_{move}.safetensors",),
+            partial(camera, move=move, file=f"motion_lora_{move}.safetensors"),
+            _CAMERA_TARGETS,
+        )
+        for move in world.CAMERAS
+    },
+    "sparsectrl_rgb": Suite(
+        ("sparsectrl_rgb.safetensors",),
+        partial(control, file="sparsectrl_rgb.safetensors", scribble=False),
+        {name: TARGETS[name] for name in ("motion", "first frame, dB")},
+    ),
+    "sparsectrl_scribble": Suite(
+        ("sparsectrl_scribble.safetensors",),
+        partial(control, file="sparsectrl_scribble.safetensors", scribble=True),
+        {},
+    ),
+    "domain_adapter": Suite(
+        ("domain_adapter.safetensors",),
+        partial(changed, wanted=lambda reading: reading.watermark, **_lora("domain_adapter.safetensors")),
+        {},
+    ),
+    "style_lora": Suite(
+        ("style_lora.safetensors",),
+        partial(changed, wanted=lambda reading: reading.style == "outline", **_lora("style_lora.safetensors")),
+        {},
+    ),
+    "dreambooth": Suite(
+        ("dreambooth.safetensors",),
+        partial(
+            changed, wanted=lambda reading: reading.style == "sepia", dreambooth=f"{FOLDER}/dreambooth.safetensors"
+        ),
+        {},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table. ``low`` and ``high`` bound it with 95 % confidence."""
+
+    suite: str
+    measure: str
+    value: float
+    low: float
+    high: float
+    count: int
+    target: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.target is None else self.value >= self.target
+
+
+def figure(suite: str, measure: str, values: Sequence[float], target: float | None) -> Figure:
+    """The mean of ``values``, with Wilson's interval for shares, the normal one for other numbers."""
+    n, mean, z = len(values), float(np.mean(values)), 1.96
+    if set(values) <= {0.0, 1.0}:
+        centre, spread = mean + z * z / (2 * n), z * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+        low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+    else:
+        spread = z * np.std(values) / np.sqrt(n)
+        low, high = mean - spread, mean + spread
+    return Figure(suite, measure, mean, float(low), float(high), n, target)
+
+
+def evaluate(engine: Engine, name: str, clips: int) -> tuple[list[Figure], list[np.ndarray]]:
+    """All figures of suite ``name``, and its first clips."""
+    values: dict[str, list[float]] = defaultdict(list)
+    shown = []
+    for case in tqdm(list(SUITES[name].cases(clips)), desc=name, unit="case", disable=not sys.stderr.isatty()):
+        made = [engine.generate(engine.prepare(request)).video.frames for request in case.requests]
+        shown.append(made[-1])
+        for measure, value in case.measure(made).items():
+            values[measure].append(value)
+    targets = SUITES[name].targets
+    return [figure(name, measure, found, targets.get(measure)) for measure, found in values.items()], shown[:SHEET_ROWS]
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Markdown."""
+    lines = ["| suite | what | share or mean | 95 % | clips | target |", "|---|---|---|---|---|---|"]
+    for row in figures:
+        met = "" if row.target is None else f"{row.target:g} {'met' if row.met else 'MISSED'}"
+        interval = f"{row.low:.3f} - {row.high:.3f}"
+        lines.append(f"| {row.suite} | {row.measure} | {row.value:.3f} | {interval} | {row.count} | {met} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; none: all installed")
+    parser.add_argument("--clips", type=int, default=1, help="seeds of each prompt")
+    parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each suite")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--require", action="store_true", help="end with 1 where a target is missed")
+    options = parser.parse_args(argv)
+    if unknown := [name for name in options.suites if name not in SUITES]:
+        parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    engine = Engine(Settings.from_env())
+    family = engine.settings.models_dir / FOLDER
+    missing = {name: file for name, suite in SUITES.items() for file in suite.files if not (family / file).is_file()}
+    if absent := [f"{name} (no {missing[name]})" for name in options.suites if name in missing]:
+        parser.error(f"not installed: {', '.join(absent)}")
+    figures: list[Figure] = []
+    for name in options.suites or [name for name in SUITES if name not in missing]:
+        found, shown = evaluate(engine, name, options.clips)
+        figures += found
+        if options.sheets:
+            options.sheets.mkdir(parents=True, exist_ok=True)
+            contact_sheet(shown, SHEET_COLUMNS).save(options.sheets / f"{name}.png", optimize=True)
+    print(table(figures))
+    if not options.suites and missing:
+        print(f"\nnot installed: {', '.join(missing)}")
+    if options.json:
+        options.json.write_text(json.dumps([row.__dict__ for row in figures], indent=1) + "\n", encoding="utf-8")
+    return 1 if options.require and any(row.met is False for row in figures) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

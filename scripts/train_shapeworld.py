@@ -1,0 +1,285 @@
+"""Train the embedded family from nothing: python -m scripts.train_shapeworld (make train-shapeworld)
+
+Each step is a config of ``configs/training/shapeworld`` under train.py, and ends with a test: what it made must do what
+the next step needs, or the run stops. A step that is done is not done again, and one that was interrupted goes on from
+its newest checkpoint. All of it is in one folder; the family itself is in its ``models/shapeworld``.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from animatediff.engine import Engine
+from animatediff.pipeline import AnimationInputs, AnimationPipeline
+from animatediff.settings import PROJECT_ROOT, Settings
+from animatediff.training.shapeworld import world
+from animatediff.training.shapeworld.judge import read
+from scripts.evaluate import evaluate
+
+CONFIGS = PROJECT_ROOT / "configs" / "training" / "shapeworld"
+SHIPPED = PROJECT_ROOT / "models" / "shapeworld"
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """``config`` with ``overrides``; ``takes`` says where its exports go in the family.
+
+    ``test`` measures the family, and each of its figures must be at least what ``least`` says.
+    """
+
+    name: str
+    config: str
+    takes: Mapping[str, str]
+    test: Callable[[Path], Figures]
+    least: Figures
+    overrides: tuple[str, ...] = field(default=())
+
+
+# ---------------------------------------------------------------------------------------------------------- tests
+
+
+@torch.inference_mode()
+def reconstruction(family: Path) -> Figures:
+    """How well the autoencoder gives back clips that it was not trained on, as the judge sees them."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    vae: Any = AutoencoderKL.from_pretrained(family / "vae")
+    right: dict[str, list[float]] = {name: [] for name in ("colour", "shape", "background", "psnr")}
+    for index in range(84):
+        clip = world.clip(99, "held_out", index, two_objects=0.0)
+        pixels = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+        back = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        right["psnr"].append(float(-10 * torch.log10((((back - pixels) / 2) ** 2).mean())))
+        reading = read(((back / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        for name in ("colour", "shape", "background"):
+            right[name].append(float(reading is not None and getattr(reading.scene, name) == getattr(clip.scene, name)))
+    return {name: float(np.mean(values)) for name, values in right.items()}
+
+
+SWAPS = {
+    "colour": ("a red circle on a black background, moving left", "a blue circle on a black background, moving left"),
+    "shape": ("a red circle on a black background, moving left", "a red square on a black background, moving left"),
+    "direction": (
+        "a red circle on a black background, moving left",
+        "a red circle on a black background, moving right",
+    ),
+    "growth": ("a red circle on a black background, growing", "a red circle on a black background, shrinking"),
+}
+
+
+@torch.inference_mode()
+def words_told_apart(family: Path) -> Figures:
+    """1 - cosine of the text embeddings, averaged over the positions, of two prompts that differ in one word."""
+    pipeline = _pipeline(family, unet=SHIPPED)
+    figures = {}
+    for name, prompts in SWAPS.items():
+        one, other = (pipeline.encode(AnimationInputs(p, guidance_scale=1.0)).embeds[0] for p in prompts)
+        figures[name] = float(1 - torch.nn.functional.cosine_similarity(one, other).mean())
+    return figures
+
+
+@torch.inference_mode()
+def words_drawn(family: Path) -> Figures:
+    """Mean square change of the predicted noise when one word of the prompt is swapped, and single frames judged."""
+    pipeline = _pipeline(family)
+    figures = {}
+    latents = torch.randn(8, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for name, prompts in SWAPS.items():
+        texts = [pipeline.encode(AnimationInputs(p, guidance_scale=1.0)).embeds.expand(8, -1, -1) for p in prompts]
+        one, other = (pipeline.unet(latents, 650, text) for text in texts)
+        figures[f"swap of {name}"] = float(((one - other) ** 2).mean())
+    right: dict[str, list[float]] = {"colour": [], "shape": [], "background": []}
+    for seed, scene in enumerate(world.held_out_scenes()):
+        inputs = AnimationInputs(scene.prompt, num_frames=1, width=64, height=64, guidance_scale=4.0, seeds=(seed,))
+        frames = pipeline.decode_frames(pipeline.denoise(inputs, pipeline.encode(inputs)))[0].numpy()
+        reading = read(frames)
+        for name, values in right.items():
+            values.append(float(reading is not None and getattr(reading.scene, name) == getattr(scene, name)))
+    return figures | {name: float(np.mean(values)) for name, values in right.items()}
+
+
+def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
+    """The family as it is so far; ``unet``: the folder of another one, while it has none."""
+    if unet is not None and not (family / "unet").is_dir():
+        from animatediff.checkpoints import diffusers_folder
+
+        cpu = torch.device("cpu")
+        text_encoder = diffusers_folder.load_text_encoder(family / "text_encoder", cpu, torch.float32)
+        loaded = AnimationPipeline.from_pretrained(unet)
+        tokenizer = diffusers_folder.load_tokenizer(family / "tokenizer")
+        return AnimationPipeline(loaded.unet, loaded.vae, text_encoder, tokenizer)
+    return AnimationPipeline.from_pretrained(family)
+
+
+def suite(name: str) -> Callable[[Path], Figures]:
+    """The figures of a suite of ``scripts.evaluate``."""
+
+    def test(family: Path) -> Figures:
+        settings = Settings(models_dir=family.parent, offline=True)
+        figures, _ = evaluate(Engine(settings), name, 1)
+        return {figure.measure: round(figure.value, 4) for figure in figures}
+
+    return test
+
+
+# ---------------------------------------------------------------------------------------------------------- steps
+
+_VAE = {"colour": 0.97, "shape": 0.95, "background": 0.99}
+
+STEPS = (
+    Step("vae", "vae", {"vae": "vae"}, reconstruction, {**_VAE, "psnr": 27}),
+    Step("vae_decoder", "vae_decoder", {"vae": "vae"}, reconstruction, {**_VAE, "psnr": 28}),
+    Step(
+        "text_encoder",
+        "text_encoder",
+        {"text_encoder": "text_encoder", "tokenizer": "tokenizer"},
+        words_told_apart,
+        dict.fromkeys(SWAPS, 0.05),
+    ),
+    Step(
+        "text_to_image",
+        "text_to_image",
+        {"model/unet": "unet", "model/scheduler": "scheduler"},
+        words_drawn,
+        {"swap of shape": 1e-3, "swap of direction": 1e-3, "colour": 0.95, "shape": 0.9, "background": 0.97},
+    ),
+    Step(
+        "motion_v3",
+        "motion_v3",
+        {"motion_module.safetensors": "motion_module_v3.safetensors"},
+        suite("scenes"),
+        {"colour": 0.9, "shape": 0.85, "motion": 0.85},
+    ),
+    Step(
+        "motion_v2",
+        "motion_v2",
+        {"motion_module.safetensors": "motion_module_v2.safetensors"},
+        suite("scenes_v2"),
+        {"colour": 0.9, "shape": 0.85, "motion": 0.85},
+    ),
+    *(
+        Step(
+            f"motion_lora_{move}",
+            "motion_lora",
+            {"motion_lora.safetensors": f"motion_lora_{move}.safetensors"},
+            suite(f"camera_{move}"),
+            {"moved its way": 0.7},
+            (f"data.shots=[{{camera: {move}}}]",),
+        )
+        for move in world.CAMERAS
+    ),
+    Step(
+        "domain_adapter",
+        "domain_adapter",
+        {"domain_adapter.safetensors": "domain_adapter.safetensors"},
+        suite("domain_adapter"),
+        {"changed as it should": 0.7},
+    ),
+    Step(
+        "style_lora",
+        "style_lora",
+        {"lora.safetensors": "style_lora.safetensors"},
+        suite("style_lora"),
+        {"changed as it should": 0.7},
+    ),
+    Step(
+        "dreambooth",
+        "dreambooth",
+        {"model.safetensors": "dreambooth.safetensors"},
+        suite("dreambooth"),
+        {"changed as it should": 0.7},
+    ),
+    Step(
+        "sparsectrl_rgb",
+        "sparsectrl_rgb",
+        {"sparsectrl_rgb.safetensors": "sparsectrl_rgb.safetensors"},
+        suite("sparsectrl_rgb"),
+        {"first frame, dB": 19, "motion": 0.7},
+    ),
+    Step(
+        "sparsectrl_scribble",
+        "sparsectrl_scribble",
+        {"sparsectrl_scribble.safetensors": "sparsectrl_scribble.safetensors"},
+        suite("sparsectrl_scribble"),
+        {"motion": 0.7},
+    ),
+    Step(
+        "lcm",
+        "lcm",
+        {"motion_module.safetensors": "motion_module_lcm.safetensors"},
+        suite("lcm_8"),
+        {"colour": 0.85, "shape": 0.8, "motion": 0.75},
+    ),
+)
+
+
+def run(step: Step, work: Path, processes: int) -> Figures:
+    """Train ``step``, put what it made into the family, and test it. Raises SystemExit where that fails."""
+    told = work / step.name / "done.json"
+    if told.is_file():
+        print(f"{step.name}: done before", flush=True)
+        return json.loads(told.read_text())["figures"]
+    family = work / "models" / "shapeworld"
+    began = time.monotonic()
+    train = ["train.py", "--config", str(CONFIGS / f"{step.config}.yaml"), f"output_dir={work / step.name}"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launch if processes > 1 else []), *train, *step.overrides]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    if done.returncode:
+        raise SystemExit(f"{step.name}: train.py ended with {done.returncode}")
+    for made, place in step.takes.items():
+        source, target = work / step.name / "export" / made, family / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+    seconds = round(time.monotonic() - began)
+    figures = step.test(family)
+    missed = [f"{name} {figures.get(name, 0):.4g} < {least:g}" for name, least in step.least.items()]
+    missed = [
+        text for text, (name, least) in zip(missed, step.least.items(), strict=True) if figures.get(name, 0) < least
+    ]
+    print(
+        f"{step.name}: {seconds} s, {', '.join(f'{name} {value:.4g}' for name, value in figures.items())}", flush=True
+    )
+    if missed:
+        raise SystemExit(f"{step.name} is not good enough for the next step: {'; '.join(missed)}")
+    told.write_text(json.dumps({"seconds": seconds, "figures": figures}, indent=1) + "\n", encoding="utf-8")
+    return figures
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.train_shapeworld", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--work", type=Path, default=PROJECT_ROOT / "runs" / "shapeworld", help="folder of it all")
+    parser.add_argument("--until", choices=[step.name for step in STEPS], help="the last step to do")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(argv)
+    family = options.work / "models" / "shapeworld"
+    if not (family / "tokenizer").is_dir():  # CLIP's own
+        shutil.copytree(SHIPPED / "tokenizer", family / "tokenizer")
+    for step in STEPS:
+        run(step, options.work, options.processes)
+        if step.name == options.until:
+            break
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""What the evaluation says of clips whose truth is known, drawn and not generated."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from animatediff.engine import Engine
+from animatediff.settings import Settings
+from animatediff.training.shapeworld import world
+from scripts import evaluate
+from scripts.evaluate import SUITES, Case, Suite, figure, table
+
+
+def drawn(scene: world.Scene, shot: world.Shot = world.PLAIN) -> np.ndarray:
+    return (world.render(scene, np.random.default_rng(3), shot) * 255).round().astype(np.uint8)
+
+
+def test_scene_that_is_shown_is_right_in_everything() -> None:
+    for scene in world.held_out_scenes(7):
+        assert set(evaluate.scene_measures(scene, [drawn(scene)]).values()) == {1.0}
+
+
+def test_each_wrong_part_is_told() -> None:
+    scene = world.held_out_scenes(1)[0]
+    other = next(colour for colour in world.COLOURS if colour != scene.colour)
+    measures = evaluate.scene_measures(world.Scene(other, scene.shape, scene.background, scene.motion), [drawn(scene)])
+    assert measures == {
+        "colour": 0.0,
+        "shape": 1.0,
+        "background": 1.0,
+        "motion": 1.0,
+        "all four": 0.0,
+        "kept in all frames": 1.0,
+    }
+
+
+def test_nothing_to_see_is_wrong() -> None:
+    empty = np.full((16, 64, 64, 3), 128, np.uint8)
+    assert set(evaluate.scene_measures(world.held_out_scenes(1)[0], [empty]).values()) == {0.0}
+    assert set(evaluate.camera_measures("zoom_in", [empty] * 3).values()) == {0.0}
+
+
+def test_camera_must_go_its_way_and_more_with_strength() -> None:
+    scene = next(scene for scene in world.held_out_scenes() if scene.motion == "still")
+    still, moved = drawn(scene), drawn(scene, world.Shot(camera="pan_left"))
+    half = np.concatenate([moved[::2], moved[-1:].repeat(8, axis=0)])[:16]
+    assert evaluate.camera_measures("pan_left", [still, half, moved])["moved its way"] == 1.0
+    assert evaluate.camera_measures("pan_left", [moved, half, still])["more with strength"] == 0.0
+    assert evaluate.camera_measures("pan_right", [still, half, moved])["moved its way"] == 0.0
+
+
+def test_first_frame_is_compared_in_db() -> None:
+    scene = world.held_out_scenes(1)[0]
+    clip = drawn(scene)
+    near = (clip[0].astype(int) + 10).clip(0, 255).astype(np.uint8)
+    measures = evaluate.control_measures(scene, near, [clip])
+    assert 28 < measures["first frame, dB"] < 31
+    assert measures["motion"] == 1.0
+
+
+def test_intervals() -> None:
+    share = figure("s", "m", [1.0] * 9 + [0.0], 0.85)
+    assert (round(share.value, 3), round(share.low, 3), round(share.high, 3)) == (0.9, 0.596, 0.982)
+    assert share.met
+    level = figure("s", "m", [20.0, 22.0], 22)
+    assert (level.value, level.met) == (21.0, False)
+    assert level.low < 20 < 22 < level.high
+    assert "MISSED" in table([level])
+
+
+def test_every_suite_s_files_are_told_apart_and_its_jobs_are_legal() -> None:
+    engine = Engine(Settings())
+    for suite in SUITES.values():
+        case: Case = next(iter(suite.cases(1)))
+        for request in case.requests:
+            engine.resolve(request)
+    assert len({suite.files for suite in SUITES.values()}) == len(SUITES) - 1  # two speeds of one distilled module
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def two_cases(clips: int):
+        return list(evaluate.scenes(clips, num_inference_steps=2, num_frames=2))[:2]
+
+    suite = Suite(("motion_module_v3.safetensors",), two_cases, {"colour": 1.01})
+    monkeypatch.setattr(evaluate, "SUITES", {"scenes": suite, "elsewhere": Suite(("no.safetensors",), two_cases, {})})
+    figures = tmp_path / "figures.json"
+    assert evaluate.main(["--json", str(figures), "--sheets", str(tmp_path / "sheets"), "--require"]) == 1
+    said = capsys.readouterr().out
+    assert "not installed: elsewhere" in said
+    assert {row["count"] for row in json.loads(figures.read_text())} == {2}
+    assert (tmp_path / "sheets" / "scenes.png").is_file()
+    for wrong in ("nothing", "elsewhere"):
+        with pytest.raises(SystemExit):
+            evaluate.main([wrong])

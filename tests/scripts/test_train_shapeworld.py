@@ -1,0 +1,76 @@
+"""The plan of the embedded family's training: its configs, its tests, and what happens when one is missed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from animatediff.training.config import load_config
+from scripts import train_shapeworld
+from scripts.evaluate import SUITES
+from scripts.train_shapeworld import CONFIGS, SHIPPED, STEPS, Step
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_every_step_s_config_is_valid(step: Step) -> None:
+    config = load_config(CONFIGS / f"{step.config}.yaml", step.overrides)
+    assert config.data.kind == "world"
+    assert config.output_dir.startswith("runs/shapeworld/")
+    assert step.takes
+    assert step.least
+
+
+def test_every_config_is_a_step_and_every_suite_s_file_is_made() -> None:
+    assert {step.config for step in STEPS} == {path.stem for path in CONFIGS.glob("*.yaml")}
+    made = {place for step in STEPS for place in step.takes.values()}
+    assert {file for suite in SUITES.values() for file in suite.files} <= made
+
+
+def test_tests_measure_the_family_that_ships() -> None:
+    assert train_shapeworld.reconstruction(SHIPPED)["background"] > 0.9
+    told = train_shapeworld.words_told_apart(SHIPPED)
+    assert min(told.values()) > 0.05
+
+
+class Trained:
+    """Stands for train.py: writes what a step exports."""
+
+    def __init__(self, work: Path) -> None:
+        self.work, self.runs = work, 0
+
+    def __call__(self, command: list[str], **_: Any) -> SimpleNamespace:
+        self.runs += 1
+        export = self.work / "motion_v3" / "export"
+        export.mkdir(parents=True, exist_ok=True)
+        (export / "motion_module.safetensors").write_bytes(b"weights")
+        assert f"output_dir={self.work / 'motion_v3'}" in command
+        return SimpleNamespace(returncode=0)
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    stand_in = Trained(tmp_path)
+    monkeypatch.setattr(train_shapeworld.subprocess, "run", stand_in)
+    return stand_in
+
+
+def test_step_that_is_good_is_kept_and_not_done_again(tmp_path: Path, trained: Trained) -> None:
+    step = next(step for step in STEPS if step.name == "motion_v3")
+    good = replace(step, test=lambda _family: {"motion": 0.9}, least={"motion": 0.8})
+    for _ in range(2):
+        assert train_shapeworld.run(good, tmp_path, 1) == {"motion": 0.9}
+    assert trained.runs == 1
+    assert (tmp_path / "models" / "shapeworld" / "motion_module_v3.safetensors").read_bytes() == b"weights"
+    assert json.loads((tmp_path / "motion_v3" / "done.json").read_text())["figures"] == {"motion": 0.9}
+
+
+def test_step_that_is_not_good_enough_stops_the_run(tmp_path: Path, trained: Trained) -> None:
+    step = next(step for step in STEPS if step.name == "motion_v3")
+    poor = replace(step, test=lambda _family: {"motion": 0.5}, least={"motion": 0.8})
+    with pytest.raises(SystemExit, match=r"motion 0.5 < 0.8"):
+        train_shapeworld.run(poor, tmp_path, 1)
+    assert trained.runs == 1
+    assert not (tmp_path / "motion_v3" / "done.json").exists()

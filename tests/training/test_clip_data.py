@@ -1,0 +1,285 @@
+"""What training sees: published sampling rules, broken files counted, items that depend on their number alone."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from animatediff.errors import AssetError, ConfigurationError
+from animatediff.training.data import (
+    ClipFolder,
+    PictureFolder,
+    World,
+    clip_indices,
+    condition_frames,
+    open_source,
+    order,
+)
+from animatediff.training.shapeworld import world
+from animatediff.video import Video, write_video
+
+
+class FirstStart:
+    """A generator that always begins at the start, or at the end, of what is allowed."""
+
+    def __init__(self, last: bool = False) -> None:
+        self.last = last
+
+    def integers(self, high: int) -> int:
+        return high - 1 if self.last else 0
+
+
+def write_ramp(path: Path, num_frames: int, captioned: bool = True) -> None:
+    """Frame i is gray of the value 4 i; the left half is black."""
+    frames = np.zeros((num_frames, 16, 32, 3), np.uint8)
+    frames[:, :, 16:] = np.arange(num_frames)[:, None, None, None] * 4
+    write_video(Video(frames, 8), path, format="mp4", metadata={})
+    if captioned:
+        path.with_suffix(".txt").write_text(f"clip {path.stem}")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for name, num_frames in (("a", 40), ("b", 20), ("c", 5)):
+        write_ramp(folder / f"{name}.mp4", num_frames)
+    return folder
+
+
+def source(root: Path, **changes) -> ClipFolder:
+    return ClipFolder(**{"root": root, "num_frames": 4, "stride": 3, "height": 16, "width": 32, **changes})
+
+
+@pytest.mark.parametrize(
+    ("available", "num_frames", "stride", "first", "last"),
+    [
+        (100, 4, 3, [0, 3, 6, 9], [90, 93, 96, 99]),
+        (10, 4, 3, [0, 3, 6, 9], [0, 3, 6, 9]),
+        (8, 4, 3, [0, 2, 4, 7], [0, 2, 4, 7]),  # linspace 0, 2.33, 4.67, 7, cut
+        (3, 4, 3, [0, 0, 1, 2], [0, 0, 1, 2]),  # 0, .67, 1.33, 2
+        (1, 4, 3, [0, 0, 0, 0], [0, 0, 0, 0]),
+        (61, 16, 4, list(range(0, 61, 4)), list(range(0, 61, 4))),
+        (9, 1, 4, [0], [8]),
+    ],
+)
+def test_published_sampling_rule(available: int, num_frames: int, stride: int, first: list, last: list) -> None:
+    assert clip_indices(available, num_frames, stride, FirstStart()).tolist() == first  # pyright: ignore
+    assert clip_indices(available, num_frames, stride, FirstStart(last=True)).tolist() == last  # pyright: ignore
+
+
+def test_every_start_is_drawn() -> None:
+    rng = np.random.default_rng(0)
+    assert {int(clip_indices(12, 4, 3, rng)[0]) for _ in range(100)} == {0, 1, 2}
+
+
+def test_clip_item(clips: Path) -> None:
+    data = open_source(source(clips))
+    item = data.item(0, 0)
+    assert item["pixels"].shape == (4, 3, 16, 32)
+    assert item["pixels"].dtype == torch.float32
+    assert -1 <= item["pixels"].min() < -0.97
+    assert item["caption"] == "clip a"
+    assert item["frames"].diff().tolist() == [3, 3, 3]
+    seen = (item["pixels"][:, :, 4:12, 20:28].mean(dim=(1, 2, 3)) + 1) * 127.5 / 4
+    assert torch.allclose(seen, item["frames"].float(), atol=0.6)
+
+
+def test_items_depend_on_epoch_and_index_alone(clips: Path) -> None:
+    one, other = open_source(source(clips, seed=5)), open_source(source(clips, seed=5))
+    later = [other.item(epoch, index) for epoch in (2, 0, 1) for index in (2, 1, 0)]
+    for item in later[3:6]:
+        again = one.item(0, int(item["index"]))
+        assert torch.equal(again["pixels"], item["pixels"])
+        assert torch.equal(again["frames"], item["frames"])
+    assert len({tuple(one.item(epoch, 0)["frames"].tolist()) for epoch in range(6)}) > 1
+    assert torch.equal(one[4, 1]["pixels"], one.item(4, 1)["pixels"])
+
+
+def test_flip_is_one_decision_a_clip(clips: Path) -> None:
+    data = open_source(source(clips, flip=True))
+    sides = set()
+    for epoch in range(12):
+        pixels = data.item(epoch, 0)["pixels"]
+        black = {bool(frame[:, :, :12].max() < -0.9) for frame in pixels[1:]}
+        assert len(black) == 1
+        sides |= black
+    assert sides == {True, False}
+
+
+def test_single_frames(clips: Path) -> None:
+    data = open_source(source(clips, num_frames=1))
+    frames = {int(data.item(epoch, 2)["frames"]) for epoch in range(30)}
+    assert frames == {0, 1, 2, 3, 4}
+    assert data.item(0, 2)["pixels"].shape == (1, 3, 16, 32)
+
+
+def test_conditions_are_frames_of_the_clip(clips: Path) -> None:
+    item = open_source(source(clips, num_conditions=2)).item(0, 1)
+    assert torch.allclose(item["condition"] * 2 - 1, item["pixels"], atol=1e-6)
+    assert item["condition_frames"].shape == (2,)
+
+
+def test_condition_frames_begin_with_the_first_in_half_of_the_cases() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.stack([condition_frames(16, 3, rng) for _ in range(400)])
+    assert (np.diff(drawn, axis=1) > 0).all()
+    assert 0.5 < (drawn[:, 0] == 0).mean() < 0.7
+    assert drawn.max() == 15
+
+
+def test_broken_files_are_counted_and_replaced_by_the_next(clips: Path, tmp_path: Path) -> None:
+    lines = [f"{clips}/a.mp4,one", f"{clips}/gone.mp4,two", "junk.mp4,three", f"{clips}/b.mp4,four"]
+    (tmp_path / "junk.mp4").write_bytes(b"junk" * 99)
+    (tmp_path / "clips.csv").write_text("\n".join(["path,caption", *lines]))
+    config = source(tmp_path, manifest=tmp_path / "clips.csv", max_broken=0.5)
+    data = open_source(config)
+    assert data.report() == []
+    item = data.item(0, 1)
+    assert (item["caption"], int(item["index"])) == ("four", 3)
+    names = [f"{clips}/gone.mp4", "junk.mp4"]
+    assert [name for name, _ in item["broken"]] == names
+    assert dict(data.report())[names[0]] == "there is no such file"
+    assert "Invalid data" in dict(data.report())["junk.mp4"]
+    again = data.item(0, 1)  # known by now, and the same all the same
+    assert torch.equal(again["pixels"], item["pixels"])
+    assert again["broken"] == item["broken"]
+    fresh = open_source(config)
+    fresh.note(item["broken"])  # as from a loader's process
+    assert fresh.report() == data.report()
+
+
+def test_too_many_broken_files_are_an_error(clips: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes((clips / f"{name}.mp4").read_bytes())
+    (tmp_path / "a.txt").write_text("one")
+    data = open_source(source(tmp_path, max_broken=0.4))
+    assert data.item(0, 0)["caption"] == "one"
+    with pytest.raises(AssetError, match=r"2 of 3 files cannot be read.*0\.4.*b\.mp4 \(there is no caption"):
+        data.item(0, 1)
+    data = open_source(source(tmp_path, max_broken=0.99))
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(AssetError, match="3 of 3"):
+        data.item(0, 0)
+
+
+def test_file_with_fewer_frames_than_it_says(tmp_path: Path) -> None:
+    """Cut in the middle, in a container that still tells of its packets: the frames that are there are used."""
+    write_video(
+        Video(np.random.default_rng(0).integers(0, 255, (40, 16, 32, 3), np.uint8), 8),
+        tmp_path / "whole.mp4",
+        format="mp4",
+        metadata={},
+    )
+    content = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])
+    (tmp_path / "cut.txt").write_text("cut")
+    (tmp_path / "whole.txt").write_text("whole")
+    config = source(tmp_path, stride=40)
+    data = open_source(config)
+    assert [data.item(0, index)["caption"] for index in range(2)] == ["cut", "whole"]
+    frames = data.item(0, 0)["frames"]
+    assert 5 < frames[-1] < 39
+    assert data.report() == []
+    for epoch in (1, 0):  # what was read before does not matter
+        assert torch.equal(open_source(config).item(epoch, 0)["frames"], data.item(epoch, 0)["frames"])
+
+
+def test_pictures(tmp_path: Path) -> None:
+    for name, size in (("wide.png", (64, 32)), ("high.jpg", (32, 64)), ("small.webp", (8, 8))):
+        Image.new("RGB", size, (255, 0, 0)).save(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text(name)
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    (tmp_path / "junk.txt").write_text("junk")
+    data = open_source(PictureFolder(tmp_path, height=32, width=32, max_broken=0.3))
+    items = [data.item(0, index) for index in range(len(data))]
+    assert [item["caption"] for item in items] == ["high.jpg", "small.webp", "small.webp", "wide.png"]
+    assert all(item["pixels"].shape == (1, 3, 32, 32) for item in items)
+    assert items[3]["pixels"][0, :, 16, 16].tolist() == [1, -1, -1]
+    assert [name for name, _ in data.report()] == ["junk.png"]
+
+
+def test_world_item() -> None:
+    data = open_source(World(size=50, num_frames=16, seed=3))
+    item = data.item(1, 7)
+    assert item["pixels"].shape == (16, 3, 64, 64)
+    assert item["mask"].shape == (16, 8, 8)
+    assert item["pixels"].min() >= -1
+    drawn = world.clip(3, "train", 7)
+    assert torch.equal(item["pixels"].permute(0, 2, 3, 1), torch.from_numpy(drawn.frames).float() / 127.5 - 1)
+    assert drawn.scene.colour in item["caption"]
+    assert item["attributes"]["colour"] == list(world.COLOURS).index(drawn.scene.colour)
+    assert torch.equal(item["pixels"], data.item(2, 7)["pixels"])
+    assert len({data.item(epoch, 7)["caption"] for epoch in range(8)}) > 1
+    with pytest.raises(IndexError):
+        data[0, 50]
+
+
+def test_world_words_alone_are_those_of_the_drawn_items() -> None:
+    words, whole = open_source(World(num_frames=0)), open_source(World())
+    for index in range(3):
+        item, drawn = words.item(4, index), whole.item(4, index)
+        assert "pixels" not in item
+        assert item["caption"] == drawn["caption"]
+        assert item["attributes"] == drawn["attributes"]
+
+
+def test_world_conditions() -> None:
+    shots = (world.Shot(watermark=True),)
+    rgb = open_source(World(shots=shots, condition="rgb", num_conditions=2)).item(0, 0)
+    assert torch.allclose(rgb["condition"] * 2 - 1, rgb["pixels"], atol=1e-6)
+    scribble = open_source(World(num_frames=4, condition="scribble")).item(0, 0)
+    assert scribble["condition"].shape == (4, 3, 64, 64)
+    assert 0.9 < scribble["condition"].max() <= 1
+    assert 0 <= int(scribble["condition_frames"]) < 4
+    assert scribble["frames"].diff().tolist() == [1, 1, 1]
+
+
+def test_order_is_dealt_out_to_ranks() -> None:
+    whole = order(7, 2, 11)
+    assert sorted(whole) == list(range(11))
+    assert not np.array_equal(whole, order(7, 3, 11))
+    ranks = [order(7, 2, 11, rank, 2) for rank in (0, 1)]
+    assert [len(rank) for rank in ranks] == [5, 5]
+    for step in range(2):  # two processes of 2 items, or one of 4
+        together = {int(index) for rank in ranks for index in rank[2 * step : 2 * step + 2]}
+        assert together == set(whole[4 * step : 4 * step + 4].tolist())
+
+
+def test_loader_processes_give_the_same_items() -> None:
+    data = open_source(World(size=8, num_frames=2))
+    keys = [(1, int(index)) for index in order(0, 1, 8)[:4]]
+    # A loader's sampler may name items by pairs.
+    loaded = list(DataLoader(data, batch_size=None, sampler=keys, num_workers=1))  # pyright: ignore
+    for key, item in zip(keys, loaded, strict=True):
+        assert torch.equal(item["pixels"], data.item(*key)["pixels"])
+    assert len(pickle.loads(pickle.dumps(data))) == 8
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: ClipFolder(Path(), num_frames=0), "num_frames"),
+        (lambda: ClipFolder(Path(), stride=0), "stride"),
+        (lambda: ClipFolder(Path(), height=100), "height"),
+        (lambda: ClipFolder(Path(), num_conditions=17), "num_conditions"),
+        (lambda: ClipFolder(Path(), max_broken=1.0), "max_broken"),
+        (lambda: PictureFolder(Path(), width=0), "width"),
+        (lambda: World(size=0), "size"),
+        (lambda: World(split="test"), "split"),
+        (lambda: World(shots=()), "shots"),
+        (lambda: World(two_objects=1.5), "two_objects"),
+        (lambda: World(num_frames=17), "num_frames"),
+        (lambda: World(condition="depth"), "condition"),
+        (lambda: World(condition="rgb", num_conditions=17), "num_conditions"),
+        (lambda: World(seed=-1), "seed"),
+        (lambda: order(0, 0, 8, rank=2, world_size=2), "rank"),
+        (lambda: open_source(ClipFolder(Path("nowhere"))), "root"),
+    ],
+)
+def test_configs_that_are_none(make, field: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{field}: "):
+        make()

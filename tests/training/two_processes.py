@@ -1,0 +1,20 @@
+"""Training runs one after the other in this process and its peers: torchrun ... two_processes.py CONFIG ..."""
+
+import logging
+import sys
+from functools import cache
+
+import train
+from animatediff.checkpoints import diffusers_folder
+from animatediff.training.config import load_config
+from animatediff.training.loop import Trainer
+from animatediff.training.report import Report
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    diffusers_folder.load_tokenizer = cache(diffusers_folder.load_tokenizer)
+    Report.draw = lambda _: None  # as in conftest.py
+    *first, last = sys.argv[1:]
+    for path in first:
+        Trainer(load_config(path)).run()
+    sys.exit(train.main(["--config", last]))  # which leaves the process group
