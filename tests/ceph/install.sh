@@ -1,8 +1,8 @@
 #!/bin/sh
 # Ceph's daemons and tools, from the distribution's packages where they lack: tests/ceph/install.sh (make test-ceph)
 #
-# Ends with 0 only if all of them are there; with 77 where they lack and this is no place to install them: no apt-get, or
-# neither root nor a sudo that asks nothing.
+# Ends with 0 only if all of them are there; with 77 where they lack and cannot be installed: no apt-get, neither root nor a
+# sudo that asks nothing, or no way to the packages.
 set -eu
 
 missing() {
@@ -14,7 +14,9 @@ missing() {
 fail() { # STATUS WORDS
     status=$1
     shift
-    echo "FAILED: Ceph is not installed ($(missing | tr '\n' ' ')not found), and $*" >&2
+    word=FAILED
+    [ "$status" -ne 77 ] || word="NOT RUN"
+    echo "$word: Ceph is not installed ($(missing | tr '\n' ' ')not found), and $*" >&2
     exit "$status"
 }
 
@@ -34,7 +36,7 @@ apt() {
     # shellcheck disable=SC2086 # nothing, or two words
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q "$@" > "$log" 2>&1 || {
         tail -n 20 "$log" >&2
-        fail 1 "apt-get $1 failed"
+        fail 77 "apt-get $1 failed"
     }
 }
 apt update

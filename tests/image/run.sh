@@ -97,7 +97,7 @@ start_daemon() {
     export DOCKER_HOST=unix://$private/docker.sock
     docker=$(docker_client) || fail "no docker client is here that can build with BuildKit"
     build_options+=(--network host) # it has no bridge
-    wait_for 60 "$docker" info || fail "dockerd did not start: $(tail -n 5 "$work/dockerd.log")"
+    wait_for 60 "$docker" info || cannot "dockerd did not start: $(tail -n 5 "$work/dockerd.log")"
 }
 
 if docker=$(docker_client) && "$docker" info > /dev/null 2>&1; then
@@ -118,7 +118,7 @@ if ! "$docker" image inspect "$BASE_IMAGE" > /dev/null 2>&1 && ! timeout 120 "$d
         # shellcheck disable=SC2016 # $1 is the hook's
         mmdebstrap --format=tar --variant=minbase --include=ca-certificates,python3,python3-venv \
             --customize-hook='ln -s python3 "$1/usr/bin/python"' bookworm "$work/base.tar" 2> "$work/base.log" ||
-            fail "could not make a base image: $(tail -n 3 "$work/base.log")"
+            cannot "could not make a base image: $(tail -n 3 "$work/base.log")"
         mv "$work/base.tar" "$tarball.part-$$" && mv "$tarball.part-$$" "$tarball"
     fi
     BASE_IMAGE=localhost/animatediff-base:$$
