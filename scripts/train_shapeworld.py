@@ -52,13 +52,13 @@ class Step:
 
 
 @torch.inference_mode()
-def reconstruction(family: Path) -> Figures:
+def reconstruction(family: Path, clips: int = 84) -> Figures:
     """How well the autoencoder gives back clips that it was not trained on, as the judge sees them."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     vae: Any = AutoencoderKL.from_pretrained(family / "vae")
     right: dict[str, list[float]] = {name: [] for name in ("colour", "shape", "background", "psnr")}
-    for index in range(84):
+    for index in range(clips):
         clip = world.clip(99, "held_out", index, two_objects=0.0)
         pixels = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1
         back = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
