@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -351,6 +352,8 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     if on_cpu and config.precision == "fp16":
         raise ConfigurationError("precision: fp16 needs a GPU", setting="precision")
     frozen_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
+    # torch 2.13 has a new name for it, which accelerate 1.15 cannot pass on
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
     return Accelerator(cpu=on_cpu, mixed_precision=config.precision, kwargs_handlers=[frozen_buffers])
 
 
