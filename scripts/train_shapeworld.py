@@ -11,9 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +229,13 @@ STEPS = (
 )
 
 
+def trained_seconds(folder: Path) -> int:
+    """How long the steps of a run took together, however often it was interrupted."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    timed = [(0, 0.0), *((line["step"], line["seconds_per_step"]) for line in lines if "seconds_per_step" in line)]
+    return round(sum((step - before) * seconds for (before, _), (step, seconds) in pairwise(timed)))
+
+
 def run(step: Step, work: Path, processes: int) -> Figures:
     """Train ``step``, put what it made into the family, and test it. Raises SystemExit where that fails."""
     told = work / step.name / "done.json"
@@ -236,7 +243,6 @@ def run(step: Step, work: Path, processes: int) -> Figures:
         print(f"{step.name}: done before", flush=True)
         return json.loads(told.read_text())["figures"]
     family = work / "models" / "shapeworld"
-    began = time.monotonic()
     train = ["train.py", "--config", str(CONFIGS / f"{step.config}.yaml"), f"output_dir={work / step.name}"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launch if processes > 1 else []), *train, *step.overrides]
@@ -251,7 +257,7 @@ def run(step: Step, work: Path, processes: int) -> Figures:
             shutil.copytree(source, target)
         else:
             shutil.copyfile(source, target)
-    seconds = round(time.monotonic() - began)
+    seconds = trained_seconds(work / step.name)
     figures = step.test(family)
     missed = [f"{name} {figures.get(name, 0):.4g} < {least:g}" for name, least in step.least.items()]
     missed = [

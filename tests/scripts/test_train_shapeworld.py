@@ -46,6 +46,9 @@ class Trained:
         export = self.work / "motion_v3" / "export"
         export.mkdir(parents=True, exist_ok=True)
         (export / "motion_module.safetensors").write_bytes(b"weights")
+        lines = [{"step": 10, "loss": 1, "seconds_per_step": 2.0}, {"step": 10, "validation/psnr": 3}]
+        lines.append({"step": 15, "loss": 1, "seconds_per_step": 4.0})
+        (export.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert f"output_dir={self.work / 'motion_v3'}" in command
         return SimpleNamespace(returncode=0)
 
@@ -64,7 +67,10 @@ def test_step_that_is_good_is_kept_and_not_done_again(tmp_path: Path, trained: T
         assert train_shapeworld.run(good, tmp_path, 1) == {"motion": 0.9}
     assert trained.runs == 1
     assert (tmp_path / "models" / "shapeworld" / "motion_module_v3.safetensors").read_bytes() == b"weights"
-    assert json.loads((tmp_path / "motion_v3" / "done.json").read_text())["figures"] == {"motion": 0.9}
+    assert json.loads((tmp_path / "motion_v3" / "done.json").read_text()) == {
+        "seconds": 40,
+        "figures": {"motion": 0.9},
+    }
 
 
 def test_step_that_is_not_good_enough_stops_the_run(tmp_path: Path, trained: Trained) -> None:
