@@ -77,7 +77,7 @@ pin: .venv/requirements
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt >&2
 	@touch $@
 
-.venv/requirements-dev: requirements-dev.txt .venv/requirements-train
+.venv/requirements-dev: requirements-dev.txt requirements-train.txt .venv/requirements
 	@echo "installing requirements-dev.txt into .venv ..." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt >&2
 	@touch $@

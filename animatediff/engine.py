@@ -6,26 +6,23 @@ import time
 import warnings as python_warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from . import assets, catalog
-from .assets import Assets, Source, Stamp, stamp
-from .checkpoints.diffusers_folder import read_memory_model
-from .checkpoints.files import count_values
+from .assets import Assets, Stamp, stamp
 from .checkpoints.motion_module import read_motion_module
 from .checkpoints.textual_inversion import read_textual_inversion
 from .conditioning.control import read_picture
 from .conditioning.prompts import uses
 from .errors import AssetError, CheckpointError, ConfigurationError, DeviceFailed, InvalidRequest, OutOfMemory
-from .memory import CONTEXT_BYTES, MemoryModel, Work
 from .models.sparse_controlnet import SparseControlNetModel
-from .pipeline import AnimationInputs, AnimationPipeline, LoraFile, SparseControl, bytes_of
+from .pipeline import AnimationInputs, AnimationPipeline, LoraFile, SparseControl
+from .preflight import check_room, device_room, fits_at_once
 from .request import ControlRef, EmbeddingRef, GenerationRequest, LoraRef, ResolvedRequest, resolve
-from .sampling.guidance import needs_unconditional
 from .settings import Settings
 from .video.clip import Video
 
@@ -160,7 +157,7 @@ class Engine:
         base = self.assets.base_model_folder(resolved.model)
         named = named_files(resolved)
         sources = {place: self.assets.locate(reference, place) for place, reference in named.items()}
-        self._check_room(resolved, base, sources)
+        check_room(resolved, base, sources, self.dtype, device_room(self.settings, self.device))
         found = {place: self.assets.fetch(source, place) for place, source in sources.items()}
         motion, dreambooth, vae = found["motion_module"], found.get("dreambooth"), found.get("vae")
         loras = tuple(
@@ -187,42 +184,6 @@ class Engine:
                 for i, control in enumerate(resolved.controls)
             ),
         )
-
-    def _check_room(self, request: ResolvedRequest, base: Path, sources: Mapping[str, Source]) -> None:
-        """Raises InvalidRequest for a job that cannot fit the device, and names what would."""
-        room = self._room()
-        if room is None:
-            return
-        try:
-            model = read_memory_model(base, self.dtype)
-            beside = sum(_count(source) for place, source in sources.items() if _stays_beside(place))
-        except (AssetError, CheckpointError):
-            return  # told by what loads them
-        model = replace(model, weight_bytes=model.weight_bytes + beside * self.dtype.itemsize)
-        model.check(_work(request), room)
-
-    def _room(self) -> int | None:
-        """Bytes for weights and work on the device; None where nobody said, on a CPU."""
-        if self.settings.device_memory_bytes is not None:
-            return self.settings.device_memory_bytes
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_properties(self.device).total_memory - CONTEXT_BYTES
-        return None
-
-    def _fits_at_once(
-        self, pipeline: AnimationPipeline, branches: Sequence[SparseControlNetModel], request: ResolvedRequest
-    ) -> bool:
-        """Whether ``request`` can be tried without lean ways, beside the weights that are loaded now."""
-        room = self._room()
-        if room is None:
-            return True
-        model = MemoryModel(
-            unet_width=pipeline.unet.config.block_out_channels[0],
-            vae_width=pipeline.vae.config.block_out_channels[0],
-            value_bytes=self.dtype.itemsize,
-            weight_bytes=pipeline.device_bytes + sum(map(bytes_of, branches)),
-        )
-        return model.needed(_work(request), self.settings.vae_decode_chunk) <= room
 
     def _picture(self, reference: str, place: str) -> Image.Image:
         return read_picture(self.assets.picture(reference, place), place)
@@ -287,9 +248,9 @@ class Engine:
         """Make the clip of ``job``. The frames are on the CPU, and the device is idle, when this returns.
 
         Where memory runs out, it is given back and the job is run once more in a leaner way, which is the first way
-        where the count says that it must be. ``check`` is called
-        between phases, steps and decoded frames, to end the job by raising. Raises InvalidRequest, AssetError,
-        CheckpointError, NonFiniteLatents, OutOfMemory, DeviceFailed, and whatever ``on_progress`` and ``check`` raise.
+        where the count says that it must be. ``check`` is called between phases, steps and decoded frames, to end the
+        job by raising. Raises InvalidRequest, AssetError, CheckpointError, NonFiniteLatents, OutOfMemory, DeviceFailed,
+        and whatever ``on_progress`` and ``check`` raise.
         """
         request, watch = job.request, Stopwatch()
         done = self._attempt(job, watch, on_progress, check, lean=False)
@@ -356,7 +317,8 @@ class Engine:
                 pipeline = self.configure(job.stack)
                 check()
                 branches = self._controls(pipeline, job)
-            if not lean and not self._fits_at_once(pipeline, branches, job.request):
+            room, chunk = device_room(self.settings, self.device), self.settings.vae_decode_chunk
+            if not lean and not fits_at_once(job.request, pipeline, branches, chunk, room):
                 return None
             for path in job.files:
                 self.assets.sha256_later(path)
@@ -384,21 +346,6 @@ def named_files(request: ResolvedRequest) -> dict[str, str]:
         **{f"controls.{i}.path": control.path for i, control in enumerate(request.controls)},
     }
     return {place: reference for place, reference in named.items() if reference is not None}
-
-
-def _stays_beside(place: str) -> bool:
-    """Whether the file that field ``place`` names takes memory beside the base model, and does not go into it."""
-    return place == "motion_module" or place.startswith("controls.")
-
-
-def _count(source: Source) -> int:
-    """Numbers in a weight file, or, where it is not here yet, the fewest that it can hold: half precision is rare."""
-    return count_values(source.path) if source.path else (source.bytes or 0) // 4
-
-
-def _work(request: ResolvedRequest) -> Work:
-    texts = 2 if needs_unconditional(request.guidance_scale) else 1
-    return Work(request.num_frames, request.width, request.height, texts, len(request.controls))
 
 
 def _motion(stack: StackKey) -> tuple[Path, str | None, Stamp]:

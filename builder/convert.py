@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from animatediff.checkpoints.detect import detect
-from animatediff.checkpoints.files import PICKLES, read_weights, renamed
+from animatediff.checkpoints.files import PICKLES, as_half, read_weights, renamed
 from animatediff.checkpoints.motion_layout import is_motion_key, published_key, read_motion_layers
 from animatediff.errors import AnimateDiffError
 
@@ -39,11 +39,8 @@ def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     result = {}
     for key, tensor in weights.items():
-        if not tensor.is_floating_point() or tensor.numel() == 1:
-            result[key] = tensor.clone().contiguous()
-            continue
-        half = tensor.to(torch.float16, copy=True).contiguous()
-        if not torch.isfinite(half).equal(torch.isfinite(tensor)):
+        half = as_half(tensor)
+        if half is None:
             raise ConversionError(f"{key} holds {tensor.abs().max():g}, which float16 does not")
         result[key] = half
     return result

@@ -25,10 +25,13 @@ from animatediff.pipeline import AnimationInputs, AnimationPipeline
 from animatediff.settings import PROJECT_ROOT, Settings
 from animatediff.training.shapeworld import world
 from animatediff.training.shapeworld.judge import read
-from scripts.evaluate import evaluate
+from scripts.evaluate import evaluate, right_about
 
 CONFIGS = PROJECT_ROOT / "configs" / "training" / "shapeworld"
 SHIPPED = PROJECT_ROOT / "models" / "shapeworld"
+
+SEEN_AT_ONCE = ("colour", "shape", "background")
+"""What a single frame is judged by."""
 
 Figures = dict[str, float]
 
@@ -57,16 +60,19 @@ def reconstruction(family: Path, clips: int = 84) -> Figures:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     vae: Any = AutoencoderKL.from_pretrained(family / "vae")
-    right: dict[str, list[float]] = {name: [] for name in ("colour", "shape", "background", "psnr")}
+    found: list[dict[str, float]] = []
     for index in range(clips):
         clip = world.clip(99, "held_out", index, two_objects=0.0)
         pixels = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1
         back = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-        right["psnr"].append(float(-10 * torch.log10((((back - pixels) / 2) ** 2).mean())))
         reading = read(((back / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1).numpy())
-        for name in ("colour", "shape", "background"):
-            right[name].append(float(reading is not None and getattr(reading.scene, name) == getattr(clip.scene, name)))
-    return {name: float(np.mean(values)) for name, values in right.items()}
+        psnr = float(-10 * torch.log10((((back - pixels) / 2) ** 2).mean()))
+        found.append({**right_about(clip.scene, reading, SEEN_AT_ONCE), "psnr": psnr})
+    return _means(found)
+
+
+def _means(found: Sequence[Figures]) -> Figures:
+    return {name: float(np.mean([figures[name] for figures in found])) for name in found[0]}
 
 
 SWAPS = {
@@ -101,14 +107,12 @@ def words_drawn(family: Path) -> Figures:
         texts = [pipeline.encode(AnimationInputs(p, guidance_scale=1.0)).embeds.expand(8, -1, -1) for p in prompts]
         one, other = (pipeline.unet(latents, 650, text) for text in texts)
         figures[f"swap of {name}"] = float(((one - other) ** 2).mean())
-    right: dict[str, list[float]] = {"colour": [], "shape": [], "background": []}
+    found = []
     for seed, scene in enumerate(world.held_out_scenes()):
         inputs = AnimationInputs(scene.prompt, num_frames=1, width=64, height=64, guidance_scale=4.0, seeds=(seed,))
         frames = pipeline.decode_frames(pipeline.denoise(inputs, pipeline.encode(inputs)))[0].numpy()
-        reading = read(frames)
-        for name, values in right.items():
-            values.append(float(reading is not None and getattr(reading.scene, name) == getattr(scene, name)))
-    return figures | {name: float(np.mean(values)) for name, values in right.items()}
+        found.append(right_about(scene, read(frames), SEEN_AT_ONCE))
+    return figures | _means(found)
 
 
 def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:

@@ -24,10 +24,11 @@ LEVELS = {
     "sampling": 6,
     "video": 6,
     "pipeline": 7,
-    "engine": 8,
-    "provenance": 9,
-    "training": 9,
-    "serving": 10,
+    "preflight": 8,
+    "engine": 9,
+    "provenance": 10,
+    "training": 10,
+    "serving": 11,
 }
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 

@@ -64,6 +64,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return weights
 
 
+def as_half(tensor: Tensor) -> Tensor | None:
+    """A copy in float16; integers and single numbers (a LoRA's alpha) stay what they are.
+
+    None for a finite number that is not one in float16.
+    """
+    if not tensor.is_floating_point() or tensor.numel() == 1:
+        return tensor.clone().contiguous()
+    half = tensor.to(torch.float16, copy=True).contiguous()
+    return half if torch.isfinite(half).equal(torch.isfinite(tensor)) else None
+
+
 def count_values(path: Path) -> int:
     """The numbers in a weight file: from the header of .safetensors, else from its size, as if all were float32.
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ..errors import AnimateDiffError, StorageError
 from ..settings import BucketSettings, Settings
@@ -155,8 +155,6 @@ class S3Storage:
 
     def _url(self, key: str) -> str:
         if self.bucket.public_base_url:
-            from urllib.parse import quote
-
             return f"{self.bucket.public_base_url}/{quote(key)}"
         return self._connected().generate_presigned_url(
             "get_object", Params={"Bucket": self.bucket.name, "Key": key}, ExpiresIn=self.bucket.url_ttl_seconds

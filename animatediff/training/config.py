@@ -282,6 +282,11 @@ class TrainConfig(_Strict):
     resume: str = "auto"
     """ "auto": from the newest checkpoint in output_dir; "never"; or the folder of a checkpoint."""
 
+    @property
+    def shows_sketches(self) -> bool:
+        """Whether a SparseCtrl branch is shown sketches, and not pictures."""
+        return self.stage == "sparsectrl" and self.model.control == "scribble"
+
     def fingerprint(self) -> str:
         """A hash of all that decides about the weights, and of nothing else."""
         return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:16]

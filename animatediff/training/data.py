@@ -241,9 +241,8 @@ class ClipDataset(FileDataset):
     def __init__(self, source: ClipFolder) -> None:
         super().__init__(source)
         self.source = source
-        self._packets: dict[
-            str, int
-        ] = {}  # both spare time only: what an item is must not hang on what was read before
+        # Both spare time only: what an item is must not hang on what was read before.
+        self._packets: dict[str, int] = {}
         self._frames_in: dict[str, int] = {}
 
     def _read(self, entry: Entry, rng: np.random.Generator) -> Item:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..catalog import NOISE_SCHEDULE
+from ..checkpoints.files import as_half
 from ..config import UNet3DConfig
 from ..errors import ConfigurationError
 from ..models.motion_module import PositionalEncoding
@@ -52,10 +53,8 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], origin: Origin) -> 
 
 def _halved(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu()
-    if not tensor.is_floating_point() or tensor.numel() == 1:
-        return tensor.clone().contiguous()
-    half = tensor.to(torch.float16, copy=True).contiguous()
-    return half if torch.isfinite(half).equal(torch.isfinite(tensor)) else tensor.clone().contiguous()
+    half = as_half(tensor)
+    return tensor.clone().contiguous() if half is None else half
 
 
 def motion_weights(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -141,9 +141,7 @@ class Trainer:
     def _turns(self) -> Iterator[list[list[Entry]]]:
         """The entries of every step from here on, a list for each turn of accumulation."""
         steps = range(self.step, self.config.steps)
-        order_seed = self.config.seed
-        process = self.accelerator.process_index
-        places = slots(self.batch, len(self.clips), order_seed, process, steps)
+        places = slots(self.batch, len(self.clips), self.config.seed, self.accelerator.process_index, steps)
         loaded = load(self.reader, places, self.config.data.workers)
         for _ in steps:
             yield [next(loaded) for _ in range(self.batch.accumulation)]
@@ -280,7 +278,7 @@ class Trainer:
     def _reader(self) -> tuple[Any, Reader]:
         """The data, and what reads them: through the cache of latents, if there is to be one."""
         config, cache, words, learner = self.config, None, None, self.learner
-        sketches = config.stage == "sparsectrl" and config.model.control == "scribble"
+        sketches = config.shows_sketches
         if config.latent_cache.enabled:
             if not isinstance(learner, DenoisingLearner):
                 raise ConfigurationError("latent_cache: this stage reads no latents", setting="latent_cache.enabled")

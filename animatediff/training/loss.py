@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,12 +20,9 @@ class NoiseSchedule:
     @classmethod
     def of(cls, beta_schedule: str) -> "NoiseSchedule":
         """ "linear", of the motion modules, or "scaled_linear", of SD 1.5's images; both from 0.00085 to 0.012."""
-        first, last = NOISE_SCHEDULE["beta_start"], NOISE_SCHEDULE["beta_end"]
-        if beta_schedule == "scaled_linear":
-            betas = torch.linspace(first**0.5, last**0.5, NUM_TIMESTEPS, dtype=torch.float32) ** 2
-        else:
-            betas = torch.linspace(first, last, NUM_TIMESTEPS, dtype=torch.float32)
-        return cls(torch.cumprod(1 - betas, dim=0))
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+        return cls(DDIMScheduler(**{**NOISE_SCHEDULE, "beta_schedule": beta_schedule}).alphas_cumprod)
 
     def scales(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal's and noise's factor at ``timesteps`` (b,), each (b, 1, ...) to multiply ``like`` (b, ...) with."""

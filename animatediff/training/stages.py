@@ -21,6 +21,7 @@ from ..pipeline import AnimationPipeline, LoraFile
 from . import lora_layers
 from .config import TrainConfig
 from .data import ClipFolder, PictureFolder, SourceDataset, World, open_source
+from .encoder_learners import TextLearner, VaeLearner
 from .export import (
     Origin,
     copy_folder,
@@ -38,8 +39,6 @@ from .learners import (
     Encoders,
     Learner,
     SparseControlLearner,
-    TextLearner,
-    VaeLearner,
 )
 from .shapeworld import world
 
@@ -352,12 +351,8 @@ def open_clips(config: TrainConfig, *, whole: bool = False) -> SourceDataset:
     single = stage.single_frames and not whole
     manifest = Path(data.manifest) if data.manifest else None
     if data.kind == "world":
-        shots = tuple(world.Shot(shot.camera, shot.style, shot.watermark) for shot in data.shots)
         num_frames = 0 if stage.words_alone else 1 if single else data.num_frames
-        scribble = "scribble" if config.stage == "sparsectrl" and config.model.control == "scribble" else None
-        return open_source(
-            World(data.size, data.split, shots, data.two_objects, num_frames, scribble, min(1, num_frames), data.seed)
-        )
+        return _open_world(config, num_frames, "scribble" if config.shows_sketches else None)
     if stage.words_alone or (data.kind == "pictures" and not stage.single_frames):
         raise ConfigurationError(f"data.kind: the stage {config.stage} cannot use {data.kind}", setting="data.kind")
     size = {"height": data.height, "width": data.width, "flip": data.flip}
@@ -369,8 +364,11 @@ def open_clips(config: TrainConfig, *, whole: bool = False) -> SourceDataset:
 
 def open_words(config: TrainConfig) -> SourceDataset | None:
     """The world's captions alone, which are others in every epoch; None for data whose captions stay."""
-    if config.data.kind != "world":
-        return None
+    return _open_world(config, 0) if config.data.kind == "world" else None
+
+
+def _open_world(config: TrainConfig, num_frames: int, condition: str | None = None) -> SourceDataset:
     data = config.data
     shots = tuple(world.Shot(shot.camera, shot.style, shot.watermark) for shot in data.shots)
-    return open_source(World(data.size, data.split, shots, data.two_objects, 0, seed=data.seed))
+    source = World(data.size, data.split, shots, data.two_objects, num_frames, condition, seed=data.seed)
+    return open_source(source)

@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.serving.quiet_http import Quiet, QuietServer
 
 
 class State(StrEnum):
@@ -93,7 +95,7 @@ class LocalQueue:
         self._faults: list[Fault] = []
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(_Handler)
         self._server.queue = self
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._server.serve_forever, self._watch)]
 
@@ -292,7 +294,7 @@ class LocalQueue:
 
 def environment(queue: LocalQueue, worker: str) -> dict[str, str]:
     """What RunPod sets for a worker of this queue."""
-    base = f"http://127.0.0.1:{queue._server.server_port}/v2/local"
+    base = f"{queue._server.url}/v2/local"
     return {
         "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=local",
         "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=local",
@@ -306,20 +308,12 @@ def environment(queue: LocalQueue, worker: str) -> dict[str, str]:
     }
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(QuietServer):
     queue: LocalQueue
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Killed workers break connections; that is no error of the server."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         route, worker, _, query = self._read_url()
@@ -370,6 +364,3 @@ class _Handler(BaseHTTPRequestHandler):
             return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
         except OSError:
             return True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: ``LocalQueue.calls`` has it all."""

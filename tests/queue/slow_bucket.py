@@ -1,10 +1,10 @@
 """A bucket that takes its time: as much of S3 as an upload in one piece needs."""
 
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from tests.serving.quiet_http import Quiet, QuietServer
 
 
 class SlowBucket:
@@ -14,16 +14,15 @@ class SlowBucket:
         self.seconds = seconds
         self.begun: list[str] = []
         self.objects: dict[str, bytes] = {}
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(_Handler)
         self._server.bucket = self
 
     def __enter__(self) -> "SlowBucket":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -31,24 +30,17 @@ class SlowBucket:
             "BUCKET_NAME": "clips",
             "BUCKET_ACCESS_KEY_ID": "AKIDEXAMPLE",
             "BUCKET_SECRET_ACCESS_KEY": "not-a-secret",
-            "BUCKET_ENDPOINT_URL": f"http://127.0.0.1:{self._server.server_port}",
+            "BUCKET_ENDPOINT_URL": self._server.url,
             "BUCKET_ADDRESSING_STYLE": "path",
         }
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(QuietServer):
     bucket: SlowBucket
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Killed workers break connections."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
 
     def do_PUT(self) -> None:
         key = unquote(urlsplit(self.path).path).removeprefix("/clips/")
@@ -67,6 +59,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", '"0"')
         self.send_header("Content-Length", "0")
         self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""

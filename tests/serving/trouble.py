@@ -5,9 +5,10 @@ import socket
 import threading
 import time
 from enum import StrEnum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.serving.quiet_http import Quiet, QuietServer
 
 HOP = ("connection", "content-length", "expect", "keep-alive", "transfer-encoding")
 """Headers that are between two neighbours."""
@@ -33,17 +34,16 @@ class TroubledServer:
         self.kind, self.left, self.pause, self.puts = kind, times, pause, 0
         self.target = urlsplit(target).netloc
         self._counting = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(_Handler)
         self._server.trouble = self
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = self._server.url
 
     def __enter__(self) -> "TroubledServer":
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
 
     def next(self) -> Trouble | None:
         """What happens to this PUT."""
@@ -53,19 +53,12 @@ class TroubledServer:
             return self.kind if self.left >= 0 else None
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(QuietServer):
     trouble: TroubledServer
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that gave up do not wait for an answer."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
 
     def do_PUT(self) -> None:
         trouble, length = self.server.trouble.next(), int(self.headers["Content-Length"])
@@ -119,6 +112,3 @@ class _Handler(BaseHTTPRequestHandler):
     def _hang_up(self) -> None:
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""

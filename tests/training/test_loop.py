@@ -260,7 +260,8 @@ def test_scribbles_are_shown_in_validation(make_config: MakeConfig) -> None:
 
 
 def test_numbers_that_went_wrong_end_a_run(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("animatediff.training.learners.edge_weights", lambda pixels: pixels[:, :1] * float("nan"))
+    broken = "animatediff.training.encoder_learners.edge_weights"
+    monkeypatch.setattr(broken, lambda pixels: pixels[:, :1] * float("nan"))
     with pytest.raises(GenerationError, match="not finite at step 1"):
         run(make_config("vae"))
 
