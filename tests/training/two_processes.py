@@ -1,5 +1,6 @@
 """Training runs one after the other in this process and its peers: torchrun ... two_processes.py CONFIG ..."""
 
+import faulthandler
 import logging
 import sys
 from functools import cache
@@ -10,7 +11,11 @@ from animatediff.training.config import load_config
 from animatediff.training.loop import Trainer
 from animatediff.training.report import Report
 
+PATIENCE_SECONDS = 900
+"""Most of what a busy machine takes; a run that waits for longer says where, and ends."""
+
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(PATIENCE_SECONDS, exit=True)
     logging.basicConfig(level=logging.INFO)
     diffusers_folder.load_tokenizer = cache(diffusers_folder.load_tokenizer)
     Report.draw = lambda _: None  # as in conftest.py
