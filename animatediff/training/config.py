@@ -135,6 +135,8 @@ class ModelSection(_Strict):
     motion_module: str | None = None
     """A file, or "new": modules that change nothing yet."""
     motion_module_version: Literal["v1", "v2", "v3", "animatelcm"] | None = None
+    motion_module_from: str | None = None
+    """A file, of another version even, whose layers a new motion module begins with."""
     control: Literal["rgb", "scribble"] | None = None
     control_file: str | None = None
     """A SparseCtrl file to go on from; None: a branch made of the UNet's own encoder."""
@@ -143,6 +145,12 @@ class ModelSection(_Strict):
     text_encoder: TextShape | None = None
     trainable: list[str] = ["."]
     """Of the image stage: parameters whose names hold one of these. "." is in all of them."""
+
+    @model_validator(mode="after")
+    def _only_a_new_module_begins_with_another(self) -> "ModelSection":
+        if self.motion_module_from is not None and self.motion_module != "new":
+            raise ValueError('motion_module_from is what a new one begins with, so motion_module must be "new"')
+        return self
 
 
 class OptimizerSection(_Strict):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..adapters.control import build_sparse_controlnet
 from ..catalog import MOTION_MODULE_VERSIONS
 from ..checkpoints import diffusers_folder
-from ..checkpoints.motion_module import read_motion_module
+from ..checkpoints.motion_module import MotionModuleWeights, read_motion_module
 from ..checkpoints.sparse_controlnet import read_sparse_controlnet
 from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, UNet3DConfig
-from ..errors import ConfigurationError
+from ..errors import CheckpointError, ConfigurationError
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
 from ..pipeline import AnimationPipeline, LoraFile
@@ -89,6 +89,8 @@ def _loaded(config: TrainConfig, *, motion: bool) -> tuple[UNet3DConditionModel,
             version = _given(model.motion_module_version, "model.motion_module_version", config.stage)
             pipeline.unet.set_motion(MOTION_MODULE_VERSIONS[version])
             pipeline.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            if model.motion_module_from:
+                _begin_with(pipeline.unet, read_motion_module(model.motion_module_from))
         else:
             weights = read_motion_module(file, version=model.motion_module_version)
     loras = [LoraFile(lora.path, lora.strength) for lora in model.loras]
@@ -96,6 +98,16 @@ def _loaded(config: TrainConfig, *, motion: bool) -> tuple[UNet3DConditionModel,
     encoders = Encoders(pipeline.vae, pipeline.text_encoder, pipeline.tokenizer)
     pipeline.unet.requires_grad_(False)
     return pipeline.unet, encoders
+
+
+def _begin_with(unet: UNet3DConditionModel, other: MotionModuleWeights) -> None:
+    """Give the motion modules those layers that ``other`` has; the rest stay new. Raises CheckpointError."""
+    own = unet.state_dict()
+    for key, tensor in other.tensors.items():
+        if key not in own or own[key].shape != tensor.shape:
+            found = f"{tuple(own[key].shape)} in the model" if key in own else "not in the model"
+            raise CheckpointError(f"{other.name}: {key} is {tuple(tensor.shape)}, and {found}", file=other.name)
+    unet.load_state_dict(dict(other.tensors), strict=False)
 
 
 def _denoising(stage: Stage, config: TrainConfig, batch: GlobalBatch, *parts: Any) -> tuple[Any, ...]:

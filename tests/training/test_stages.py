@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from small_runs import MakeConfig
 from torch import Tensor
 
 from animatediff.checkpoints.detect import FileKind, detect
 from animatediff.checkpoints.files import read_weights
 from animatediff.checkpoints.motion_module import read_motion_module
-from animatediff.errors import ConfigurationError
+from animatediff.errors import CheckpointError, ConfigurationError
 from animatediff.pipeline import AnimationInputs, AnimationPipeline, SparseControl, load_weights
 from animatediff.training.config import StageName, TrainConfig
 from animatediff.training.export import Origin
@@ -147,6 +148,32 @@ def test_new_motion_modules_of_each_version(version: str, make_config: MakeConfi
     assert read_motion_module(files[0]).config == learner.unet.motion  # without being told the version
 
 
+def test_motion_module_begins_with_another_one(make_config: MakeConfig, family: Path, tmp_path: Path) -> None:
+    file = family / "motion_module.safetensors"
+    begun = {"motion_module": "new", "motion_module_version": "v2", "motion_module_from": str(file)}
+    config = make_config("motion", model=begun)
+    learner: Any = build_learner(config, GlobalBatch(2))
+    (grown,) = STAGES["motion"].export(learner, config, tmp_path, Origin("motion", "0", 0))
+    before, after = read_motion_module(file).tensors, read_motion_module(grown).tensors
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+    new = after.keys() - before.keys()
+    assert new
+    assert all(key.startswith("mid_block.") for key in new)
+    # the middle one adds nothing yet
+    batch, v3 = prepared(config, learner), build_learner(make_config("motion"), GlobalBatch(2))
+    assert torch.allclose(learner(batch), v3(batch), atol=1e-4)
+
+
+def test_motion_module_of_another_model_is_no_beginning(make_config: MakeConfig, family: Path, tmp_path: Path) -> None:
+    tensors = dict(read_weights(family / "motion_module.safetensors"))
+    key = "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"
+    file = tmp_path / "wider.safetensors"
+    save_file({**tensors, key: torch.ones(48)}, file)
+    begun = {"motion_module": "new", "motion_module_version": "v3", "motion_module_from": str(file)}
+    with pytest.raises(CheckpointError, match=rf"wider.safetensors: {key} is \(48,\), and \(32,\) in the model"):
+        build_learner(make_config("motion", model=begun), GlobalBatch(2))
+
+
 def test_scribbles(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config("sparsectrl", model={"control": "scribble"}, data={"two_objects": 0.0})
     learner, losses = trained(config, 3)
@@ -258,6 +285,7 @@ def test_named_parameters_alone(make_config: MakeConfig) -> None:
     [
         ("motion", {"model": {"motion_module": None}}, "model.motion_module: the stage motion needs it"),
         ("motion", {"model": {"base": None}}, "model.base"),
+        ("motion", {"model": {"motion_module_from": "other.ckpt"}}, 'motion_module must be "new"'),
         ("text_to_image", {"model": {"unet": {"cross_attention_dim": 32}}}, "the text encoder's width is 64"),
         ("image", {"model": {"trainable": ["no.such"]}}, "model.trainable: no parameter"),
         ("lcm", {"model": {"motion_module": "new"}}, "nothing to distil"),
