@@ -70,6 +70,13 @@ def test_intervals() -> None:
     assert "MISSED" in table([level])
 
 
+def test_distilled_model_is_held_against_its_teacher() -> None:
+    teacher = [figure("scenes", "colour", [1.0] * 9 + [0.0], 0.97), figure("scenes", "all four", [1.0], None)]
+    assert SUITES["lcm_4"].targets_after(teacher) == pytest.approx({"colour": 0.85})
+    assert SUITES["lcm_4"].targets_after([]) == {}
+    assert SUITES["scenes_v2"].targets_after(teacher) == SUITES["scenes"].targets
+
+
 def test_every_suite_s_files_are_told_apart_and_its_jobs_are_legal() -> None:
     engine = Engine(Settings())
     for suite in SUITES.values():
