@@ -17,8 +17,8 @@ def sized(control: SparseControlNetConfig, pixels: int) -> torch.Tensor:
     return torch.rand(1, control.conditioning_channels + 1, 4, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def random_branch(config: UNet3DConfig, control: SparseControlNetConfig) -> SparseControlNetModel:
-    torch.manual_seed(1)
+def random_branch(config: UNet3DConfig, control: SparseControlNetConfig, seed: int = 1) -> SparseControlNetModel:
+    torch.manual_seed(seed)
     model = SparseControlNetModel(config, control).eval().requires_grad_(False)
     for parameter in model.parameters():
         if not parameter.any():
@@ -47,17 +47,22 @@ def test_a_new_branch_adds_nothing(kind: str, tiny_config: UNet3DConfig) -> None
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision(kind: str, dtype: torch.dtype, tiny_config: UNet3DConfig) -> None:
+    """The median over draws of the weights: now and then a group has almost no variance, and shows any rounding."""
     control = replace(KINDS[kind], embedding_channels=(8, 16, 24, 32))
-    model = random_branch(tiny_config, control)
-    states, steps = torch.randn(1, 77, tiny_config.cross_attention_dim), torch.tensor([321])
+    errors = []
+    for seed in range(1, 6):
+        model = random_branch(tiny_config, control, seed)
+        states, steps = torch.randn(1, 77, tiny_config.cross_attention_dim), torch.tensor([321])
 
-    def mid() -> torch.Tensor:
-        embedded = model.embed_condition(sized(control, 96))
-        return model.predict(embedded, model.embed_timesteps(steps), model.encode_text(states)).mid
+        def mid(
+            model: SparseControlNetModel, states: torch.Tensor = states, steps: torch.Tensor = steps
+        ) -> torch.Tensor:
+            embedded = model.embed_condition(sized(control, 96))
+            return model.predict(embedded, model.embed_timesteps(steps), model.encode_text(states)).mid
 
-    exact = mid()
-    model.to(dtype)
-    half = mid()
-    assert half.dtype == dtype
-    assert exact.std() > 0.01
-    assert (half.float() - exact).norm() < 24 * torch.finfo(dtype).eps * exact.norm()
+        exact = mid(model)
+        half = mid(model.to(dtype))
+        assert half.dtype == dtype
+        assert exact.std() > 0.01
+        errors.append((half.float() - exact).norm() / exact.norm())
+    assert torch.stack(errors).median() < 12 * torch.finfo(dtype).eps
