@@ -256,13 +256,23 @@ def figure(suite: str, measure: str, values: Sequence[float], target: float | No
     return Figure(suite, measure, mean, float(low), float(high), n, target)
 
 
+def not_installed(models_dir: Path) -> dict[str, str]:
+    """Suites that cannot run, and the file that each lacks."""
+    family = models_dir / FOLDER
+    return {name: file for name, suite in SUITES.items() for file in suite.files if not (family / file).is_file()}
+
+
 def evaluate(
-    engine: Engine, name: str, clips: int, before: Sequence[Figure] = ()
+    engine: Engine, name: str, clips: int, every: int = 1, before: Sequence[Figure] = ()
 ) -> tuple[list[Figure], list[np.ndarray]]:
-    """All figures of suite ``name``, and its first clips. ``before``: figures of suites that were evaluated already."""
+    """All figures of suite ``name``, from each ``every``th of its cases, and its first clips.
+
+    ``before``: figures of suites that were evaluated already.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     shown = []
-    for case in tqdm(list(SUITES[name].cases(clips)), desc=name, unit="case", disable=not sys.stderr.isatty()):
+    cases = list(SUITES[name].cases(clips))[::every]
+    for case in tqdm(cases, desc=name, unit="case", disable=not sys.stderr.isatty()):
         made = [engine.generate(engine.prepare(request)).video.frames for request in case.requests]
         shown.append(made[-1])
         for measure, value in case.measure(made).items():
@@ -285,20 +295,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; none: all installed")
     parser.add_argument("--clips", type=int, default=1, help="seeds of each prompt")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth case: a quick look")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each suite")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--require", action="store_true", help="end with 1 where a target is missed")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.suites if name not in SUITES]:
         parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    if options.clips < 1 or options.every < 1:
+        parser.error("--clips and --every are 1 or more")
     engine = Engine(Settings.from_env())
-    family = engine.settings.models_dir / FOLDER
-    missing = {name: file for name, suite in SUITES.items() for file in suite.files if not (family / file).is_file()}
+    missing = not_installed(engine.settings.models_dir)
     if absent := [f"{name} (no {missing[name]})" for name in options.suites if name in missing]:
         parser.error(f"not installed: {', '.join(absent)}")
     figures: list[Figure] = []
     for name in options.suites or [name for name in SUITES if name not in missing]:
-        found, shown = evaluate(engine, name, options.clips, figures)
+        found, shown = evaluate(engine, name, options.clips, options.every, figures)
         figures += found
         if options.sheets:
             options.sheets.mkdir(parents=True, exist_ok=True)

@@ -98,6 +98,8 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "not installed: elsewhere" in said
     assert {row["count"] for row in json.loads(figures.read_text())} == {2}
     assert (tmp_path / "sheets" / "scenes.png").is_file()
-    for wrong in ("nothing", "elsewhere"):
+    assert evaluate.main(["--every", "2", "--json", str(figures)]) == 0
+    assert {row["count"] for row in json.loads(figures.read_text())} == {1}
+    for wrong in (["nothing"], ["elsewhere"], ["--every", "0"], ["--clips", "0"]):
         with pytest.raises(SystemExit):
-            evaluate.main([wrong])
+            evaluate.main(wrong)

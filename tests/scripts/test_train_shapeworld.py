@@ -46,7 +46,7 @@ class Trained:
         export = self.work / "motion_v3" / "export"
         export.mkdir(parents=True, exist_ok=True)
         (export / "motion_module.safetensors").write_bytes(b"weights")
-        lines = [{"step": 10, "loss": 1, "seconds_per_step": 2.0}, {"step": 10, "validation/psnr": 3}]
+        lines = [{"step": 10, "loss": 3, "seconds_per_step": 2.0}, {"step": 10, "validation/psnr": 3}]
         lines.append({"step": 15, "loss": 1, "seconds_per_step": 4.0})
         (export.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert f"output_dir={self.work / 'motion_v3'}" in command
@@ -67,9 +67,17 @@ def test_step_that_is_good_is_kept_and_not_done_again(tmp_path: Path, trained: T
         assert train_shapeworld.run(good, tmp_path, 1) == {"motion": 0.9}
     assert trained.runs == 1
     assert (tmp_path / "models" / "shapeworld" / "motion_module_v3.safetensors").read_bytes() == b"weights"
-    assert json.loads((tmp_path / "motion_v3" / "done.json").read_text()) == {
-        "seconds": 40,
-        "figures": {"motion": 0.9},
+    config = load_config(CONFIGS / "motion_v3.yaml")
+    assert train_shapeworld.read_record(tmp_path / "models" / "shapeworld") == {
+        "motion_v3": {
+            "config": config.fingerprint(),
+            "steps": config.steps,
+            "items_a_step": config.batch_size,
+            "seed": config.seed,
+            "figures": {"motion": 0.9},
+            "seconds": 40,
+            "losses": [[10, 3.0], [15, 1.0]],
+        }
     }
 
 
@@ -79,4 +87,27 @@ def test_step_that_is_not_good_enough_stops_the_run(tmp_path: Path, trained: Tra
     with pytest.raises(SystemExit, match=r"motion 0.5 < 0.8"):
         train_shapeworld.run(poor, tmp_path, 1)
     assert trained.runs == 1
-    assert not (tmp_path / "motion_v3" / "done.json").exists()
+    assert train_shapeworld.read_record(tmp_path / "models" / "shapeworld") == {}
+
+
+def test_training_goes_on_from_a_family_and_its_record_is_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_shapeworld.subprocess, "run", None)  # nothing is trained from here on
+    family, work = tmp_path / "family", tmp_path / "work"
+    (family / "vae").mkdir(parents=True)
+    config = load_config(CONFIGS / "vae.yaml")
+    known = {"steps": 1200, "items_a_step": 32, "seed": 7, "figures": {"psnr": 31.4159}, "seconds": 90, "losses": []}
+    record = {name: {"config": config.fingerprint(), **known} for name in ("vae", "text_encoder")}
+    (family / train_shapeworld.RECORD).write_text(json.dumps(record))
+    assert train_shapeworld.main(["--go-on", str(family), "--work", str(work), "--until", "text_encoder"]) == 0
+    vae, text_encoder = capsys.readouterr().out.splitlines()
+    assert (vae, text_encoder) == (
+        "vae: done before",
+        "text_encoder: done before, with another config than today's",
+    )
+    assert {"vae", "tokenizer"} <= {place.name for place in (work / "models" / "shapeworld").iterdir()}
+
+    monkeypatch.setattr(train_shapeworld, "SHIPPED", family)
+    assert train_shapeworld.main(["--table"]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "| vae | 1,200 x 32 | 7 | 2 | psnr 31.4 |"
