@@ -7,8 +7,7 @@ An item is a function of the source's config, the epoch and the index: the same 
     attributes        dict[str, int], what the caption says, see shapeworld.world.ATTRIBUTES; the world's only
     index, frames     which clip, and which of its frames: int64 (), (f,)
     mask              float32 (f, H/8, W/8), 1 for latents that see more than background; the world's only
-    condition         float32 (f, 3, H, W), 0..1: what SparseCtrl may be shown of each frame, if the source says so
-    condition_frames  int64 (k,): of which of the f frames it is shown
+    sketches          uint8 (f, 1, H, W), white outlines on black, if the source says so; the world's only
     broken            (file, reason) pairs of what could not be read on the way to this item
 """
 
@@ -54,8 +53,8 @@ class ClipFolder:
 
     Every ``stride``-th frame from a random start, ``num_frames`` of them (1: a random picture), resized to cover
     height x width and cut about the centre. ``flip``: mirrored in half of the cases, a whole clip at a time; not for
-    captions that name sides. ``num_conditions``: how many frames are SparseCtrl's conditions, as they are. Where a
-    greater share of the files than ``max_broken`` cannot be read, training stops. Raises ConfigurationError.
+    captions that name sides. Where a greater share of the files than ``max_broken`` cannot be read, training
+    stops. Raises ConfigurationError.
     """
 
     root: Path
@@ -65,15 +64,12 @@ class ClipFolder:
     height: int = 256
     width: int = 256
     flip: bool = False
-    num_conditions: int = 0
     max_broken: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check("num_frames", self.num_frames, self.num_frames >= 1, "1 or more")
         _check("stride", self.stride, self.stride >= 1, "1 or more")
-        most = self.num_frames
-        _check("num_conditions", self.num_conditions, 0 <= self.num_conditions <= most, f"0 to {most}")
         _check_size(self.height, self.width)
         _check_files(self.max_broken, self.seed)
 
@@ -101,8 +97,8 @@ class World:
 
     A clip is the same in every epoch; its words, and which ``num_frames`` neighbours of its 16 frames are taken, are
     not. With 0 frames an item is words alone, and nothing is drawn. ``shots``: each clip is shown in one of them; a
-    shot named twice is taken twice as often. ``two_objects``: the share of clips with a second one. ``condition``: rgb
-    (frames as they are) or scribble (their outlines), of ``num_conditions`` frames.
+    shot named twice is taken twice as often. ``two_objects``: the share of clips with a second one. ``sketches``: items
+    have the frames' outlines too, as a scribble branch is shown them.
     """
 
     size: int = 4096
@@ -110,8 +106,7 @@ class World:
     shots: tuple[world.Shot, ...] = (world.PLAIN,)
     two_objects: float = 0.15
     num_frames: int = world.NUM_FRAMES
-    condition: str | None = None
-    num_conditions: int = 1
+    sketches: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -119,10 +114,7 @@ class World:
         _check("split", self.split, self.split in world.SPLITS, ", ".join(world.SPLITS))
         _check("shots", self.shots, len(self.shots) > 0, "at least one")
         _check("two_objects", self.two_objects, 0 <= self.two_objects <= 1, "a share from 0 to 1")
-        _check("condition", self.condition, self.condition in (None, "rgb", "scribble"), "None, rgb, scribble")
         _check("num_frames", self.num_frames, 0 <= self.num_frames <= world.NUM_FRAMES, f"0 to {world.NUM_FRAMES}")
-        right = not self.condition or 1 <= self.num_conditions <= self.num_frames
-        _check("num_conditions", self.num_conditions, right, f"1 to {self.num_frames}")
         _check("seed", self.seed, self.seed >= 0, "0 or more")
 
 
@@ -140,26 +132,9 @@ def clip_indices(num_available: int, num_frames: int, stride: int, rng: np.rando
     return np.linspace(start, start + length - 1, num_frames, dtype=np.int64)
 
 
-def condition_frames(num_frames: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """``count`` different frames in order, the first of all among them in at least half of the cases: int64 (count,).
-
-    SparseCtrl is trained on random keyframes; that the first is the commonest serves its use.
-    """
-    chosen = np.sort(rng.choice(num_frames, count, replace=False))
-    if rng.random() < 0.5:
-        chosen[0] = 0
-    return chosen
-
-
-def order(seed: int, epoch: int, size: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-    """The items that process ``rank`` of ``world_size`` sees in ``epoch``, in turn: int64, as many for every rank.
-
-    One shuffle dealt out like cards, so that the first n of two ranks together are the first 2 n of one process. What
-    cannot be dealt to all is left out, other items in each epoch. Raises ConfigurationError.
-    """
-    _check("rank", rank, 0 <= rank < world_size, f"0 to {world_size - 1}")
-    shuffled = np.random.default_rng([seed, epoch]).permutation(size)
-    return shuffled[: size - size % world_size][rank::world_size]
+def order(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The items of ``epoch`` in turn, all of them once: int64 (size,)."""
+    return np.random.default_rng([seed, epoch]).permutation(size)
 
 
 class SourceDataset(Dataset[Item]):
@@ -262,11 +237,7 @@ class ClipDataset(FileDataset):
         values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
         if source.flip and rng.random() < 0.5:
             values = values.flip(-1)
-        made: Item = {"pixels": values.contiguous(), "frames": torch.from_numpy(indices)}
-        if source.num_conditions:
-            chosen = condition_frames(len(values), source.num_conditions, rng)
-            made |= {"condition": (values + 1) / 2, "condition_frames": torch.from_numpy(chosen)}
-        return made
+        return {"pixels": values.contiguous(), "frames": torch.from_numpy(indices)}
 
     def _frames(self, path: Path, available: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         indices = clip_indices(available, self.source.num_frames, self.source.stride, rng)
@@ -325,11 +296,9 @@ class WorldDataset(SourceDataset):
             "mask": torch.from_numpy(clip.mask[frames]).float(),
             "frames": torch.from_numpy(frames),
         }
-        if source.condition:
-            chosen = condition_frames(len(frames), source.num_conditions, rng)
-            lines = torch.from_numpy(world.scribbles(clip.bodies)[frames]) if source.condition == "scribble" else None
-            condition = (made["pixels"] + 1) / 2 if lines is None else lines[:, None].repeat(1, 3, 1, 1)
-            made |= {"condition": condition, "condition_frames": torch.from_numpy(chosen)}
+        if source.sketches:
+            lines = torch.from_numpy(world.scribbles(clip.bodies)[frames])
+            made["sketches"] = (lines[:, None] * 255).round().to(torch.uint8)
         return made
 
 

@@ -148,10 +148,8 @@ class Reader(Dataset[tuple[Slot, Item]]):
         if self.cache is not None and (kept := self.cache.read(epoch, slot.index)) is not None:
             return kept
         item = self.clips.item(epoch, slot.index)
-        if not self.sketches:
+        if not self.sketches or "sketches" in item:
             return item
-        if "condition" in item:
-            return {**item, "sketches": (item["condition"][:, :1] * 255).round().to(torch.uint8)}
         return {**item, "sketches": sketched(item["pixels"])}
 
 

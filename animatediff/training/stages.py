@@ -364,7 +364,7 @@ def open_clips(config: TrainConfig, *, whole: bool = False) -> SourceDataset:
     manifest = Path(data.manifest) if data.manifest else None
     if data.kind == "world":
         num_frames = 0 if stage.words_alone else 1 if single else data.num_frames
-        return _open_world(config, num_frames, "scribble" if config.shows_sketches else None)
+        return _open_world(config, num_frames, sketches=config.shows_sketches)
     if stage.words_alone or (data.kind == "pictures" and not stage.single_frames):
         raise ConfigurationError(f"data.kind: the stage {config.stage} cannot use {data.kind}", setting="data.kind")
     size = {"height": data.height, "width": data.width, "flip": data.flip}
@@ -379,8 +379,8 @@ def open_words(config: TrainConfig) -> SourceDataset | None:
     return _open_world(config, 0) if config.data.kind == "world" else None
 
 
-def _open_world(config: TrainConfig, num_frames: int, condition: str | None = None) -> SourceDataset:
+def _open_world(config: TrainConfig, num_frames: int, *, sketches: bool = False) -> SourceDataset:
     data = config.data
     shots = tuple(world.Shot(shot.camera, shot.style, shot.watermark) for shot in data.shots)
-    source = World(data.size, data.split, shots, data.two_objects, num_frames, condition, seed=data.seed)
+    source = World(data.size, data.split, shots, data.two_objects, num_frames, sketches, seed=data.seed)
     return open_source(source)
