@@ -179,6 +179,14 @@ STEPS = (
         suite("scenes"),
         {"colour": 0.85, "shape": 0.7, "motion": 0.5},
     ),
+    Step(
+        "motion_v3_middle",
+        "motion_v3",
+        {"motion_module.safetensors": "motion_module_v3.safetensors"},
+        suite("scenes"),
+        {"colour": 0.9, "shape": 0.85, "motion": 0.6},
+        ("steps=1250", "seed=16"),
+    ),
     Step(  # leaves the latents as they are, and with them all that was trained on them
         "vae_decoder",
         "vae_decoder",
