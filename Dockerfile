@@ -9,19 +9,23 @@ FROM ${BASE_IMAGE} AS dependencies
 ARG REQUIREMENTS_OVERRIDE=requirements.txt
 WORKDIR /build
 COPY requirements.txt ${REQUIREMENTS_OVERRIDE} ./
-# The secret pip_conf is for who installs from an index of their own; nothing of it stays.
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+# The secret pip_conf is for who installs from an index of their own; pip reads it if it is there, and nothing of it
+# stays.
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
     awk -F '==' 'FNR == 1 { file++ } file == 1 { given[$1] = 1; print; next } !($1 in given)' \
         "${REQUIREMENTS_OVERRIDE}" requirements.txt > locked.txt \
     && python -m venv /opt/venv \
-    && /opt/venv/bin/python -m pip install --disable-pip-version-check -r locked.txt
+    && PIP_CACHE_DIR=/var/cache/pip PIP_CONFIG_FILE=/run/secrets/pip_conf \
+        /opt/venv/bin/python -m pip install --disable-pip-version-check -r locked.txt
 
 # --- the weights as published: needs the manifest and its reader, and nothing else of the project
 FROM ${BASE_IMAGE} AS fetch
 WORKDIR /build
 COPY builder/requirements.txt ./
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
-    python -m venv /opt/venv && /opt/venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
+    python -m venv /opt/venv \
+    && PIP_CACHE_DIR=/var/cache/pip PIP_CONFIG_FILE=/run/secrets/pip_conf \
+        /opt/venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt
 COPY builder/__init__.py builder/manifest.py builder/manifest.json builder/fetch_models.py builder/
 # One of the manifest's profiles. ALLOW_UNPINNED=1: take what nobody has pinned as it comes.
 ARG MODELS_PROFILE=shapeworld

@@ -26,6 +26,7 @@ from animatediff.engine import Engine
 from animatediff.pipeline import AnimationInputs, AnimationPipeline
 from animatediff.settings import PROJECT_ROOT, Settings
 from animatediff.training.config import load_config
+from animatediff.training.report import read_metrics
 from animatediff.training.shapeworld import world
 from animatediff.training.shapeworld.judge import read
 from scripts.evaluate import evaluate, right_about
@@ -149,6 +150,8 @@ def suite(name: str) -> Callable[[Path], Figures]:
 
 # ---------------------------------------------------------------------------------------------------------- steps
 
+V3 = {"motion_module.safetensors": "motion_module_v3.safetensors"}
+
 STEPS = (
     Step(
         "vae",
@@ -175,14 +178,14 @@ STEPS = (
     Step(
         "motion_v3_begin",
         "motion_v3_begin",
-        {"motion_module.safetensors": "motion_module_v3.safetensors"},
+        V3,
         suite("scenes"),
         {"colour": 0.85, "shape": 0.7, "motion": 0.5},
     ),
     Step(
         "motion_v3_middle",
         "motion_v3",
-        {"motion_module.safetensors": "motion_module_v3.safetensors"},
+        V3,
         suite("scenes"),
         {"colour": 0.9, "shape": 0.85, "motion": 0.6},
         ("steps=1250", "seed=16"),
@@ -197,7 +200,7 @@ STEPS = (
     Step(
         "motion_v3",
         "motion_v3",
-        {"motion_module.safetensors": "motion_module_v3.safetensors"},
+        V3,
         suite("scenes"),
         {"colour": 0.9, "shape": 0.85, "motion": 0.85},
     ),
@@ -267,8 +270,7 @@ STEPS = (
 def of_the_log(folder: Path) -> dict[str, Any]:
     """``seconds``: how long the steps of a run took together, however often it was interrupted; ``losses``: its curve,
     each point the mean of the steps since the one before."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    logged = [line for line in lines if "loss" in line]
+    logged = [line for line in read_metrics(folder / "metrics.jsonl") if line.get("loss") is not None]
     timed = [(0, 0.0), *((line["step"], line["seconds_per_step"]) for line in logged)]
     seconds = sum((step - before) * seconds for (before, _), (step, seconds) in pairwise(timed))
     every = max(1, math.ceil(len(logged) / LOSSES_KEPT))
@@ -309,9 +311,10 @@ def run(step: Step, work: Path, processes: int) -> Figures:
     log = of_the_log(work / step.name)
     told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
     print(f"{step.name}: {log['seconds']} s, {told}", flush=True)
-    missed = [f"{name} {figures.get(name, 0):.4g} < {least:g}" for name, least in step.least.items()]
     missed = [
-        text for text, (name, least) in zip(missed, step.least.items(), strict=True) if figures.get(name, 0) < least
+        f"{name} {figures.get(name, 0):.4g} < {least:g}"
+        for name, least in step.least.items()
+        if figures.get(name, 0) < least
     ]
     if missed:
         raise SystemExit(f"{step.name} is not good enough for the next step: {'; '.join(missed)}")

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ..adapters.control import build_sparse_controlnet
 from ..catalog import MOTION_MODULE_VERSIONS
 from ..checkpoints import diffusers_folder
+from ..checkpoints.files import check_keys_and_shapes
 from ..checkpoints.motion_module import MotionModuleWeights, read_motion_module
 from ..checkpoints.sparse_controlnet import read_sparse_controlnet
 from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, UNet3DConfig
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import ConfigurationError
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
 from ..pipeline import AnimationPipeline, LoraFile
@@ -103,10 +104,7 @@ def _loaded(config: TrainConfig, *, motion: bool) -> tuple[UNet3DConditionModel,
 def _begin_with(unet: UNet3DConditionModel, other: MotionModuleWeights) -> None:
     """Give the motion modules those layers that ``other`` has; the rest stay new. Raises CheckpointError."""
     own = unet.state_dict()
-    for key, tensor in other.tensors.items():
-        if key not in own or own[key].shape != tensor.shape:
-            found = f"{tuple(own[key].shape)} in the model" if key in own else "not in the model"
-            raise CheckpointError(f"{other.name}: {key} is {tuple(tensor.shape)}, and {found}", file=other.name)
+    check_keys_and_shapes(other.name, other.tensors, {key: own[key] for key in other.tensors.keys() & own.keys()})
     unet.load_state_dict(dict(other.tensors), strict=False)
 
 

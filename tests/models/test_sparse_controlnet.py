@@ -49,19 +49,17 @@ def test_a_new_branch_adds_nothing(kind: str, tiny_config: UNet3DConfig) -> None
 def test_half_precision(kind: str, dtype: torch.dtype, tiny_config: UNet3DConfig) -> None:
     """The median over draws of the weights: now and then a group has almost no variance, and shows any rounding."""
     control = replace(KINDS[kind], embedding_channels=(8, 16, 24, 32))
+
+    def mid(model: SparseControlNetModel, states: torch.Tensor) -> torch.Tensor:
+        embedded = model.embed_condition(sized(control, 96))
+        return model.predict(embedded, model.embed_timesteps(torch.tensor([321])), model.encode_text(states)).mid
+
     errors = []
     for seed in range(1, 6):
         model = random_branch(tiny_config, control, seed)
-        states, steps = torch.randn(1, 77, tiny_config.cross_attention_dim), torch.tensor([321])
-
-        def mid(
-            model: SparseControlNetModel, states: torch.Tensor = states, steps: torch.Tensor = steps
-        ) -> torch.Tensor:
-            embedded = model.embed_condition(sized(control, 96))
-            return model.predict(embedded, model.embed_timesteps(steps), model.encode_text(states)).mid
-
-        exact = mid(model)
-        half = mid(model.to(dtype))
+        states = torch.randn(1, 77, tiny_config.cross_attention_dim)
+        exact = mid(model, states)
+        half = mid(model.to(dtype), states)
         assert half.dtype == dtype
         assert exact.std() > 0.01
         errors.append((half.float() - exact).norm() / exact.norm())
