@@ -1,9 +1,9 @@
 """Training: python train.py --config configs/training/....yaml [key=value ...]
 
-Keys have dots between levels, values are YAML: optimizer.lr=5e-5 validation.prompts='[a red circle]'. Several GPUs, or
-several CPU processes: torchrun --nproc-per-node 2 train.py ...; for GPUs, accelerate launch --multi_gpu train.py ... too
-(it starts several CPU processes through MPI alone). A run that was interrupted goes on from its newest checkpoint when
-it is started again; SIGTERM makes it save one first.
+Keys have dots between levels, values are YAML: optimizer.lr=5e-5 validation.prompts='[a red circle]'. Several GPUs or
+CPU processes: torchrun --nproc-per-node 2 train.py ...; for GPUs, accelerate launch --multi_gpu train.py ... too (it
+starts several CPU processes through MPI alone). A run that was interrupted goes on from its newest checkpoint when it
+is started again; SIGTERM makes it save one first.
 """
 
 import argparse

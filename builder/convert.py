@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from animatediff.checkpoints.detect import detect
-from animatediff.checkpoints.files import PICKLES, as_half, read_weights, renamed
+from animatediff.checkpoints.files import PICKLES, as_half, read_weights, renamed, written_whole
 from animatediff.checkpoints.motion_layout import is_motion_key, published_key, read_motion_layers
 from animatediff.errors import AnimateDiffError
 
@@ -64,13 +64,9 @@ def needed(path: Path) -> dict[str, Tensor]:
 def convert(path: Path, target: Path) -> None:
     """Write ``target``, whole or not at all. Raises ConversionError, AssetError, CheckpointError."""
     half = halved(needed(path))
-    part = target.with_name(f".{target.stem}.part.safetensors")
-    try:
+    with written_whole(target) as part:
         save_file(half, part, metadata={"format": "pt", "converted_from": path.name})
         check(half, path, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check(written: Mapping[str, Tensor], original: Path, converted: Path) -> None:

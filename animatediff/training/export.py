@@ -1,5 +1,6 @@
 """What was trained, as files in the published layouts: float16 safetensors that say how they came to be."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..catalog import NOISE_SCHEDULE
-from ..checkpoints.files import as_half
+from ..checkpoints.files import as_half, written_whole
 from ..config import UNet3DConfig
 from ..errors import ConfigurationError
 from ..models.motion_module import PositionalEncoding
@@ -41,13 +42,8 @@ class Origin:
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], origin: Origin) -> Path:
     """Write ``weights`` in float16, whole or not at all. A tensor that float16 cannot hold stays as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
+    with written_whole(path) as part:
         save_file({key: _halved(tensor) for key, tensor in weights.items()}, part, metadata=origin.header())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
@@ -106,7 +102,9 @@ def diffusers_unet(config: UNet3DConfig) -> Any:
 
 def write_vae(folder: Path, vae: Any, origin: Origin) -> None:
     write_weights(folder / _UNET_FILE, vae.state_dict(), origin)
-    vae.save_config(folder)
+    config = json.loads(vae.to_json_string())
+    config.pop("_name_or_path", None)  # where it was read from, on this machine
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_text_encoder(folder: Path, config: Any, weights: Mapping[str, Tensor], origin: Origin) -> None:

@@ -5,7 +5,6 @@ number of processes nor a resume changes what is trained on.
 """
 
 import hashlib
-import os
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..checkpoints.files import written_whole
 from .data import SourceDataset, order
 
 Item = Mapping[str, Any]
@@ -108,15 +108,9 @@ class LatentCache:
 
     def write(self, epoch: int, index: int, caption: str, tensors: Mapping[str, Tensor]) -> None:
         """Whole or not at all, so that several processes may share a folder."""
-        path = self._path(epoch, index)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.stem}.{os.getpid()}.part")
-        try:
-            whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        with written_whole(self._path(epoch, index)) as part:
             save_file(whole, part, metadata={"caption": caption})
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _path(self, epoch: int, index: int) -> Path:
         return self.folder / f"{index // 1000:04}" / f"{index}-{self.variant(epoch)}.safetensors"

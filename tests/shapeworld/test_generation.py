@@ -13,10 +13,11 @@ from animatediff.settings import Settings
 from scripts.evaluate import SUITES, evaluate, not_installed
 
 BOUNDS = {
-    "scenes": {"colour": 0.7, "shape": 0.7, "background": 0.7, "motion": 0.5, "kept in all frames": 0.4},
+    "scenes": {"colour": 0.8, "shape": 0.8, "background": 0.9, "motion": 0.7, "kept in all frames": 0.6},
+    "scenes_v2": {"colour": 0.7, "shape": 0.7, "background": 0.8, "motion": 0.7, "kept in all frames": 0.5},
 }
-EVERY = {"scenes": 2}
-"""Which cases a slice has. Half of the scenes are three of each motion."""
+EVERY = {"scenes": 3, "scenes_v2": 6}
+"""Which cases a slice has. A third of the scenes are two of each motion."""
 INSTALLED = [name for name in SUITES if name not in not_installed(Settings().models_dir)]
 
 
