@@ -12,6 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from animatediff.catalog import PUBLISHED_FILES
 from animatediff.config import (
     SD15,
     SPARSECTRL_RGB,
@@ -25,9 +26,10 @@ from animatediff.config import (
 from animatediff.memory import Work
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import AnimationInputs, AnimationPipeline, TextCondition
+from animatediff.settings import PROJECT_ROOT
 from scripts import count_memory
 from scripts.count_memory import EnoughSteps
-from scripts.fake_cuda import DEVICE, PlainScheduler, register_guard, to_fake
+from scripts.fake_cuda import DEVICE, PlainScheduler, register_guard, run_with_gradients, to_fake
 
 STEPS = 3
 
@@ -112,3 +114,18 @@ def test_memory_model_knows_the_decoder(chunk: int, size: int) -> None:
     counted = count_memory.count_decode(chunk, size, size) + model.weight_bytes
     only_decoder = replace(model, unet_width=0)
     assert only_decoder.needed(Work(chunk, size, size), chunk) == pytest.approx(counted, rel=0.03)
+
+
+def test_training_runs_in_mixed_precision(capfd: pytest.CaptureFixture[str]) -> None:
+    """Forward, backward and the optimizer for a v3 motion module, on a clip at a time: it fits a card of 16 GB."""
+    _need_fake_device()
+    values = (PUBLISHED_FILES["v3_sd15_mm.ckpt"].bytes or 0) / 4
+    config = str(PROJECT_ROOT / "configs" / "training" / "motion.yaml")
+    assert run_with_gradients("scripts.count_training", [config, "--batch-size", "1"]) == 0
+    *_, row = capfd.readouterr().out.strip().splitlines()
+    print(row)
+    what, size, _, precision, trained, gigabytes, _ = (cell.strip() for cell in row.strip("|").split("|"))
+    assert (what, size, precision) == ("motion", "1 x 16", "fp16")
+    assert float(trained) == pytest.approx(values / 1e6, abs=0.1)
+    in_all = 4 * 4 * values  # weights, their average, and two moments of the optimizer
+    assert in_all / 1e9 < float(gigabytes) < 16
