@@ -83,14 +83,17 @@ def right_about(scene: world.Scene, reading: Reading | None, names: Sequence[str
 
 
 def scene_measures(scene: world.Scene, clips: Sequence[np.ndarray]) -> Measures:
-    """Whether the clip shows what ``scene`` says."""
+    """Whether the clip shows what ``scene`` says, and how fast, where it is to go somewhere."""
     reading = read(clips[0])
     right = right_about(scene, reading)
-    return {
+    measures = {
         **right,
         "all four": float(all(right.values())),
         "kept in all frames": float(bool(reading and reading.kept == 1)),
     }
+    if reading and scene.motion in world.DIRECTIONS:
+        measures["pixels a frame"] = reading.speed
+    return measures
 
 
 def scenes(clips: int, **changes: object) -> Iterator[Case]:
