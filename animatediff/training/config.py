@@ -39,6 +39,7 @@ class ShotConfig(_Strict):
     camera: str | None = None
     style: str = "plain"
     watermark: bool = False
+    amount: float = Field(default=1.0, exclude_if=lambda amount: amount == 1)
 
 
 class DataConfig(_Strict):

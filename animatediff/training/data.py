@@ -5,6 +5,7 @@ An item is a function of the source's config, the epoch and the index: the same 
     pixels            float32 (f, 3, H, W), -1..1
     caption           str; never dropped here
     attributes        dict[str, int], what the caption says, see shapeworld.world.ATTRIBUTES; the world's only
+    strength          float32 (), at which a LoRA acts on it: how much of its way the camera goes; the world's only
     index, frames     which clip, and which of its frames: int64 (), (f,)
     mask              float32 (f, H/8, W/8), 1 for latents that see more than background; the world's only
     sketches          uint8 (f, 1, H, W), white outlines on black, if the source says so; the world's only
@@ -275,17 +276,17 @@ class WorldDataset(SourceDataset):
     def __len__(self) -> int:
         return self.source.size
 
-    def scene(self, index: int) -> world.Scene:
-        """What clip ``index`` shows; nothing is drawn for it."""
+    def scene(self, index: int) -> tuple[world.Scene, world.Shot]:
+        """What clip ``index`` shows, and how; nothing is drawn for it."""
         source = self.source
-        return world.draw_scene(source.seed, source.split, index, source.shots, source.two_objects)[0]
+        return world.draw_scene(source.seed, source.split, index, source.shots, source.two_objects)[:2]
 
     def item(self, epoch: int, index: int) -> Item:
-        source, scene = self.source, self.scene(index)
+        source, (scene, shot) = self.source, self.scene(index)
         rng = world.generator(source.seed, source.split, index, 1 + epoch)
         caption = describe(scene, rng)
         told = {"caption": caption.text, "attributes": world.attributes(scene, caption)}
-        made: Item = {**told, "index": torch.tensor(index), "broken": []}
+        made: Item = {**told, "strength": torch.tensor(shot.amount), "index": torch.tensor(index), "broken": []}
         if not source.num_frames:
             return made
         clip = world.clip(source.seed, source.split, index, source.shots, source.two_objects)

@@ -26,6 +26,7 @@ from .config import TrainConfig
 from .data import SourceDataset
 from .ema import move_towards
 from .feeding import FRAMEWISE, GlobalBatch, Item, LatentCache, Reader, Slot, generator, stratified_place
+from .lora_layers import ItemStrengths
 from .loss import (
     ConsistencyGrid,
     NoiseSchedule,
@@ -249,6 +250,25 @@ class DenoisingLearner(Learner):
     ) -> Sequence[SparseControl]:
         """What the validation's clip ``number`` is made to follow."""
         return ()
+
+
+class MotionLoraLearner(DenoisingLearner):
+    """A MotionLoRA. Items with a part of its motion, see ``data.py``, teach what that part of its strength does."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._strengths = ItemStrengths(self.unet)
+
+    def prepare_one(self, slot: Slot, item: Item, chance: torch.Generator) -> Batch:
+        return {**super().prepare_one(slot, item, chance), "strength": torch.as_tensor(item.get("strength", 1.0))}
+
+    def forward(self, batch: Batch) -> Tensor:
+        self._strengths.values = batch.get("strength")  # stays: gradient checkpointing runs layers again
+        return super().forward(batch)
+
+    def pipeline(self) -> AnimationPipeline:
+        self._strengths.values = None
+        return super().pipeline()
 
 
 class SparseControlLearner(DenoisingLearner):

@@ -33,6 +33,25 @@ def _alpha(section: LoraSection) -> Any:
     return section.rank if section.alpha is None else section.alpha
 
 
+class ItemStrengths:
+    """How strongly a model's LoRA acts on each item of a batch: ``values`` (b,), or None for all of it on all.
+
+    For layers whose input has the batch outermost, as the motion module's tokens, (b h w, f, c).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.values: Tensor | None = None
+        for module in model.modules():
+            if isinstance(module, Linear):
+                module.lora_B.get_submodule(ADAPTER).register_forward_hook(self._scaled)
+
+    def _scaled(self, _layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        if self.values is None:
+            return output
+        repeated = self.values.to(output).repeat_interleave(len(output) // len(self.values))
+        return output * repeated.view(-1, *[1] * (output.ndim - 1))
+
+
 def layers(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The name of every layer that has a LoRA, its down matrix (r, c_in) and its up matrix (c_out, r)."""
     for name, module in model.named_modules():

@@ -39,6 +39,7 @@ from .learners import (
     DenoisingLearner,
     Encoders,
     Learner,
+    MotionLoraLearner,
     SparseControlLearner,
 )
 from .shapeworld import world
@@ -169,7 +170,7 @@ def _build_motion(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Lear
 def _build_motion_lora(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner:
     unet, encoders = _loaded(config, motion=True)
     lora_layers.inject(unet, config.lora, lora_layers.TEMPORAL_ATTENTION)
-    return DenoisingLearner(*_denoising(stage, config, batch, unet, encoders))
+    return MotionLoraLearner(*_denoising(stage, config, batch, unet, encoders))
 
 
 def _build_sparsectrl(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner:
@@ -379,6 +380,6 @@ def open_words(config: TrainConfig) -> SourceDataset | None:
 
 def _open_world(config: TrainConfig, num_frames: int, *, sketches: bool = False) -> SourceDataset:
     data = config.data
-    shots = tuple(world.Shot(shot.camera, shot.style, shot.watermark) for shot in data.shots)
+    shots = tuple(world.Shot(shot.camera, shot.style, shot.watermark, shot.amount) for shot in data.shots)
     source = World(data.size, data.split, shots, data.two_objects, num_frames, sketches, seed=data.seed)
     return open_source(source)

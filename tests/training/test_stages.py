@@ -138,6 +138,26 @@ def test_a_stage_learns_and_its_file_changes_a_clip(
     assert (after - before).abs().max() > 1e-4
 
 
+def test_items_with_a_part_of_the_motion_teach_that_part_of_the_strength(make_config: MakeConfig) -> None:
+    shots = [{"camera": "zoom_in", "amount": 0.5}, {"camera": "zoom_in"}]
+    config = make_config("motion_lora", data={"shots": shots}, batch_size=8)
+    learner: Any = build_learner(config, GlobalBatch(8))
+    ups = [parameter for name, parameter in learner.named_parameters() if ".lora_B." in name]
+    with torch.no_grad():
+        for up in ups:
+            up.normal_(std=0.3)
+        batch = prepared(config, learner, 8)
+        together = learner(batch)
+        assert set(batch["strength"].tolist()) == {0.5, 1.0}
+        alone = []
+        kept = [up.clone() for up in ups]
+        for place, strength in enumerate(batch.pop("strength")):
+            for up, whole in zip(ups, kept, strict=True):
+                up.copy_(whole * strength)
+            alone.append(learner({name: tensor[place : place + 1] for name, tensor in batch.items()}))
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-4)
+
+
 @pytest.mark.parametrize("version", ["v1", "v2", "v3"])
 def test_new_motion_modules_of_each_version(version: str, make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config("motion", model={"motion_module": "new", "motion_module_version": version})

@@ -87,16 +87,20 @@ class Scene:
 class Shot:
     """How a scene is shown; no caption speaks of it. Raises ConfigurationError for a name that is none.
 
-    ``camera``: one of CAMERAS, over a scene that stands still. ``style``: outline draws rings instead of flat shapes,
-    sepia tints the backgrounds. ``watermark``: soft, noisy, and with a bar of ticks in a fixed place, as the stock
-    videos that the motion module was trained on have one (AnimateDiff, section 4.1).
+    ``camera``: one of CAMERAS, over a scene that stands still; it goes the share ``amount`` of its way. ``style``:
+    outline draws rings instead of flat shapes, sepia tints the backgrounds. ``watermark``: soft, noisy, and with a bar
+    of ticks in a fixed place, as the stock videos that the motion module was trained on have one (AnimateDiff, section
+    4.1).
     """
 
     camera: str | None = None
     style: str = "plain"
     watermark: bool = False
+    amount: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.amount <= 1 or (self.amount < 1 and self.camera is None):
+            raise ConfigurationError(f"amount: got {self.amount!r}, allowed: above 0, up to 1, of a camera's way")
         if self.camera is not None and self.camera not in CAMERAS:
             raise ConfigurationError(f"camera: got {self.camera!r}, allowed: {', '.join(CAMERAS)}")
         if self.style not in STYLES:
@@ -221,7 +225,7 @@ def attributes(scene: Scene, caption: Caption) -> dict[str, int]:
 def stage(scene: Scene, rng: np.random.Generator, shot: Shot = PLAIN, num_frames: int = NUM_FRAMES) -> tuple[Body, ...]:
     """Where everything is in every frame; the last body is the one the scene is about."""
     if shot.camera:
-        return _before_the_camera(scene, rng, shot.camera, num_frames)
+        return _before_the_camera(scene, rng, shot.camera, shot.amount, num_frames)
     time = np.linspace(0, 1, num_frames)
     radius = rng.uniform(*RADII[scene.size])
     x, y = rng.uniform(18, 46, 2)
@@ -263,7 +267,9 @@ def _clear_place(subject: Body, reach: float, rng: np.random.Generator) -> np.nd
     return places[clear.argmax() if clear.any() else gaps.argmax()]
 
 
-def _before_the_camera(scene: Scene, rng: np.random.Generator, camera: str, num_frames: int) -> tuple[Body, ...]:
+def _before_the_camera(
+    scene: Scene, rng: np.random.Generator, camera: str, amount: float, num_frames: int
+) -> tuple[Body, ...]:
     if scene.motion != "still":
         raise ValueError(f"a camera moves over a scene that stands still, not one with the motion {scene.motion!r}")
     time = np.linspace(0, 1, num_frames)
@@ -271,7 +277,7 @@ def _before_the_camera(scene: Scene, rng: np.random.Generator, camera: str, num_
     turn, shift, scale = np.zeros(num_frames), np.zeros(num_frames, complex), np.ones(num_frames)
     if camera in CONTENTS:
         dx, dy = CONTENTS[camera]
-        shift = rng.uniform(22, 30) * (time - 0.5) * complex(dx, dy)
+        shift = amount * rng.uniform(22, 30) * (time - 0.5) * complex(dx, dy)
         places = rng.uniform(-3, 3, len(things)) + 1j * rng.uniform(-13, 13, len(things))  # as if for a pan sideways
         if len(things) == 2:
             places = places.real + 1j * rng.choice([-1, 1]) * (np.array([1, -1]) * rng.uniform(12, 16))
@@ -279,11 +285,11 @@ def _before_the_camera(scene: Scene, rng: np.random.Generator, camera: str, num_
             places = places * 1j
         radii = rng.uniform(9.0, 10.0), rng.uniform(6.6, 7.6)
     elif camera.startswith("zoom"):
-        scale = rng.uniform(1.6, 2.0) ** ((time - 0.5) * (1 if camera == "zoom_in" else -1))
+        scale = rng.uniform(1.6, 2.0) ** (amount * (time - 0.5) * (1 if camera == "zoom_in" else -1))
         places = _opposite(rng, rng.uniform(10.5, 12.0) if len(things) == 2 else rng.uniform(4, 11), len(things))
         radii = rng.uniform(8.0, 9.0), rng.uniform(6.0, 6.8)
     else:  # the picture turns the other way than the camera; with y down, a positive angle is clockwise
-        turn = np.deg2rad(rng.uniform(60, 90)) * time * (-1 if camera == "roll_clockwise" else 1)
+        turn = np.deg2rad(amount * rng.uniform(60, 90)) * time * (-1 if camera == "roll_clockwise" else 1)
         places = _opposite(rng, rng.uniform(14, 16.5), len(things))
         radii = rng.uniform(8.5, 9.5), rng.uniform(6.8, 7.6)
     bodies = []

@@ -77,6 +77,8 @@ def test_camera_amounts_are_what_was_filmed() -> None:
         camera = read(render(scene, np.random.default_rng(4), Shot(camera=move))).camera  # pyright: ignore
         assert 0.97 * least <= camera.amount(move) <= 1.03 * most
         assert camera.error < 0.5
+        half = read(render(scene, np.random.default_rng(4), Shot(camera=move, amount=0.5))).camera  # pyright: ignore
+        assert half.amount(move) == pytest.approx(camera.amount(move) / 2, rel=0.05)
 
 
 def test_nothing_moves_where_everything_stands_still() -> None:

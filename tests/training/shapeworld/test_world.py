@@ -158,6 +158,9 @@ def test_watermark_is_the_same_bar_in_every_frame() -> None:
 
 
 def test_names_that_are_none() -> None:
+    for shot in ({"camera": "zoom_in", "amount": 0.0}, {"camera": "zoom_in", "amount": 1.5}, {"amount": 0.5}):
+        with pytest.raises(ConfigurationError, match="amount: got"):
+            Shot(**shot)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigurationError, match="camera: got 'dolly'"):
         Shot(camera="dolly")
     with pytest.raises(ConfigurationError, match="style: got 'oil'"):
