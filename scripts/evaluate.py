@@ -11,15 +11,19 @@ import argparse
 import base64
 import io
 import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -265,8 +269,50 @@ def not_installed(models_dir: Path) -> dict[str, str]:
     return {name: file for name, suite in SUITES.items() for file in suite.files if not (family / file).is_file()}
 
 
+def run_case(engine: Engine, case: Case) -> tuple[Measures, np.ndarray]:
+    """What is measured of ``case``'s clips, and the last of them."""
+    made = [engine.generate(engine.prepare(request)).video.frames for request in case.requests]
+    return case.measure(made), made[-1]
+
+
+class _Elsewhere:
+    """One process of several: it has an engine of its own, and looks its cases up."""
+
+    engine: Engine
+
+    @classmethod
+    def begin(cls, settings: Settings, threads: int) -> None:
+        torch.set_num_threads(threads)
+        cls.engine = Engine(settings)
+
+    @classmethod
+    def run_case(cls, name: str, clips: int, number: int) -> tuple[Measures, np.ndarray]:
+        return run_case(cls.engine, next(islice(SUITES[name].cases(clips), number, None)))
+
+
+def run_cases(
+    engine: Engine, name: str, clips: int, every: int, processes: int
+) -> Iterator[tuple[Measures, np.ndarray]]:
+    """Each ``every``th case of suite ``name``, by ``engine``, or by ``processes`` that are set up as it is."""
+    cases = list(SUITES[name].cases(clips))
+    numbers = range(0, len(cases), every)
+    progress = partial(tqdm, total=len(numbers), desc=name, unit="case", disable=not sys.stderr.isatty())
+    if processes == 1:
+        yield from progress(run_case(engine, cases[number]) for number in numbers)
+        return
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    started = {"mp_context": get_context("spawn"), "initializer": _Elsewhere.begin}
+    with ProcessPoolExecutor(processes, **started, initargs=(engine.settings, threads)) as pool:
+        yield from progress(pool.map(partial(_Elsewhere.run_case, name, clips), numbers))
+
+
+def one_each(engine: Engine) -> int:
+    """How many processes are fastest: one for each CPU (at most 8), where ``engine`` computes on them."""
+    return min(os.cpu_count() or 1, 8) if engine.device.type == "cpu" else 1
+
+
 def evaluate(
-    engine: Engine, name: str, clips: int, every: int = 1, before: Sequence[Figure] = ()
+    engine: Engine, name: str, clips: int, every: int = 1, before: Sequence[Figure] = (), processes: int = 1
 ) -> tuple[list[Figure], list[np.ndarray]]:
     """All figures of suite ``name``, from each ``every``th of its cases, and its first clips.
 
@@ -274,11 +320,9 @@ def evaluate(
     """
     values: dict[str, list[float]] = defaultdict(list)
     shown = []
-    cases = list(SUITES[name].cases(clips))[::every]
-    for case in tqdm(cases, desc=name, unit="case", disable=not sys.stderr.isatty()):
-        made = [engine.generate(engine.prepare(request)).video.frames for request in case.requests]
-        shown.append(made[-1])
-        for measure, value in case.measure(made).items():
+    for measures, clip in run_cases(engine, name, clips, every, processes):
+        shown.append(clip)
+        for measure, value in measures.items():
             values[measure].append(value)
     targets = SUITES[name].targets_after(before)
     return [figure(name, measure, found, targets.get(measure)) for measure, found in values.items()], shown[:SHEET_ROWS]
@@ -299,21 +343,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; none: all installed")
     parser.add_argument("--clips", type=int, default=1, help="seeds of each prompt")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth case: a quick look")
+    parser.add_argument("--processes", type=int, help="as many clips at a time; default: one, on CPUs one each")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each suite")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--require", action="store_true", help="end with 1 where a target is missed")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.suites if name not in SUITES]:
         parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}")
-    if options.clips < 1 or options.every < 1:
-        parser.error("--clips and --every are 1 or more")
+    if options.clips < 1 or options.every < 1 or (options.processes is not None and options.processes < 1):
+        parser.error("--clips, --every and --processes are 1 or more")
     engine = Engine(Settings.from_env())
+    processes = options.processes or one_each(engine)
     missing = not_installed(engine.settings.models_dir)
     if absent := [f"{name} (no {missing[name]})" for name in options.suites if name in missing]:
         parser.error(f"not installed: {', '.join(absent)}")
     figures: list[Figure] = []
     for name in options.suites or [name for name in SUITES if name not in missing]:
-        found, shown = evaluate(engine, name, options.clips, options.every, figures)
+        found, shown = evaluate(engine, name, options.clips, options.every, figures, processes)
         figures += found
         if options.sheets:
             options.sheets.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from animatediff.training.config import load_config
 from animatediff.training.report import read_metrics
 from animatediff.training.shapeworld import world
 from animatediff.training.shapeworld.judge import read
-from scripts.evaluate import evaluate, right_about
+from scripts.evaluate import evaluate, one_each, right_about
 
 CONFIGS = PROJECT_ROOT / "configs" / "training" / "shapeworld"
 SHIPPED = PROJECT_ROOT / "models" / "shapeworld"
@@ -137,12 +137,13 @@ def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
     return AnimationPipeline.from_pretrained(family)
 
 
-def suite(name: str) -> Callable[[Path], Figures]:
-    """The figures of a suite of ``scripts.evaluate``."""
+def suite(name: str, every: int = 1) -> Callable[[Path], Figures]:
+    """The figures of a suite of ``scripts.evaluate``, or of each ``every``th of its cases."""
 
     def test(family: Path) -> Figures:
         settings = Settings(models_dir=family.parent, offline=True)
-        figures, _ = evaluate(Engine(settings), name, 1)
+        engine = Engine(settings)
+        figures, _ = evaluate(engine, name, 1, every, processes=one_each(engine))
         return {figure.measure: round(figure.value, 4) for figure in figures}
 
     return test
@@ -233,21 +234,21 @@ STEPS = (
         "domain_adapter",
         "domain_adapter",
         {"domain_adapter.safetensors": "domain_adapter.safetensors"},
-        suite("domain_adapter"),
+        suite("domain_adapter", 2),
         {"changed as it should": 0.7},
     ),
     Step(
         "style_lora",
         "style_lora",
         {"lora.safetensors": "style_lora.safetensors"},
-        suite("style_lora"),
+        suite("style_lora", 2),
         {"changed as it should": 0.7},
     ),
     Step(
         "dreambooth",
         "dreambooth",
         {"model.safetensors": "dreambooth.safetensors"},
-        suite("dreambooth"),
+        suite("dreambooth", 2),
         {"changed as it should": 0.7},
     ),
     Step(

@@ -31,6 +31,13 @@ def test_seeds_make_the_same_videos_in_one_batch(scheduler: str, shapeworld: Ani
     assert (together - alone).abs().max() < 1e-3
 
 
+def test_single_frame_without_guidance_is_as_in_a_batch(shapeworld: AnimationPipeline) -> None:
+    """Its middle block sees one position alone, a motion module's group norm there a single value of each group."""
+    inputs = replace(INPUTS, num_frames=1, guidance_scale=1.0)
+    together = shapeworld(replace(inputs, seeds=(7, 8))).videos
+    assert (shapeworld(inputs).videos - together[:1]).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_runs(scheduler: str, shapeworld: AnimationPipeline) -> None:
     videos = shapeworld(replace(INPUTS, scheduler=scheduler)).videos

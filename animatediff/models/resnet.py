@@ -1,5 +1,7 @@
 """Convolutional parts. Images are (b f, c, h, w) in channels_last memory order all the way through."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,11 +17,13 @@ def group_norm(norm: nn.GroupNorm, x: Tensor, across_frames: int = 1) -> Tensor:
     """
     if norm.weight.requires_grad and not x.requires_grad and torch.is_grad_enabled():
         x = x.contiguous()  # torch 2.13 on the CPU: the backward pass of channels_last is a segmentation fault
+    # not F.group_norm, which refuses groups of one value: a single frame of 1x1 in a narrow model has them
+    normed = partial(torch.group_norm, num_groups=norm.num_groups, weight=norm.weight, bias=norm.bias, eps=norm.eps)
     if across_frames > 1:
         video = x.unflatten(0, (-1, across_frames)).transpose(1, 2)  # (b, c, f, h, w)
-        x = F.group_norm(video, norm.num_groups, norm.weight, norm.bias, norm.eps).transpose(1, 2).flatten(0, 1)
+        x = normed(video).transpose(1, 2).flatten(0, 1)
     else:
-        x = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        x = normed(x)
     return x.contiguous(memory_format=torch.channels_last)
 
 

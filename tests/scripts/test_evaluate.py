@@ -90,6 +90,14 @@ def test_every_suite_s_files_are_told_apart_and_its_jobs_are_legal() -> None:
     assert len({suite.files for suite in SUITES.values()}) == len(SUITES) - 1  # two speeds of one distilled module
 
 
+def test_several_processes_find_what_one_does() -> None:
+    engine = Engine(Settings())
+    alone, [first, _] = evaluate.evaluate(engine, "scenes", 1, every=21)
+    together, [same, _] = evaluate.evaluate(engine, "scenes", 1, every=21, processes=2)
+    assert together == alone
+    assert np.abs(first.astype(int) - same).max() <= 2
+
+
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def two_cases(clips: int):
         return list(evaluate.scenes(clips, num_inference_steps=2, num_frames=2))[:2]
@@ -97,13 +105,16 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     suite = Suite(("motion_module_v3.safetensors",), two_cases, {"colour": 1.01})
     monkeypatch.setattr(evaluate, "SUITES", {"scenes": suite, "elsewhere": Suite(("no.safetensors",), two_cases, {})})
     figures = tmp_path / "figures.json"
-    assert evaluate.main(["--json", str(figures), "--sheets", str(tmp_path / "sheets"), "--require"]) == 1
+    assert (
+        evaluate.main(["--processes", "1", "--json", str(figures), "--sheets", str(tmp_path / "sheets"), "--require"])
+        == 1
+    )
     said = capsys.readouterr().out
     assert "not installed: elsewhere" in said
     assert {row["count"] for row in json.loads(figures.read_text()) if row["measure"] in evaluate.SAID} == {2}
     assert (tmp_path / "sheets" / "scenes.png").is_file()
-    assert evaluate.main(["--every", "2", "--json", str(figures)]) == 0
+    assert evaluate.main(["--processes", "1", "--every", "2", "--json", str(figures)]) == 0
     assert {row["count"] for row in json.loads(figures.read_text()) if row["measure"] in evaluate.SAID} == {1}
-    for wrong in (["nothing"], ["elsewhere"], ["--every", "0"], ["--clips", "0"]):
+    for wrong in (["nothing"], ["elsewhere"], ["--every", "0"], ["--clips", "0"], ["--processes", "0"]):
         with pytest.raises(SystemExit):
             evaluate.main(wrong)
