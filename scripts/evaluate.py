@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -57,7 +57,7 @@ ALLOWED_LOSS = 0.05
 
 @dataclass(frozen=True)
 class Case:
-    """Clips to generate together, and what is measured of all of them."""
+    """Clips to generate together, and what is measured of all of them. Can be pickled: other processes run some."""
 
     requests: tuple[GenerationRequest, ...]
     measure: Callable[[Sequence[np.ndarray]], Measures]
@@ -160,19 +160,19 @@ def _as_base64(picture: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def style_measures(wanted: Callable[[Reading], bool], clips: Sequence[np.ndarray]) -> Measures:
+def style_measures(name: str, wanted: object, clips: Sequence[np.ndarray]) -> Measures:
     without, with_it = (read(clip) for clip in clips)
     return {
-        "changed as it should": float(bool(with_it and wanted(with_it))),
-        "so already without": float(bool(without and wanted(without))),
+        "changed as it should": float(bool(with_it and getattr(with_it, name) == wanted)),
+        "so already without": float(bool(without and getattr(without, name) == wanted)),
     }
 
 
-def changed(clips: int, wanted: Callable[[Reading], bool], **changes: object) -> Iterator[Case]:
-    """Held-out scenes, without and with ``changes``."""
+def changed(clips: int, name: str, wanted: object, **changes: object) -> Iterator[Case]:
+    """Held-out scenes, without and with ``changes``, by which what is read as ``name`` becomes ``wanted``."""
     for case in scenes(clips):
         (plain,) = case.requests
-        yield Case((plain, replace(plain, **changes)), partial(style_measures, wanted))  # pyright: ignore[reportArgumentType]
+        yield Case((plain, replace(plain, **changes)), partial(style_measures, name, wanted))  # pyright: ignore[reportArgumentType]
 
 
 def _lora(file: str) -> dict[str, object]:
@@ -216,19 +216,17 @@ SUITES: Mapping[str, Suite] = {
     ),
     "domain_adapter": Suite(
         ("domain_adapter.safetensors",),
-        partial(changed, wanted=lambda reading: reading.watermark, **_lora("domain_adapter.safetensors")),
+        partial(changed, name="watermark", wanted=True, **_lora("domain_adapter.safetensors")),
         {},
     ),
     "style_lora": Suite(
         ("style_lora.safetensors",),
-        partial(changed, wanted=lambda reading: reading.style == "outline", **_lora("style_lora.safetensors")),
+        partial(changed, name="style", wanted="outline", **_lora("style_lora.safetensors")),
         {},
     ),
     "dreambooth": Suite(
         ("dreambooth.safetensors",),
-        partial(
-            changed, wanted=lambda reading: reading.style == "sepia", dreambooth=f"{FOLDER}/dreambooth.safetensors"
-        ),
+        partial(changed, name="style", wanted="sepia", dreambooth=f"{FOLDER}/dreambooth.safetensors"),
         {},
     ),
 }
@@ -276,7 +274,7 @@ def run_case(engine: Engine, case: Case) -> tuple[Measures, np.ndarray]:
 
 
 class _Elsewhere:
-    """One process of several: it has an engine of its own, and looks its cases up."""
+    """One process of several, which has an engine of its own."""
 
     engine: Engine
 
@@ -286,24 +284,23 @@ class _Elsewhere:
         cls.engine = Engine(settings)
 
     @classmethod
-    def run_case(cls, name: str, clips: int, number: int) -> tuple[Measures, np.ndarray]:
-        return run_case(cls.engine, next(islice(SUITES[name].cases(clips), number, None)))
+    def run_case(cls, case: Case) -> tuple[Measures, np.ndarray]:
+        return run_case(cls.engine, case)
 
 
 def run_cases(
     engine: Engine, name: str, clips: int, every: int, processes: int
 ) -> Iterator[tuple[Measures, np.ndarray]]:
     """Each ``every``th case of suite ``name``, by ``engine``, or by ``processes`` that are set up as it is."""
-    cases = list(SUITES[name].cases(clips))
-    numbers = range(0, len(cases), every)
-    progress = partial(tqdm, total=len(numbers), desc=name, unit="case", disable=not sys.stderr.isatty())
+    cases = list(SUITES[name].cases(clips))[::every]
+    progress = partial(tqdm, total=len(cases), desc=name, unit="case", disable=not sys.stderr.isatty())
     if processes == 1:
-        yield from progress(run_case(engine, cases[number]) for number in numbers)
+        yield from progress(run_case(engine, case) for case in cases)
         return
     threads = max(1, (os.cpu_count() or 1) // processes)
     started = {"mp_context": get_context("spawn"), "initializer": _Elsewhere.begin}
     with ProcessPoolExecutor(processes, **started, initargs=(engine.settings, threads)) as pool:
-        yield from progress(pool.map(partial(_Elsewhere.run_case, name, clips), numbers))
+        yield from progress(pool.map(_Elsewhere.run_case, cases))
 
 
 def one_each(engine: Engine) -> int:
