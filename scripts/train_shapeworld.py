@@ -152,10 +152,15 @@ def suite(name: str, every: int = 1) -> Callable[[Path], Figures]:
 # ---------------------------------------------------------------------------------------------------------- steps
 
 
-def _shots(move: str) -> str:
-    """A MotionLoRA's clips. Half of a move is harder to learn than all of it, so it is seen more often."""
-    half = f"{{camera: {move}, amount: 0.5}}"
-    return f"data.shots=[{half}, {half}, {{camera: {move}}}]"
+def _camera(move: str) -> tuple[str, ...]:
+    """A MotionLoRA's clips. Half of a move is harder to learn than all of it, so it is seen more often.
+
+    A roll is another matter: what is on the left must go another way than what is on the right.
+    """
+    half, whole = f"{{camera: {move}, amount: 0.5}}", f"{{camera: {move}}}"
+    if move.startswith("roll"):
+        return (f"data.shots=[{half}, {whole}, {whole}]", "lora.rank=16", "steps=700")
+    return (f"data.shots=[{half}, {half}, {whole}]",)
 
 
 V3 = {"motion_module.safetensors": "motion_module_v3.safetensors"}
@@ -226,7 +231,7 @@ STEPS = (
             {"motion_lora.safetensors": f"motion_lora_{move}.safetensors"},
             suite(f"camera_{move}"),
             {"moved its way": 0.7, "more with strength": 0.5},
-            (_shots(move),),
+            _camera(move),
         )
         for move in world.CAMERAS
     ),

@@ -13,6 +13,7 @@ from animatediff.settings import Settings
 from animatediff.training.shapeworld import world
 from scripts.evaluate import SUITES, evaluate, not_installed
 
+CHANGES = ("domain_adapter", "style_lora", "dreambooth")
 BOUNDS = {
     "scenes": {"colour": 0.8, "shape": 0.8, "background": 0.9, "motion": 0.7, "kept in all frames": 0.6},
     "scenes_v2": {"colour": 0.7, "shape": 0.7, "background": 0.8, "motion": 0.7, "kept in all frames": 0.5},
@@ -21,10 +22,10 @@ BOUNDS = {
     **{f"camera_{move}": {"moved its way": 1.0} for move in world.CAMERAS},
     "sparsectrl_rgb": {"colour": 0.8, "shape": 0.8, "motion": 0.5, "first frame, dB": 17},
     "sparsectrl_scribble": {"colour": 0.6, "shape": 0.6, "motion": 0.5},
-    **{name: {"changed as it should": 0.6} for name in ("domain_adapter", "style_lora", "dreambooth")},
+    **{name: {"changed as it should": 0.5} for name in CHANGES},
 }
-EVERY = {"scenes": 3}
-"""Which cases a slice has, where not every sixth. Of the scenes, a third: two of each."""
+EVERY = {"scenes": 3, **dict.fromkeys(CHANGES, 12)}
+"""Which cases a slice has, where not every sixth. Of the scenes: two of each. Changes take two clips a case."""
 INSTALLED = [name for name in SUITES if name not in not_installed(Settings().models_dir)]
 
 

@@ -27,7 +27,7 @@ MIN_PIXELS = 16
 MIN_SHARE = 0.6  # of the frames that must show an object
 # Over the whole clip: pixels of way (true ones are 22 and more), pixels of the root of the area (12 and more).
 MIN_WAY, MIN_GROWTH = 7.0, 4.0
-MIN_ZOOM, MIN_ROLL = np.log(1.2), np.deg2rad(20)  # true ones are log 1.6 and 60 degrees and more
+MIN_ZOOM, MIN_ROLL = np.log(1.2), np.deg2rad(20)  # true ones are log 1.6 and 80 degrees and more
 SMALL, LARGE = 8.0, 11.9  # radii in pixels
 AREA = {"circle": np.pi, "square": 3.168, "triangle": 1.99}  # of a shape of radius 1
 TRIANGLE_CENTRE = 0.175  # its centre of mass lies below the middle of its box, in radii

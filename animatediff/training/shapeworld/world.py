@@ -286,11 +286,14 @@ def _before_the_camera(
         radii = rng.uniform(9.0, 10.0), rng.uniform(6.6, 7.6)
     elif camera.startswith("zoom"):
         scale = rng.uniform(1.6, 2.0) ** (amount * (time - 0.5) * (1 if camera == "zoom_in" else -1))
-        places = _opposite(rng, rng.uniform(10.5, 12.0) if len(things) == 2 else rng.uniform(4, 11), len(things))
+        distance = rng.uniform(10.5, 12.0) if len(things) == 2 else rng.uniform(4, 11)
+        places = _opposite(rng, rng.uniform(0, 2 * np.pi), distance, len(things))
         radii = rng.uniform(8.0, 9.0), rng.uniform(6.0, 6.8)
     else:  # the picture turns the other way than the camera; with y down, a positive angle is clockwise
-        turn = np.deg2rad(amount * rng.uniform(60, 90)) * time * (-1 if camera == "roll_clockwise" else 1)
-        places = _opposite(rng, rng.uniform(14, 16.5), len(things))
+        turn = np.deg2rad(amount * rng.uniform(80, 100)) * (time - 0.5) * (-1 if camera == "roll_clockwise" else 1)
+        # side by side halfway: were all angles as likely, a frame's mean over all clips would not tell the way
+        aside = np.pi * rng.integers(2) + rng.uniform(-0.2, 0.2)
+        places = _opposite(rng, aside, rng.uniform(14, 16.5), len(things))
         radii = rng.uniform(8.5, 9.5), rng.uniform(6.8, 7.6)
     bodies = []
     for thing, place, radius in zip(things, places, radii, strict=False):
@@ -300,9 +303,8 @@ def _before_the_camera(
     return tuple(reversed(bodies))
 
 
-def _opposite(rng: np.random.Generator, distance: float, count: int) -> np.ndarray:
-    """Complex places around the middle of the picture; the second is about opposite the first."""
-    first = rng.uniform(0, 2 * np.pi)
+def _opposite(rng: np.random.Generator, first: float, distance: float, count: int) -> np.ndarray:
+    """Complex places around the middle of the picture, at the angle ``first``; the second is about opposite."""
     angles = (first, first + np.pi + rng.uniform(-0.35, 0.35))[:count]
     return distance * np.array([cmath.exp(1j * angle) for angle in angles])
 
