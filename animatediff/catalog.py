@@ -108,6 +108,12 @@ MOTION_MODULES: Mapping[str, MotionModule] = {
     ),
     "shapeworld_v3": MotionModule("shapeworld/motion_module_v3.safetensors", "v3", "the embedded family's module"),
     "shapeworld_v2": MotionModule("shapeworld/motion_module_v2.safetensors", "v2", "the embedded family's, v2's shape"),
+    "shapeworld_lcm": MotionModule(
+        "shapeworld/motion_module_lcm.safetensors",
+        "v3",
+        "the embedded family's, 4 to 8 steps",
+        {"scheduler": "lcm", "num_inference_steps": 8, "guidance_scale": 1.0},
+    ),
 }
 
 _SD15_MOTION = ("v3_sd15_mm", "mm_sd_v15_v2", "mm_sd_v15", "mm_sd_v14", "animatelcm_sd15", "lightning_4step")
@@ -117,7 +123,7 @@ BASE_MODELS: Mapping[str, BaseModel] = {  # the first one that is installed is t
     "shapeworld": BaseModel(
         "shapeworld",
         "shapeworld, the embedded demonstration family",
-        ("shapeworld_v3", "shapeworld_v2"),
+        ("shapeworld_v3", "shapeworld_v2", "shapeworld_lcm"),
         SHAPEWORLD_DEFAULTS,
         note="made with the embedded demonstration family 'shapeworld' (moving shapes), not with Stable Diffusion",
     ),

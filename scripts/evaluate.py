@@ -288,11 +288,17 @@ class _Elsewhere:
         return run_case(cls.engine, case)
 
 
+def in_fewer_steps(case: Case, most: int) -> Case:
+    """``case``, with no clip in more sampling steps than ``most``."""
+    steps = [min(request.num_inference_steps or most, most) for request in case.requests]
+    requests = [replace(each, num_inference_steps=count) for each, count in zip(case.requests, steps, strict=True)]
+    return replace(case, requests=tuple(requests))
+
+
 def run_cases(
-    engine: Engine, name: str, clips: int, every: int, processes: int
+    engine: Engine, name: str, cases: Sequence[Case], processes: int
 ) -> Iterator[tuple[Measures, np.ndarray]]:
-    """Each ``every``th case of suite ``name``, by ``engine``, or by ``processes`` that are set up as it is."""
-    cases = list(SUITES[name].cases(clips))[::every]
+    """``cases``, by ``engine``, or by ``processes`` that are set up as it is; ``name`` stands beside the progress."""
     progress = partial(tqdm, total=len(cases), desc=name, unit="case", disable=not sys.stderr.isatty())
     if processes == 1:
         yield from progress(run_case(engine, case) for case in cases)
@@ -309,15 +315,24 @@ def one_each(engine: Engine) -> int:
 
 
 def evaluate(
-    engine: Engine, name: str, clips: int, every: int = 1, before: Sequence[Figure] = (), processes: int = 1
+    engine: Engine,
+    name: str,
+    clips: int,
+    every: int = 1,
+    before: Sequence[Figure] = (),
+    processes: int = 1,
+    most_steps: int | None = None,
 ) -> tuple[list[Figure], list[np.ndarray]]:
     """All figures of suite ``name``, from each ``every``th of its cases, and its first clips.
 
-    ``before``: figures of suites that were evaluated already.
+    ``before``: figures of suites that were evaluated already. ``most_steps``: of sampling, where that is fewer.
     """
     values: dict[str, list[float]] = defaultdict(list)
     shown = []
-    for measures, clip in run_cases(engine, name, clips, every, processes):
+    cases = list(SUITES[name].cases(clips))[::every]
+    if most_steps:
+        cases = [in_fewer_steps(case, most_steps) for case in cases]
+    for measures, clip in run_cases(engine, name, cases, processes):
         shown.append(clip)
         for measure, value in measures.items():
             values[measure].append(value)
@@ -340,6 +355,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; none: all installed")
     parser.add_argument("--clips", type=int, default=1, help="seeds of each prompt")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth case: a quick look")
+    parser.add_argument(
+        "--most-steps", type=int, metavar="N", help="sample no clip in more than N steps: quicker still"
+    )
     parser.add_argument("--processes", type=int, help="as many clips at a time; default: one, on CPUs one each")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each suite")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -347,8 +365,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if unknown := [name for name in options.suites if name not in SUITES]:
         parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}")
-    if options.clips < 1 or options.every < 1 or (options.processes is not None and options.processes < 1):
-        parser.error("--clips, --every and --processes are 1 or more")
+    counts = (options.clips, options.every, options.most_steps, options.processes)
+    if any(count is not None and count < 1 for count in counts):
+        parser.error("--clips, --every, --most-steps and --processes are 1 or more")
     engine = Engine(Settings.from_env())
     processes = options.processes or one_each(engine)
     missing = not_installed(engine.settings.models_dir)
@@ -356,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"not installed: {', '.join(absent)}")
     figures: list[Figure] = []
     for name in options.suites or [name for name in SUITES if name not in missing]:
-        found, shown = evaluate(engine, name, options.clips, options.every, figures, processes)
+        found, shown = evaluate(engine, name, options.clips, options.every, figures, processes, options.most_steps)
         figures += found
         if options.sheets:
             options.sheets.mkdir(parents=True, exist_ok=True)

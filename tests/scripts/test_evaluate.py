@@ -92,10 +92,16 @@ def test_every_suite_s_files_are_told_apart_and_its_jobs_are_legal() -> None:
 
 def test_several_processes_find_what_one_does() -> None:
     engine = Engine(Settings())
-    alone, [first, _] = evaluate.evaluate(engine, "scenes", 1, every=21)
-    together, [same, _] = evaluate.evaluate(engine, "scenes", 1, every=21, processes=2)
+    alone, [first, _] = evaluate.evaluate(engine, "scenes", 1, every=21, most_steps=5)
+    together, [same, _] = evaluate.evaluate(engine, "scenes", 1, every=21, processes=2, most_steps=5)
     assert together == alone
     assert np.abs(first.astype(int) - same).max() <= 2
+
+
+def test_fewer_steps_are_asked_for_where_that_is_fewer() -> None:
+    for name, steps in {"scenes": 12, "lcm_4": 4, "camera_zoom_in": 12}.items():
+        case = evaluate.in_fewer_steps(next(iter(SUITES[name].cases(1))), 12)
+        assert {request.num_inference_steps for request in case.requests} == {steps}
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +121,13 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (tmp_path / "sheets" / "scenes.png").is_file()
     assert evaluate.main(["--processes", "1", "--every", "2", "--json", str(figures)]) == 0
     assert {row["count"] for row in json.loads(figures.read_text()) if row["measure"] in evaluate.SAID} == {1}
-    for wrong in (["nothing"], ["elsewhere"], ["--every", "0"], ["--clips", "0"], ["--processes", "0"]):
+    for wrong in (
+        ["nothing"],
+        ["elsewhere"],
+        ["--every", "0"],
+        ["--clips", "0"],
+        ["--processes", "0"],
+        ["--most-steps", "0"],
+    ):
         with pytest.raises(SystemExit):
             evaluate.main(wrong)
