@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from animatediff.catalog import SHAPEWORLD_DEFAULTS
 from animatediff.engine import Engine
 from animatediff.request import ControlRef, GenerationRequest, LoraRef
 from animatediff.settings import Settings
@@ -181,19 +182,19 @@ def _lora(file: str) -> dict[str, object]:
 
 _SCENE_TARGETS = {name: TARGETS[name] for name in ("colour", "shape", "motion", "kept in all frames")}
 _CAMERA_TARGETS = {name: TARGETS[name] for name in ("moved its way", "more with strength")}
-_V2, _LCM = "motion_module_v2.safetensors", "motion_module_lcm.safetensors"
-_DISTILLED = {
-    "motion_module": f"{FOLDER}/{_LCM}",
-    "motion_module_version": "v3",
-    "scheduler": "lcm",
-    "guidance_scale": 1.0,
-}
 
 SUITES: Mapping[str, Suite] = {
     "scenes": Suite(("motion_module_v3.safetensors",), scenes, _SCENE_TARGETS),
-    "scenes_v2": Suite((_V2,), partial(scenes, motion_module=f"{FOLDER}/{_V2}"), _SCENE_TARGETS),
+    "scenes_v2": Suite(
+        ("motion_module_v2.safetensors",), partial(scenes, motion_module="shapeworld_v2"), _SCENE_TARGETS
+    ),
     **{
-        f"lcm_{steps}": Suite((_LCM,), partial(scenes, **_DISTILLED, num_inference_steps=steps), {}, "scenes")
+        f"lcm_{steps}": Suite(
+            ("motion_module_lcm.safetensors",),
+            partial(scenes, motion_module="shapeworld_lcm", num_inference_steps=steps),
+            {},
+            "scenes",
+        )
         for steps in (4, 8)
     },
     **{
@@ -290,8 +291,8 @@ class _Elsewhere:
 
 def in_fewer_steps(case: Case, most: int) -> Case:
     """``case``, with no clip in more sampling steps than ``most``."""
-    steps = [min(request.num_inference_steps or most, most) for request in case.requests]
-    requests = [replace(each, num_inference_steps=count) for each, count in zip(case.requests, steps, strict=True)]
+    own = SHAPEWORLD_DEFAULTS.num_inference_steps
+    requests = (replace(each, num_inference_steps=min(each.num_inference_steps or own, most)) for each in case.requests)
     return replace(case, requests=tuple(requests))
 
 
@@ -355,9 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; none: all installed")
     parser.add_argument("--clips", type=int, default=1, help="seeds of each prompt")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth case: a quick look")
-    parser.add_argument(
-        "--most-steps", type=int, metavar="N", help="sample no clip in more than N steps: quicker still"
-    )
+    parser.add_argument("--most-steps", type=int, metavar="N", help="sampling steps of a clip, where it has more")
     parser.add_argument("--processes", type=int, help="as many clips at a time; default: one, on CPUs one each")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each suite")
     parser.add_argument("--json", type=Path, help="file for the figures")

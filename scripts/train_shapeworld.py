@@ -152,10 +152,11 @@ def suite(name: str, every: int = 1) -> Callable[[Path], Figures]:
 # ---------------------------------------------------------------------------------------------------------- steps
 
 
-def _camera(move: str) -> tuple[str, ...]:
-    """A MotionLoRA's clips. Half of a move is harder to learn than all of it, so it is seen more often.
+def _for_camera(move: str) -> tuple[str, ...]:
+    """What a MotionLoRA's config is told of its move.
 
-    A roll is another matter: what is on the left must go another way than what is on the right.
+    Half of a move is harder to learn than all of it, so it is seen more often. A roll is hard as a whole: what is on
+    the left must go another way than what is on the right.
     """
     half, whole = f"{{camera: {move}, amount: 0.5}}", f"{{camera: {move}}}"
     if move.startswith("roll"):
@@ -231,7 +232,7 @@ STEPS = (
             {"motion_lora.safetensors": f"motion_lora_{move}.safetensors"},
             suite(f"camera_{move}"),
             {"moved its way": 0.7, "more with strength": 0.5},
-            _camera(move),
+            _for_camera(move),
         )
         for move in world.CAMERAS
     ),

@@ -99,8 +99,8 @@ def test_several_processes_find_what_one_does() -> None:
 
 
 def test_fewer_steps_are_asked_for_where_that_is_fewer() -> None:
-    for name, steps in {"scenes": 12, "lcm_4": 4, "camera_zoom_in": 12}.items():
-        case = evaluate.in_fewer_steps(next(iter(SUITES[name].cases(1))), 12)
+    for name, most, steps in (("scenes", 12, 12), ("scenes", 50, 25), ("lcm_4", 12, 4), ("camera_zoom_in", 12, 12)):
+        case = evaluate.in_fewer_steps(next(iter(SUITES[name].cases(1))), most)
         assert {request.num_inference_steps for request in case.requests} == {steps}
 
 
@@ -121,13 +121,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (tmp_path / "sheets" / "scenes.png").is_file()
     assert evaluate.main(["--processes", "1", "--every", "2", "--json", str(figures)]) == 0
     assert {row["count"] for row in json.loads(figures.read_text()) if row["measure"] in evaluate.SAID} == {1}
-    for wrong in (
-        ["nothing"],
-        ["elsewhere"],
-        ["--every", "0"],
-        ["--clips", "0"],
-        ["--processes", "0"],
-        ["--most-steps", "0"],
-    ):
+    too_few = ([option, "0"] for option in ("--every", "--clips", "--processes", "--most-steps"))
+    for wrong in (["nothing"], ["elsewhere"], *too_few):
         with pytest.raises(SystemExit):
             evaluate.main(wrong)

@@ -23,7 +23,7 @@ BOUNDS = {
     **{f"camera_{move}": {"moved its way": 1.0} for move in world.CAMERAS},
     "sparsectrl_rgb": {"colour": 0.8, "shape": 0.8, "motion": 0.5, "first frame, dB": 17},
     "sparsectrl_scribble": {"colour": 0.6, "shape": 0.6, "motion": 0.5},
-    **{name: {"changed as it should": 0.5} for name in CHANGES},
+    **{name: {"changed as it should": 0.6} for name in CHANGES},
 }
 EVERY = {"scenes": 3, **dict.fromkeys(CHANGES, 12)}
 """Which cases a slice has, where not every sixth. Of the scenes: two of each. Changes take two clips a case."""

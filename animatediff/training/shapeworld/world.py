@@ -272,12 +272,12 @@ def _before_the_camera(
 ) -> tuple[Body, ...]:
     if scene.motion != "still":
         raise ValueError(f"a camera moves over a scene that stands still, not one with the motion {scene.motion!r}")
-    time = np.linspace(0, 1, num_frames)
+    along = amount * (np.linspace(0, 1, num_frames) - 0.5)  # of the whole way; halfway is where the scene was staged
     things = [Thing(scene.colour, scene.shape), *([scene.other] if scene.other else [])]
     turn, shift, scale = np.zeros(num_frames), np.zeros(num_frames, complex), np.ones(num_frames)
     if camera in CONTENTS:
         dx, dy = CONTENTS[camera]
-        shift = amount * rng.uniform(22, 30) * (time - 0.5) * complex(dx, dy)
+        shift = rng.uniform(22, 30) * along * complex(dx, dy)
         places = rng.uniform(-3, 3, len(things)) + 1j * rng.uniform(-13, 13, len(things))  # as if for a pan sideways
         if len(things) == 2:
             places = places.real + 1j * rng.choice([-1, 1]) * (np.array([1, -1]) * rng.uniform(12, 16))
@@ -285,12 +285,12 @@ def _before_the_camera(
             places = places * 1j
         radii = rng.uniform(9.0, 10.0), rng.uniform(6.6, 7.6)
     elif camera.startswith("zoom"):
-        scale = rng.uniform(1.6, 2.0) ** (amount * (time - 0.5) * (1 if camera == "zoom_in" else -1))
+        scale = rng.uniform(1.6, 2.0) ** (along * (1 if camera == "zoom_in" else -1))
         distance = rng.uniform(10.5, 12.0) if len(things) == 2 else rng.uniform(4, 11)
         places = _opposite(rng, rng.uniform(0, 2 * np.pi), distance, len(things))
         radii = rng.uniform(8.0, 9.0), rng.uniform(6.0, 6.8)
     else:  # the picture turns the other way than the camera; with y down, a positive angle is clockwise
-        turn = np.deg2rad(amount * rng.uniform(80, 100)) * (time - 0.5) * (-1 if camera == "roll_clockwise" else 1)
+        turn = np.deg2rad(rng.uniform(80, 100)) * along * (-1 if camera == "roll_clockwise" else 1)
         # side by side halfway: were all angles as likely, a frame's mean over all clips would not tell the way
         aside = np.pi * rng.integers(2) + rng.uniform(-0.2, 0.2)
         places = _opposite(rng, aside, rng.uniform(14, 16.5), len(things))
