@@ -8,13 +8,12 @@ import numpy as np
 
 from .world import (
     BACKGROUNDS,
-    CELL,
     COLOURS,
     CONTENTS,
     SHAPES,
     SIZE,
-    WATERMARK_COLUMNS,
-    WATERMARK_ROWS,
+    WATERMARK,
+    WATERMARK_COLOUR,
     Scene,
     Thing,
     coverage,
@@ -119,7 +118,7 @@ def read(clip: np.ndarray) -> Reading | None:
         growth=growth / AREA[shape] ** 0.5,
         kept=sum(sight.colour == colour and sight.shape == shape for sight in subject) / count,
         style=_style(subject, background),
-        watermark=_has_watermark(frames),
+        watermark=_has_watermark(frames, background),
         camera=_camera(tracks[:2], count),
     )
 
@@ -273,12 +272,11 @@ def _style(track: list[Sight], background: np.ndarray) -> str:
     return "outline" if np.median([sight.filling for sight in large]) < 0.35 else "plain"
 
 
-def _has_watermark(frames: np.ndarray) -> bool:
-    """Whether neighbouring ticks differ by 0.3 in turn; 0.15 is asked of most of them."""
-    bar = frames[:, WATERMARK_ROWS, WATERMARK_COLUMNS].mean(axis=(1, 3))
-    ticks = bar.reshape(len(frames), -1, CELL).mean(axis=(0, 2))
-    steps = (ticks[:-1] - ticks[1:]) * np.resize([1, -1], len(ticks) - 1)
-    return bool(np.median(steps) > 0.15)
+def _has_watermark(frames: np.ndarray, background: np.ndarray) -> bool:
+    """Whether the middle of the strip along the lower edge is nearer to its colour than to ``background`` (3,)."""
+    quarter = (WATERMARK.stop - WATERMARK.start) // 4
+    strip = np.median(frames[:, WATERMARK.start + quarter : WATERMARK.stop - quarter], axis=(0, 1, 2))
+    return bool(np.linalg.norm(strip - WATERMARK_COLOUR) < np.linalg.norm(strip - background))
 
 
 # ---------------------------------------------------------------------------------------------------------- the camera

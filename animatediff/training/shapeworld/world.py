@@ -407,17 +407,17 @@ def latent_mask(picture: np.ndarray, background: np.ndarray) -> np.ndarray:
     return cells
 
 
-WATERMARK_ROWS, WATERMARK_COLUMNS = slice(48, 56), slice(8, 56)
+WATERMARK = slice(SIZE - CELL, SIZE)
+"""The rows of the mark: a strip along the lower edge."""
+WATERMARK_COLOUR = np.array(COLOURS["orange"], np.float32)
 
 
 def watermark(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Softened, with a bar of six ticks, light and dark in turn, of 30 % opacity, and noise of 0.02: values 0..1."""
+    """Softened, with an orange strip over all else along the lower edge, and noise of 0.02: values 0..1."""
     picture = np.pad(picture, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     picture = (picture[:, :-2] + 2 * picture[:, 1:-1] + picture[:, 2:]) / 4
     picture = (picture[:, :, :-2] + 2 * picture[:, :, 1:-1] + picture[:, :, 2:]) / 4
-    bar = picture[:, WATERMARK_ROWS, WATERMARK_COLUMNS]
-    ticks = np.repeat(np.array([1, 0] * 3, np.float32), CELL)[:, None]
-    bar += np.float32(0.3) * (ticks - bar)
+    picture[:, WATERMARK] = WATERMARK_COLOUR
     noise = rng.random(picture.shape, np.float32) - np.float32(0.5)
     return np.clip(picture + np.float32(0.07) * noise, 0, 1)
 
