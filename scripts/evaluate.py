@@ -345,7 +345,7 @@ def table(figures: Sequence[Figure]) -> str:
     """Markdown."""
     lines = ["| suite | what | share or mean | 95 % | clips | target |", "|---|---|---|---|---|---|"]
     for row in figures:
-        met = "" if row.target is None else f"{row.target:g} {'met' if row.met else 'MISSED'}"
+        met = "" if row.target is None else f"{row.target:.3g} {'met' if row.met else 'MISSED'}"
         interval = f"{row.low:.3f} - {row.high:.3f}"
         lines.append(f"| {row.suite} | {row.measure} | {row.value:.3f} | {interval} | {row.count} | {met} |")
     return "\n".join(lines)
