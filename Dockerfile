@@ -40,7 +40,8 @@ RUN --mount=type=cache,target=/downloads --mount=type=secret,id=hf_token \
 # --- the weights as the worker reads them fastest. Of the package, only what reads weight files
 FROM dependencies AS weights
 WORKDIR /build
-COPY animatediff/__init__.py animatediff/catalog.py animatediff/config.py animatediff/errors.py animatediff/
+COPY animatediff/__init__.py animatediff/config.py animatediff/errors.py animatediff/
+COPY animatediff/catalog animatediff/catalog
 COPY animatediff/checkpoints animatediff/checkpoints
 COPY builder/__init__.py builder/convert.py builder/
 RUN --mount=type=bind,from=fetch,source=/models,target=/fetched \

@@ -1,4 +1,6 @@
-"""RunPod entry: settings -> worker -> runpod.serverless.start. Run it with test_input.json, or with --rp_serve_api."""
+"""RunPod entry: settings -> worker -> runpod.serverless.start. Run it with
+test_input.json, or with --rp_serve_api.
+"""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,20 +32,28 @@ def settings() -> Settings:
 def worker() -> Worker:
     """This process's worker. Raises ConfigurationError."""
     engine = Engine(settings())
-    runner = JobRunner(engine, make_storage(settings()), settings(), parse_job_input, render_job_output)
+    runner = JobRunner(
+        engine, make_storage(settings()), settings(), parse_job_input, render_job_output
+    )
     senders = ThreadPoolExecutor(settings().concurrency, thread_name_prefix="progress")
 
     def progress(job: Mapping[str, Any]) -> JobProgress:
         if not settings().on_platform:
             return BarProgress()
         # what the SDK's progress_update does on a thread that nobody can wait for
-        return ThrottledProgress(partial(rp_progress._thread_target, dict(job)), senders)
+        return ThrottledProgress(
+            partial(rp_progress._thread_target, dict(job)), senders
+        )
 
-    return Worker(runner, progress, warm=engine.warm, concurrency=settings().concurrency)
+    return Worker(
+        runner, progress, warm=engine.warm, concurrency=settings().concurrency
+    )
 
 
 async def handler(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What RunPod calls with every job: ``{"id", "input"}`` -> the output, or ``{"error"}``."""
+    """What RunPod calls with every job: ``{"id", "input"}`` -> the output, or
+    ``{"error"}``.
+    """
     return await worker()(job)
 
 
@@ -56,5 +66,10 @@ if __name__ == "__main__":
     for check in fitness_checks(settings()):
         runpod.serverless.register_fitness_check(check)
     log_event("worker_ready", concurrency=settings().concurrency)
-    runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _current: settings().concurrency})
+    runpod.serverless.start(
+        {
+            "handler": handler,
+            "concurrency_modifier": lambda _current: settings().concurrency,
+        }
+    )
     log_event("shutdown")

@@ -1,6 +1,8 @@
-"""AnimateDiff: any Stable Diffusion 1.5 image model as a text-to-video model (arXiv 2307.04725).
+"""AnimateDiff: any Stable Diffusion 1.5 image model as a text-to-video model (arXiv
+2307.04725).
 
-The public names are imported when first used, so that ``import animatediff`` costs nothing.
+The public names are imported when first used, so that ``import animatediff`` costs
+nothing.
 """
 
 import importlib
@@ -11,7 +13,13 @@ if TYPE_CHECKING:
     from .models.motion_module import VanillaTemporalModule
     from .models.sparse_controlnet import SparseControlNetModel
     from .models.unet import UNet3DConditionModel
-    from .pipeline import AnimationInputs, AnimationPipeline, LoraFile, SparseControl, load_weights
+    from .pipeline import (
+        AnimationInputs,
+        AnimationPipeline,
+        LoraFile,
+        SparseControl,
+        load_weights,
+    )
     from .video.grid import save_videos_grid
 
 __all__ = [

@@ -17,15 +17,17 @@
     ├── DeviceFailed          the GPU reported an error of its own; replace the worker
     └── InternalError         a bug of ours
 
-``code`` is the stable name that clients branch on, ``retryable`` says whether the same job may succeed later, ``fatal``
-that this worker must not take another one.
+``code`` is the stable name that clients branch on, ``retryable`` says whether the same
+job may succeed later, ``fatal`` that this worker must not take another one.
 """
 
 from typing import Any, ClassVar
 
 
 class AnimateDiffError(Exception):
-    """Root of the tree. ``details`` are JSON-ready facts that a client may show or branch on."""
+    """Root of the tree. ``details`` are JSON-ready facts that a client may show or
+    branch on.
+    """
 
     code: ClassVar[str] = "ANIMATEDIFF_ERROR"
     retryable: bool = False
@@ -37,28 +39,51 @@ class AnimateDiffError(Exception):
         self.details = details
 
     def to_dict(self) -> dict[str, Any]:
-        """The error as a client sees it: code, message, retryable, and the details of its class."""
-        return {"code": self.code, "message": self.message, "retryable": self.retryable, **self.details}
+        """The error as a client sees it: code, message, retryable, and the details of
+        its class.
+        """
+        return {
+            "code": self.code,
+            "message": self.message,
+            "retryable": self.retryable,
+            **self.details,
+        }
 
 
 class InvalidRequest(AnimateDiffError):
-    """A field of the job is wrong: ``field`` is its path, ``got`` what came, ``allowed`` what may come.
+    """A field of the job is wrong: ``field`` is its path, ``got`` what came,
+    ``allowed`` what may come.
 
-    ``problems`` lists further wrong fields of the same job as (field, got, allowed) triples, so that a client can mend
-    them all at once.
+    ``problems`` lists further wrong fields of the same job as (field, got, allowed)
+    triples, so that a client can mend them all at once.
     """
 
     code = "INVALID_REQUEST"
 
-    def __init__(self, field: str, got: Any, allowed: str, problems: list[tuple[str, Any, str]] | None = None) -> None:
+    def __init__(
+        self,
+        field: str,
+        got: Any,
+        allowed: str,
+        problems: list[tuple[str, Any, str]] | None = None,
+    ) -> None:
         got = shorten(got)
-        super().__init__(f"{field}: got {got}, allowed: {allowed}", field=field, got=got, allowed=allowed)
+        super().__init__(
+            f"{field}: got {got}, allowed: {allowed}",
+            field=field,
+            got=got,
+            allowed=allowed,
+        )
         if problems:
-            self.details["problems"] = [{"field": f, "got": shorten(g), "allowed": a} for f, g, a in problems]
+            self.details["problems"] = [
+                {"field": f, "got": shorten(g), "allowed": a} for f, g, a in problems
+            ]
 
 
 class ConfigurationError(AnimateDiffError):
-    """A setting of the service is missing or wrong. Raised at start, before any job is taken."""
+    """A setting of the service is missing or wrong. Raised at start, before any job is
+    taken.
+    """
 
     code = "CONFIGURATION"
 
@@ -68,13 +93,17 @@ class AssetError(AnimateDiffError):
 
     code = "ASSET_UNAVAILABLE"
 
-    def __init__(self, message: str, *, retryable: bool = False, **details: Any) -> None:
+    def __init__(
+        self, message: str, *, retryable: bool = False, **details: Any
+    ) -> None:
         super().__init__(message, **details)
         self.retryable = retryable
 
 
 class CheckpointError(AnimateDiffError):
-    """A weight file is damaged, of another kind, or of another shape than the model. The model was not touched."""
+    """A weight file is damaged, of another kind, or of another shape than the model.
+    The model was not touched.
+    """
 
     code = "CHECKPOINT_MISMATCH"
 
@@ -86,13 +115,17 @@ class GenerationError(AnimateDiffError):
 
 
 class NonFiniteLatents(GenerationError):
-    """NaN or infinity appeared, after denoising step ``step`` (from 0), or, with None, in the VAE after all steps."""
+    """NaN or infinity appeared, after denoising step ``step`` (from 0), or, with None,
+    in the VAE after all steps.
+    """
 
     code = "NON_FINITE_LATENTS"
 
     def __init__(self, step: int | None, where: str) -> None:
         when = "" if step is None else f" at denoising step {step}"
-        super().__init__(f"NaN or infinity in the {where}{when}", step=step, where=where)
+        super().__init__(
+            f"NaN or infinity in the {where}{when}", step=step, where=where
+        )
 
 
 class OutOfMemory(GenerationError):
@@ -108,13 +141,17 @@ class JobCancelled(GenerationError):
 
 
 class JobTimedOut(GenerationError):
-    """The job ran for longer than the service allows, and was stopped between two denoising steps."""
+    """The job ran for longer than the service allows, and was stopped between two
+    denoising steps.
+    """
 
     code = "TIMED_OUT"
 
 
 class OutputTooLarge(AnimateDiffError):
-    """The file is larger than the platform takes as an answer, and there is no bucket to put it into."""
+    """The file is larger than the platform takes as an answer, and there is no bucket
+    to put it into.
+    """
 
     code = "OUTPUT_TOO_LARGE"
 
@@ -126,14 +163,18 @@ class EncodeError(AnimateDiffError):
 
 
 class StorageError(AnimateDiffError):
-    """The finished file could not be stored. The work is done, so the same job may be sent again."""
+    """The finished file could not be stored. The work is done, so the same job may be
+    sent again.
+    """
 
     code = "STORAGE_FAILED"
     retryable = True
 
 
 class EngineCorrupted(AnimateDiffError):
-    """Loaded weights could not be put back as they were. No later result of this process can be trusted."""
+    """Loaded weights could not be put back as they were. No later result of this
+    process can be trusted.
+    """
 
     code = "ENGINE_CORRUPTED"
     retryable = True
@@ -141,7 +182,9 @@ class EngineCorrupted(AnimateDiffError):
 
 
 class DeviceFailed(AnimateDiffError):
-    """The device reported an error of its own, after which nothing on it can be trusted."""
+    """The device reported an error of its own, after which nothing on it can be
+    trusted.
+    """
 
     code = "DEVICE_FAILED"
     retryable = True
@@ -149,20 +192,27 @@ class DeviceFailed(AnimateDiffError):
 
 
 class InternalError(AnimateDiffError):
-    """Anything that none of the other classes foresaw: our bug. The cause is in the worker's log, not in the answer."""
+    """Anything that none of the other classes foresaw: our bug. The cause is in the
+    worker's log, not in the answer.
+    """
 
     code = "INTERNAL"
 
 
 def shorten(value: Any, limit: int = 80) -> Any:
-    """``value`` as it may stand in an error: numbers and None as they are, all else as text of at most ``limit``.
+    """``value`` as it may stand in an error: numbers and None as they are, all else as
+    text of at most ``limit``.
 
     Lone surrogates, which UTF-8 has no place for, are written as escapes.
     """
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return value if value.bit_length() <= 64 else f"an integer of {value.bit_length()} bits"
+        return (
+            value
+            if value.bit_length() <= 64
+            else f"an integer of {value.bit_length()} bits"
+        )
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else str(value)
     text = value if isinstance(value, str) else repr(value)

@@ -1,4 +1,6 @@
-"""Whether a job fits the device's memory: asked of its files before anything is fetched, and of the loaded models."""
+"""Whether a job fits the device's memory: asked of its files before anything is
+fetched, and of the loaded models.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from .assets import Source
 from .checkpoints.diffusers_folder import read_memory_model
 from .checkpoints.files import count_values
 from .errors import AssetError, CheckpointError
+from .fetch.assets import Source
+from .job.request import ResolvedRequest
 from .memory import CONTEXT_BYTES, MemoryModel, Work
 from .models.sparse_controlnet import SparseControlNetModel
 from .pipeline import AnimationPipeline, bytes_of
-from .request import ResolvedRequest
 from .sampling.guidance import needs_unconditional
 from .settings import Settings
 
@@ -28,17 +30,24 @@ def device_room(settings: Settings, device: torch.device) -> int | None:
 
 
 def check_room(
-    request: ResolvedRequest, base: Path, sources: Mapping[str, Source], dtype: torch.dtype, room: int | None
+    request: ResolvedRequest,
+    base: Path,
+    sources: Mapping[str, Source],
+    dtype: torch.dtype,
+    room: int | None,
 ) -> None:
     """Raises InvalidRequest for a job that cannot fit ``room``, and names what would.
 
-    ``sources``: the files that it names, by field. One that is damaged is told by what loads it.
+    ``sources``: the files that it names, by field. One that is damaged is told by what
+    loads it.
     """
     if room is None:
         return
     try:
         model = read_memory_model(base, dtype)
-        beside = sum(_count(source) for place, source in sources.items() if _stays_beside(place))
+        beside = sum(
+            _count(source) for place, source in sources.items() if _stays_beside(place)
+        )
     except (AssetError, CheckpointError):
         return
     model = replace(model, weight_bytes=model.weight_bytes + beside * dtype.itemsize)
@@ -52,7 +61,9 @@ def fits_at_once(
     decode_chunk: int,
     room: int | None,
 ) -> bool:
-    """Whether ``request`` can be tried without lean ways, beside the weights that are loaded now."""
+    """Whether ``request`` can be tried without lean ways, beside the weights that are
+    loaded now.
+    """
     if room is None:
         return True
     model = MemoryModel(
@@ -65,15 +76,21 @@ def fits_at_once(
 
 
 def _stays_beside(place: str) -> bool:
-    """Whether the file that field ``place`` names takes memory beside the base model, and does not go into it."""
+    """Whether the file that field ``place`` names takes memory beside the base model,
+    and does not go into it.
+    """
     return place == "motion_module" or place.startswith("controls.")
 
 
 def _count(source: Source) -> int:
-    """Numbers in a weight file, or, where it is not here yet, the fewest that it can hold: half precision is rare."""
+    """Numbers in a weight file, or, where it is not here yet, the fewest that it can
+    hold: half precision is rare.
+    """
     return count_values(source.path) if source.path else (source.bytes or 0) // 4
 
 
 def _work(request: ResolvedRequest) -> Work:
     texts = 2 if needs_unconditional(request.guidance_scale) else 1
-    return Work(request.num_frames, request.width, request.height, texts, len(request.controls))
+    return Work(
+        request.num_frames, request.width, request.height, texts, len(request.controls)
+    )

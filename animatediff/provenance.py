@@ -1,11 +1,13 @@
-"""What made a clip, as plain values: for the job's output, and for the file's own metadata."""
+"""What made a clip, as plain values: for the job's output, and for the file's own
+metadata.
+"""
 
 import hashlib
 from dataclasses import asdict
 from typing import Any
 
-from .assets import is_picture_path
 from .engine import Generated
+from .fetch.assets import is_picture_path
 
 
 def metadata_of(generated: Generated) -> dict[str, Any]:
@@ -13,14 +15,24 @@ def metadata_of(generated: Generated) -> dict[str, Any]:
     request = asdict(generated.request)
     for control in request["controls"]:
         control["images"] = [_named(image) for image in control["images"]]
-    return {"software": "animatediff-serverless", "request": request, **weights_of(generated)}
+    return {
+        "software": "animatediff-serverless",
+        "request": request,
+        **weights_of(generated),
+    }
 
 
 def _named(image: str) -> str:
-    """A picture as metadata name it: its path, its URL without the query, or the hash of the base64 that was sent."""
+    """A picture as metadata name it: its path, its URL without the query, or the hash
+    of the base64 that was sent.
+    """
     if image.startswith("https://"):
         return image.partition("?")[0]
-    return image if is_picture_path(image) else f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+    return (
+        image
+        if is_picture_path(image)
+        else f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+    )
 
 
 def weights_of(generated: Generated) -> dict[str, Any]:
@@ -34,8 +46,14 @@ def weights_of(generated: Generated) -> dict[str, Any]:
         "motion_module": asdict(generated.motion_module),
         "dreambooth": asdict(generated.dreambooth) if generated.dreambooth else None,
         "vae": asdict(generated.vae) if generated.vae else None,
-        "loras": [{**asdict(loaded), "strength": reference.strength} for loaded, reference in loras],
-        "embeddings": [{**asdict(loaded), "token": reference.token} for loaded, reference in embeddings],
+        "loras": [
+            {**asdict(loaded), "strength": reference.strength}
+            for loaded, reference in loras
+        ],
+        "embeddings": [
+            {**asdict(loaded), "token": reference.token}
+            for loaded, reference in embeddings
+        ],
         "controls": [
             {
                 **asdict(loaded),

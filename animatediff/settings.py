@@ -1,4 +1,6 @@
-"""How the service is set up. ``Settings.from_env`` is the only place that reads environment variables."""
+"""How the service is set up. ``Settings.from_env`` is the only place that reads
+environment variables.
+"""
 
 import os
 from collections.abc import Callable, Mapping
@@ -15,9 +17,9 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 class BucketSettings:
     """An S3 bucket. ``endpoint_url`` None means AWS itself.
 
-    ``key_template`` may use {job_id}, {date} (YYYY-MM-DD, UTC), {sha256} and {suffix} (with its dot).
-    With ``public_base_url`` an object's URL is that base plus its key; without it the URL is presigned for
-    ``url_ttl_seconds``.
+    ``key_template`` may use {job_id}, {date} (YYYY-MM-DD, UTC), {sha256} and {suffix}
+    (with its dot). With ``public_base_url`` an object's URL is that base plus its key;
+    without it the URL is presigned for ``url_ttl_seconds``.
     """
 
     name: str
@@ -46,7 +48,9 @@ class Settings:
     attention_backend: str = "sdpa"
     vae_decode_chunk: int = 4
     device_memory_bytes: int | None = None
-    """What weights and work may take of the device's memory; None: all of a card's, and any amount of a CPU's."""
+    """What weights and work may take of the device's memory; None: all of a card's, and
+    any amount of a CPU's.
+    """
     max_megapixel_steps: float = 1000.0
     video_quality: int = 90
     on_platform: bool = False
@@ -57,22 +61,32 @@ class Settings:
     log_prompts: bool = False
     offline: bool = False
     download_hosts: tuple[str, ...] | None = None
-    """Hosts that jobs may name in URLs; None: any public one, empty: none. ".example.org" means all below it."""
+    """Hosts that jobs may name in URLs; None: any public one, empty: none.
+    ".example.org" means all below it.
+    """
     max_download_bytes: int = 10_000_000_000
     any_path: bool = False
-    """Paths anywhere on this machine may be named, not only those below the folders: for command lines."""
+    """Paths anywhere on this machine may be named, not only those below the folders:
+    for command lines.
+    """
     bucket: BucketSettings | None = None
 
     @property
     def inline_limit(self) -> int | None:
-        """The largest file that can be answered, where files go into the answers; None where they are stored."""
-        return self.max_inline_bytes if self.on_platform and self.bucket is None else None
+        """The largest file that can be answered, where files go into the answers; None
+        where they are stored.
+        """
+        return (
+            self.max_inline_bytes if self.on_platform and self.bucket is None else None
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
-        """Settings as the environment variables say; unset or empty ones keep their defaults.
+        """Settings as the environment variables say; unset or empty ones keep their
+        defaults.
 
-        Raises ConfigurationError that names the variable, what it holds and what it may hold.
+        Raises ConfigurationError that names the variable, what it holds and what it may
+        hold.
         """
         environ = os.environ if environ is None else environ
         given = _read(environ, VARIABLES)
@@ -81,7 +95,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable: the field it sets, how its text is read, and what it is for.
+    """One environment variable: the field it sets, how its text is read, and what it is
+    for.
 
     ``default`` is how README tells of a default that is no value.
     """
@@ -124,7 +139,11 @@ def _switch(text: str) -> bool:
 def _hosts(text: str) -> tuple[str, ...] | None:
     if text == "*":
         return None
-    return () if text == "none" else tuple(host.strip().lower() for host in text.split(",") if host.strip())
+    return (
+        ()
+        if text == "none"
+        else tuple(host.strip().lower() for host in text.split(",") if host.strip())
+    )
 
 
 def _url(text: str) -> str:
@@ -135,17 +154,35 @@ def _url(text: str) -> str:
 
 VARIABLES: Mapping[str, Variable] = {
     "ANIMATEDIFF_MODELS_DIR": Variable("models_dir", Path, "folder of the weights"),
-    "ANIMATEDIFF_OUTPUT_DIR": Variable("output_dir", Path, "folder of finished files when no bucket is configured"),
-    "ANIMATEDIFF_INPUT_DIR": Variable("input_dir", Path, "folder of pictures that jobs may name by path"),
-    "ANIMATEDIFF_CACHE_DIR": Variable("cache_dir", Path, "folder of files fetched from URLs"),
-    "ANIMATEDIFF_RESULT_FILE": Variable("result_file", Path, "also write each job's output here, as JSON"),
-    "ANIMATEDIFF_DEFAULT_MODEL": Variable("default_model", str, "model of jobs that name none"),
-    "ANIMATEDIFF_DEVICE": Variable("device", str, "torch device; auto: cuda if there is one, else cpu"),
-    "ANIMATEDIFF_DTYPE": Variable(
-        "dtype", _one_of("auto", "float16", "bfloat16", "float32"), "auto: float16 on cuda, float32 on cpu"
+    "ANIMATEDIFF_OUTPUT_DIR": Variable(
+        "output_dir", Path, "folder of finished files when no bucket is configured"
     ),
-    "ANIMATEDIFF_ATTENTION": Variable("attention_backend", _one_of("sdpa", "xformers"), "attention kernels"),
-    "ANIMATEDIFF_VAE_DECODE_CHUNK": Variable("vae_decode_chunk", _number(int, 1, 64), "frames decoded at once"),
+    "ANIMATEDIFF_INPUT_DIR": Variable(
+        "input_dir", Path, "folder of pictures that jobs may name by path"
+    ),
+    "ANIMATEDIFF_CACHE_DIR": Variable(
+        "cache_dir", Path, "folder of files fetched from URLs"
+    ),
+    "ANIMATEDIFF_RESULT_FILE": Variable(
+        "result_file", Path, "also write each job's output here, as JSON"
+    ),
+    "ANIMATEDIFF_DEFAULT_MODEL": Variable(
+        "default_model", str, "model of jobs that name none"
+    ),
+    "ANIMATEDIFF_DEVICE": Variable(
+        "device", str, "torch device; auto: cuda if there is one, else cpu"
+    ),
+    "ANIMATEDIFF_DTYPE": Variable(
+        "dtype",
+        _one_of("auto", "float16", "bfloat16", "float32"),
+        "auto: float16 on cuda, float32 on cpu",
+    ),
+    "ANIMATEDIFF_ATTENTION": Variable(
+        "attention_backend", _one_of("sdpa", "xformers"), "attention kernels"
+    ),
+    "ANIMATEDIFF_VAE_DECODE_CHUNK": Variable(
+        "vae_decode_chunk", _number(int, 1, 64), "frames decoded at once"
+    ),
     "ANIMATEDIFF_DEVICE_MEMORY_BYTES": Variable(
         "device_memory_bytes",
         _number(int, 1, 1e15),
@@ -153,30 +190,47 @@ VARIABLES: Mapping[str, Variable] = {
         "all of the card's",
     ),
     "ANIMATEDIFF_MAX_MEGAPIXEL_STEPS": Variable(
-        "max_megapixel_steps", _number(float, 0.01, 1e6), "largest job: frames x width x height x steps / 1e6"
+        "max_megapixel_steps",
+        _number(float, 0.01, 1e6),
+        "largest job: frames x width x height x steps / 1e6",
     ),
-    "ANIMATEDIFF_OFFLINE": Variable("offline", _switch, "1: fetch nothing, use what is here"),
+    "ANIMATEDIFF_OFFLINE": Variable(
+        "offline", _switch, "1: fetch nothing, use what is here"
+    ),
     "ANIMATEDIFF_DOWNLOAD_HOSTS": Variable(
         "download_hosts",
         _hosts,
-        "hosts that jobs may name in URLs, with commas; * any public one, none: no downloads",
+        "hosts that jobs may name in URLs, with commas; * any public one, none: no"
+        " downloads",
         "`*`",
     ),
     "ANIMATEDIFF_MAX_DOWNLOAD_BYTES": Variable(
         "max_download_bytes", _number(int, 1, 1e12), "largest file that is fetched"
     ),
-    "RUNPOD_WEBHOOK_POST_OUTPUT": Variable("on_platform", bool, "set by RunPod: there is a client to tell", "-"),
+    "RUNPOD_WEBHOOK_POST_OUTPUT": Variable(
+        "on_platform", bool, "set by RunPod: there is a client to tell", "-"
+    ),
     "ANIMATEDIFF_CONCURRENCY": Variable(
-        "concurrency", _number(int, 1, 16), "jobs taken at once; one is on the device, the others download or upload"
+        "concurrency",
+        _number(int, 1, 16),
+        "jobs taken at once; one is on the device, the others download or upload",
     ),
     "ANIMATEDIFF_JOB_TIMEOUT_SECONDS": Variable(
-        "job_timeout_seconds", _number(float, 0.001, 1e6), "a job that takes longer is stopped at its next step"
+        "job_timeout_seconds",
+        _number(float, 0.001, 1e6),
+        "a job that takes longer is stopped at its next step",
     ),
     "ANIMATEDIFF_MAX_INLINE_BYTES": Variable(
-        "max_inline_bytes", _number(int, 1, 20_000_000), "largest file in an answer, where there is no bucket"
+        "max_inline_bytes",
+        _number(int, 1, 20_000_000),
+        "largest file in an answer, where there is no bucket",
     ),
-    "ANIMATEDIFF_LOG_PROMPTS": Variable("log_prompts", _switch, "1: prompts appear in the log"),
-    "ANIMATEDIFF_VIDEO_QUALITY": Variable("video_quality", _number(int, 1, 100), "of mp4, webm and webp"),
+    "ANIMATEDIFF_LOG_PROMPTS": Variable(
+        "log_prompts", _switch, "1: prompts appear in the log"
+    ),
+    "ANIMATEDIFF_VIDEO_QUALITY": Variable(
+        "video_quality", _number(int, 1, 100), "of mp4, webm and webp"
+    ),
 }
 
 BUCKET_VARIABLES: Mapping[str, Variable] = {
@@ -188,15 +242,23 @@ BUCKET_VARIABLES: Mapping[str, Variable] = {
     "BUCKET_ADDRESSING_STYLE": Variable(
         "addressing_style", _one_of("auto", "path", "virtual"), "bucket in path or host"
     ),
-    "BUCKET_KEY_TEMPLATE": Variable("key_template", str, "object key; {job_id} {date} {sha256} {suffix}"),
-    "BUCKET_PUBLIC_BASE_URL": Variable("public_base_url", _url, "URLs are this plus the key, instead of presigned"),
-    "BUCKET_URL_TTL_SECONDS": Variable("url_ttl_seconds", _number(int, 1, 7 * 24 * 3600), "life of presigned URLs"),
+    "BUCKET_KEY_TEMPLATE": Variable(
+        "key_template", str, "object key; {job_id} {date} {sha256} {suffix}"
+    ),
+    "BUCKET_PUBLIC_BASE_URL": Variable(
+        "public_base_url", _url, "URLs are this plus the key, instead of presigned"
+    ),
+    "BUCKET_URL_TTL_SECONDS": Variable(
+        "url_ttl_seconds", _number(int, 1, 7 * 24 * 3600), "life of presigned URLs"
+    ),
 }
 
 _BUCKET_NEEDS = ("BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
 
 
-def _read(environ: Mapping[str, str], variables: Mapping[str, Variable]) -> dict[str, Any]:
+def _read(
+    environ: Mapping[str, str], variables: Mapping[str, Variable]
+) -> dict[str, Any]:
     given = {}
     for name, variable in variables.items():
         text = environ.get(name, "").strip()
@@ -206,7 +268,9 @@ def _read(environ: Mapping[str, str], variables: Mapping[str, Variable]) -> dict
             given[variable.field] = variable.parse(text)
         except ValueError as error:
             shown = "(not shown)" if "SECRET" in name else repr(text)
-            raise ConfigurationError(f"{name} is {shown}, must be {error}", setting=name) from None
+            raise ConfigurationError(
+                f"{name} is {shown}, must be {error}", setting=name
+            ) from None
     return given
 
 
@@ -214,10 +278,13 @@ def _bucket(environ: Mapping[str, str]) -> BucketSettings | None:
     given = _read(environ, BUCKET_VARIABLES)
     if not given:
         return None
-    missing = [name for name in _BUCKET_NEEDS if BUCKET_VARIABLES[name].field not in given]
+    missing = [
+        name for name in _BUCKET_NEEDS if BUCKET_VARIABLES[name].field not in given
+    ]
     if missing:
         raise ConfigurationError(
-            f"a bucket is configured in part: {', '.join(missing)} not set. Set all of {', '.join(_BUCKET_NEEDS)}, "
+            f"a bucket is configured in part: {', '.join(missing)} not set. Set all"
+            f" of {', '.join(_BUCKET_NEEDS)}, "
             "or no BUCKET_ variable at all to keep files in a local folder",
             setting=missing[0],
         )
@@ -226,7 +293,8 @@ def _bucket(environ: Mapping[str, str]) -> BucketSettings | None:
         template.format(job_id="j", date="d", sha256="0" * 64, suffix=".mp4")
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigurationError(
-            f"BUCKET_KEY_TEMPLATE is {template!r}: {error!r}; may use {{job_id}}, {{date}}, {{sha256}}, {{suffix}}",
+            f"BUCKET_KEY_TEMPLATE is {template!r}: {error!r}; may use {{job_id}},"
+            f" {{date}}, {{sha256}}, {{suffix}}",
             setting="BUCKET_KEY_TEMPLATE",
         ) from None
     return BucketSettings(**given)

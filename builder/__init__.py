@@ -1,1 +1,3 @@
-"""What puts the weights into the image: fetched as the manifest says, checked, converted once."""
+"""What puts the weights into the image: fetched as the manifest says, checked,
+converted once.
+"""

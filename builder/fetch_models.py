@@ -1,8 +1,10 @@
-"""Fetch a profile's weights from the Hugging Face hub: python -m builder.fetch_models --profile sd15-v3
+"""Fetch a profile's weights from the Hugging Face hub: python -m builder.fetch_models
+--profile sd15-v3
 
-Files are checked by size and sha256 before they get their place; what is there already and right is left alone, so a
-run that was cut off goes on where it was. The hub's own library makes the requests: HF_ENDPOINT, HF_TOKEN and
-HF_TOKEN_PATH count. Ends with 0 if all is there, 1 if something could not be had, 2 if it was not even tried.
+Files are checked by size and sha256 before they get their place; what is there already
+and right is left alone, so a run that was cut off goes on where it was. The hub's own
+library makes the requests: HF_ENDPOINT, HF_TOKEN and HF_TOKEN_PATH count. Ends with 0
+if all is there, 1 if something could not be had, 2 if it was not even tried.
 """
 
 import argparse
@@ -28,14 +30,18 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Fetcher:
-    """``cache`` holds downloads that are not in their place yet. With ``keep_cache`` it keeps a copy of each."""
+    """``cache`` holds downloads that are not in their place yet. With ``keep_cache`` it
+    keeps a copy of each.
+    """
 
     models_dir: Path
     cache: Path
     keep_cache: bool = False
 
     def is_here(self, row: Row) -> bool:
-        """Whether the target is there with the right content. Another content is removed."""
+        """Whether the target is there with the right content. Another content is
+        removed.
+        """
         path = self.models_dir / row.target
         if not path.is_file():
             return False
@@ -47,7 +53,9 @@ class Fetcher:
         return False
 
     def fetch(self, row: Row, bar: tqdm) -> str:
-        """Put ``row`` in its place; a line that says what was got. Raises FetchError, with nothing in its place."""
+        """Put ``row`` in its place; a line that says what was got. Raises FetchError,
+        with nothing in its place.
+        """
         folder = self.cache / row.repo / (row.revision or "main")
         path = _download(row, folder, bar)
         if reason := wrong(row, path):
@@ -73,13 +81,22 @@ def wrong(row: Row, path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    return None if found == row.sha256 else f"has the sha256 {found}, expected {row.sha256}"
+    return (
+        None
+        if found == row.sha256
+        else f"has the sha256 {found}, expected {row.sha256}"
+    )
 
 
 def _download(row: Row, folder: Path, bar: tqdm) -> Path:
     from httpx2 import HTTPError
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, XetDownloadError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        XetDownloadError,
+    )
 
     class Part(tqdm):
         """The library's bar of one file, counted into the one of them all."""
@@ -92,13 +109,25 @@ def _download(row: Row, folder: Path, bar: tqdm) -> Path:
             bar.update(n)
 
     try:
-        path = hf_hub_download(row.repo, row.file, revision=row.revision, local_dir=folder, tqdm_class=Part)
+        path = hf_hub_download(
+            row.repo, row.file, revision=row.revision, local_dir=folder, tqdm_class=Part
+        )
     except (HTTPError, XetDownloadError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
             error = error.__cause__
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-        hint = f"; {TOKEN_HINT}" if status in (401, 403) or isinstance(error, GatedRepoError) else ""
-        said = f"HTTP {status}" if status else f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        status = (
+            error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        )
+        hint = (
+            f"; {TOKEN_HINT}"
+            if status in (401, 403) or isinstance(error, GatedRepoError)
+            else ""
+        )
+        said = (
+            f"HTTP {status}"
+            if status
+            else f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        )
         raise FetchError(f"{row.name}: {said}{hint}") from None
     return Path(path)
 
@@ -107,14 +136,26 @@ def fetch_all(rows: Iterable[Row], fetcher: Fetcher, jobs: int) -> list[str]:
     """Fetch what is not here yet, several at once. What went wrong, one text a file."""
     rows = list(rows)
     wanted = [row for row in rows if not fetcher.is_here(row)]
-    say(f"{len(rows) - len(wanted)} of {len(rows)} files are here, {len(wanted)} to fetch")
+    say(
+        f"{len(rows) - len(wanted)} of {len(rows)} files are here, {len(wanted)} to"
+        f" fetch"
+    )
     failures: list[str] = []
     total = sum(row.bytes or 0 for row in wanted) or None
     with (
-        tqdm(total=total, unit="B", unit_scale=True, desc="weights", mininterval=2, disable=not wanted) as bar,
+        tqdm(
+            total=total,
+            unit="B",
+            unit_scale=True,
+            desc="weights",
+            mininterval=2,
+            disable=not wanted,
+        ) as bar,
         ThreadPoolExecutor(jobs) as pool,
     ):
-        for done in as_completed([pool.submit(fetcher.fetch, row, bar) for row in wanted]):
+        for done in as_completed(
+            [pool.submit(fetcher.fetch, row, bar) for row in wanted]
+        ):
             try:
                 bar.write(done.result(), file=sys.stderr)
             except (FetchError, OSError) as error:
@@ -144,14 +185,30 @@ def listed(rows: Iterable[Row], fetcher: Fetcher) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m builder.fetch_models", description="Fetch a profile's weights.")
-    parser.add_argument("--profile", default="shapeworld", help="which of the manifest's profiles")
+    parser = argparse.ArgumentParser(
+        prog="python -m builder.fetch_models", description="Fetch a profile's weights."
+    )
+    parser.add_argument(
+        "--profile", default="shapeworld", help="which of the manifest's profiles"
+    )
     parser.add_argument("--manifest", type=Path, default=MANIFEST)
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
-    parser.add_argument("--cache", type=Path, help="keep a copy of every download here, for the next run")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="keep a copy of every download here, for the next run",
+    )
     parser.add_argument("--jobs", type=int, default=4, help="files at once")
-    parser.add_argument("--allow-unpinned", action="store_true", help="also what has no revision, sha256 and size")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be fetched, ask for nothing")
+    parser.add_argument(
+        "--allow-unpinned",
+        action="store_true",
+        help="also what has no revision, sha256 and size",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be fetched, ask for nothing",
+    )
     options = parser.parse_args(arguments)
     try:
         rows = read_manifest(options.manifest).of_profile(options.profile)
@@ -159,7 +216,9 @@ def main(arguments: list[str] | None = None) -> int:
         say(str(error))
         return 2
     fetcher = Fetcher(
-        options.models_dir, options.cache or options.models_dir / ".incoming", keep_cache=options.cache is not None
+        options.models_dir,
+        options.cache or options.models_dir / ".incoming",
+        keep_cache=options.cache is not None,
     )
     if options.dry_run:
         say(listed(rows, fetcher))
@@ -168,9 +227,12 @@ def main(arguments: list[str] | None = None) -> int:
     if unpinned and not options.allow_unpinned:
         say("\n".join(f"not pinned: {row.name}" for row in unpinned))
         say(
-            f"{len(unpinned)} files of profile {options.profile} have no revision, sha256 or size in"
-            f" {options.manifest.name}, so nobody could tell whether they are the right ones: nothing was fetched."
-            " `make pin` fills them in from the hub; --allow-unpinned (ALLOW_UNPINNED=1 in the image) takes them as"
+            f"{len(unpinned)} files of profile {options.profile} have no revision,"
+            f" sha256 or size in"
+            f" {options.manifest.name}, so nobody could tell whether they are the"
+            f" right ones: nothing was fetched."
+            " `make pin` fills them in from the hub; --allow-unpinned"
+            " (ALLOW_UNPINNED=1 in the image) takes them as"
             " they come."
         )
         return 2

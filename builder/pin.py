@@ -1,8 +1,10 @@
-"""Fill in what manifest.json does not know, from the hub: python -m builder.pin (make pin)
+"""Fill in what manifest.json does not know, from the hub: python -m builder.pin (make
+pin)
 
-Revision, sha256 and size. A row that has a revision keeps it, one that has none gets what the repository's main branch
-is now. Large files' hashes are the hub's own; small ones, which it keeps in git, are downloaded and hashed. What the
-manifest knows and the hub says otherwise is an error, and nothing is written, unless --update is given.
+Revision, sha256 and size. A row that has a revision keeps it, one that has none gets
+what the repository's main branch is now. Large files' hashes are the hub's own; small
+ones, which it keeps in git, are downloaded and hashed. What the manifest knows and the
+hub says otherwise is an error, and nothing is written, unless --update is given.
 """
 
 import argparse
@@ -14,7 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from .fetch_models import say
-from .manifest import MANIFEST, Manifest, ManifestError, Row, read_manifest, write_manifest
+from .manifest import (
+    MANIFEST,
+    Manifest,
+    ManifestError,
+    Row,
+    read_manifest,
+    write_manifest,
+)
 
 
 class PinError(Exception):
@@ -27,7 +36,10 @@ def pinned(row: Row, update: bool, hub: "Hub") -> Row:
     known = {"sha256": row.sha256, "bytes": row.bytes}
     for name, value in known.items():
         if not update and value is not None and value != getattr(found, name):
-            raise PinError(f"{row.name}: {name} is {value} in the manifest, {getattr(found, name)} on the hub")
+            raise PinError(
+                f"{row.name}: {name} is {value} in the manifest,"
+                f" {getattr(found, name)} on the hub"
+            )
     return found
 
 
@@ -59,7 +71,9 @@ class Hub:
             if info.sha is None:
                 raise PinError(f"{repo}: the hub names no commit")
             files = {
-                file.rfilename: (file.lfs.size, file.lfs.sha256) if file.lfs else (file.size, None)
+                file.rfilename: (file.lfs.size, file.lfs.sha256)
+                if file.lfs
+                else (file.size, None)
                 for file in info.siblings or []
             }
             self._answers[key] = info.sha, files
@@ -69,12 +83,16 @@ class Hub:
         from huggingface_hub import hf_hub_download
 
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(hf_hub_download(row.repo, row.file, revision=commit, local_dir=folder))
+            path = Path(
+                hf_hub_download(row.repo, row.file, revision=commit, local_dir=folder)
+            )
             return path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def pin_all(manifest: Manifest, update: bool) -> tuple[Manifest, list[str]]:
-    """``manifest`` with every row pinned that could be, and what went wrong, one text a row."""
+    """``manifest`` with every row pinned that could be, and what went wrong, one text a
+    row.
+    """
     from httpx2 import HTTPError
 
     hub = Hub()
@@ -88,16 +106,25 @@ def pin_all(manifest: Manifest, update: bool) -> tuple[Manifest, list[str]]:
                 problems.append(str(error))
                 yield row
             except (HTTPError, OSError, ValueError) as error:
-                problems.append(f"{row.name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+                problems.append(
+                    f"{row.name}: {type(error).__name__}:"
+                    f" {str(error).strip().partition(chr(10))[0]}"
+                )
                 yield row
 
     return Manifest(manifest.profiles, tuple(rows())), problems
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m builder.pin", description="Pin the manifest's files.")
+    parser = argparse.ArgumentParser(
+        prog="python -m builder.pin", description="Pin the manifest's files."
+    )
     parser.add_argument("--manifest", type=Path, default=MANIFEST)
-    parser.add_argument("--update", action="store_true", help="take the main branch's newest commit for every row")
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="take the main branch's newest commit for every row",
+    )
     options = parser.parse_args(arguments)
     try:
         before = read_manifest(options.manifest)
@@ -110,9 +137,13 @@ def main(arguments: list[str] | None = None) -> int:
     if problems:
         say(f"{options.manifest.name} was left as it is")
         return 1
-    changed = [new for old, new in zip(before.rows, after.rows, strict=True) if old != new]
+    changed = [
+        new for old, new in zip(before.rows, after.rows, strict=True) if old != new
+    ]
     for row in changed:
-        say(f"pinned {row.name}: {row.revision}, {row.bytes} bytes, sha256 {row.sha256}")
+        say(
+            f"pinned {row.name}: {row.revision}, {row.bytes} bytes, sha256 {row.sha256}"
+        )
     write_manifest(after, options.manifest)
     say(f"{len(changed)} of {len(after.rows)} rows changed")
     return 0

@@ -12,7 +12,8 @@ MODELS = {"job_input": JobInput, "job_output": JobOutput, "job_error": JobError}
 def schema_texts() -> dict[Path, str]:
     """Every schema file and what it must hold."""
     return {
-        FOLDER / f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2) + "\n"
+        FOLDER / f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2)
+        + "\n"
         for name, model in MODELS.items()
     }
 

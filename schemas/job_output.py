@@ -11,8 +11,13 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: str = Field(description="As the job named it: a name in the catalog, or a reference to a file.")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Hash of the weights' content.")
+    name: str = Field(
+        description="As the job named it: a name in the catalog, or a reference to a"
+        " file."
+    )
+    sha256: str = Field(
+        pattern="^[0-9a-f]{64}$", description="Hash of the weights' content."
+    )
 
 
 class LoraPart(Part):
@@ -42,7 +47,8 @@ class JobOutput(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     url: str = Field(
-        description="Where the file is: an https URL; without a bucket a data URL (the file), locally a file URL."
+        description="Where the file is: an https URL; without a bucket a data URL"
+        " (the file), locally a file URL."
     )
     format: str
     mime: str
@@ -65,17 +71,23 @@ class JobOutput(BaseModel):
     embeddings: list[EmbeddingPart]
     controls: list[ControlPart]
     timings: dict[str, float] = Field(
-        description="Seconds by phase: prepare, queue, load, encode, denoise, decode, hash, write, store; gpu: on the"
+        description="Seconds by phase: prepare, queue, load, encode, denoise, decode,"
+        " hash, write, store; gpu: on the"
         " device, total: all of it."
     )
     worker: dict[str, float] = Field(
-        description="The worker as it was then: jobs done, seconds since its start, and the device's share of them."
+        description="The worker as it was then: jobs done, seconds since its start,"
+        " and the device's share of them."
     )
-    warnings: list[str] = Field(description="What a user would want to know, such as a prompt that was cut.")
+    warnings: list[str] = Field(
+        description="What a user would want to know, such as a prompt that was cut."
+    )
 
 
 class JobError(BaseModel):
-    """Why a job failed: the ``error`` of a failed job is this object as JSON text. Some codes add further fields."""
+    """Why a job failed: the ``error`` of a failed job is this object as JSON text. Some
+    codes add further fields.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 

@@ -1,7 +1,9 @@
-"""What a clip takes of a GPU's memory at SD 1.5's size, counted without one, beside what ``animatediff.memory`` says.
+"""What a clip takes of a GPU's memory at SD 1.5's size, counted without one, beside
+what ``animatediff.memory`` says.
 
-Every operator runs on a CUDA device that computes nothing (``fake_cuda``), and the storages alive are added up.
-Not seen: gaps of the allocator, work space of cuDNN and cuBLAS, the driver's context.
+Every operator runs on a CUDA device that computes nothing (``fake_cuda``), and the
+storages alive are added up. Not seen: gaps of the allocator, work space of cuDNN and
+cuBLAS, the driver's context.
 """
 
 import argparse
@@ -14,12 +16,29 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from animatediff.config import SD15, SPARSECTRL_RGB, V3, MotionModuleConfig, SparseControlNetConfig
+from animatediff.config import (
+    SD15,
+    SPARSECTRL_RGB,
+    V3,
+    MotionModuleConfig,
+    SparseControlNetConfig,
+)
 from animatediff.memory import CONTEXT_BYTES, MemoryModel, Work
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.models.unet import UNet3DConditionModel
-from animatediff.pipeline import AnimationInputs, AnimationPipeline, SparseControl, TextCondition
-from scripts.fake_cuda import DEVICE, LiveStorages, PlainScheduler, register_guard, to_fake
+from animatediff.pipeline import (
+    AnimationInputs,
+    AnimationPipeline,
+    SparseControl,
+    TextCondition,
+)
+from scripts.fake_cuda import (
+    DEVICE,
+    LiveStorages,
+    PlainScheduler,
+    register_guard,
+    to_fake,
+)
 
 VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -38,7 +57,11 @@ class EnoughSteps(Exception):
 
 
 def count_denoise(
-    work: Work, motion: MotionModuleConfig, controls: Sequence[SparseControlNetConfig] = (), *, lean: bool = False
+    work: Work,
+    motion: MotionModuleConfig,
+    controls: Sequence[SparseControlNetConfig] = (),
+    *,
+    lean: bool = False,
 ) -> int:
     """Bytes at the peak of two steps in float16, without the weights."""
     with (
@@ -50,7 +73,9 @@ def count_denoise(
             branches = [SparseControlNetModel(SD15, control) for control in controls]
         for model in (unet, *branches):
             to_fake(model, mode, torch.float16)
-        vae = SimpleNamespace(config=SimpleNamespace(block_out_channels=VAE["block_out_channels"]))
+        vae = SimpleNamespace(
+            config=SimpleNamespace(block_out_channels=VAE["block_out_channels"])
+        )
         pipeline = AnimationPipeline(unet, vae, None, None)
         inputs = AnimationInputs(
             "",
@@ -60,7 +85,9 @@ def count_denoise(
             guidance_scale=7.5 if work.texts == 2 else 1.0,
             sequential_guidance=lean,
         )
-        condition = TextCondition(torch.empty(work.texts, 77, 768, device=DEVICE, dtype=torch.float16))
+        condition = TextCondition(
+            torch.empty(work.texts, 77, 768, device=DEVICE, dtype=torch.float16)
+        )
         live = LiveStorages()
 
         def on_step(i: int, _latents: torch.Tensor) -> None:
@@ -69,7 +96,9 @@ def count_denoise(
 
         try:
             with live:
-                given = [SparseControl(branch, _image(branch, work)) for branch in branches]
+                given = [
+                    SparseControl(branch, _image(branch, work)) for branch in branches
+                ]
                 pipeline.denoise(inputs, condition, controls=given, on_step=on_step)
         except EnoughSteps:
             return live.peak
@@ -78,31 +107,49 @@ def count_denoise(
 
 def _image(branch: SparseControlNetModel, work: Work) -> torch.Tensor:
     factor = 8 if branch.control.takes_latents else 1
-    return torch.empty(1, branch.control.conditioning_channels, 1, work.height // factor, work.width // factor)
+    return torch.empty(
+        1,
+        branch.control.conditioning_channels,
+        1,
+        work.height // factor,
+        work.width // factor,
+    )
 
 
 @torch.inference_mode()
 def count_decode(frames: int, width: int, height: int) -> int:
-    """Bytes at the peak of the VAE's decoder in float16, ``frames`` at once, without the weights."""
+    """Bytes at the peak of the VAE's decoder in float16, ``frames`` at once, without
+    the weights.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         with torch.device("meta"):
             vae: Any = AutoencoderKL(**VAE)
         to_fake(vae, mode, torch.float16)
         live = LiveStorages()
         with live:
-            latents = torch.empty(frames, 4, height // 8, width // 8, device=DEVICE, dtype=torch.float16)
-            picture = vae.decode(latents.to(memory_format=torch.channels_last)).sample.to(torch.float32)
+            latents = torch.empty(
+                frames, 4, height // 8, width // 8, device=DEVICE, dtype=torch.float16
+            )
+            picture = vae.decode(
+                latents.to(memory_format=torch.channels_last)
+            ).sample.to(torch.float32)
             (picture / 2 + 0.5).clamp(0, 1)
         return live.peak
 
 
-def memory_model(motion: MotionModuleConfig, controls: Sequence[SparseControlNetConfig] = ()) -> MemoryModel:
+def memory_model(
+    motion: MotionModuleConfig, controls: Sequence[SparseControlNetConfig] = ()
+) -> MemoryModel:
     """SD 1.5 with ``motion`` and ``controls``, in float16."""
     with torch.device("meta"):
         models = [UNet3DConditionModel(SD15, motion), AutoencoderKL(**VAE)]
         models += [SparseControlNetModel(SD15, control) for control in controls]
-    values = TEXT_VALUES + sum(parameter.numel() for model in models for parameter in model.parameters())
-    return MemoryModel(SD15.block_out_channels[0], VAE["block_out_channels"][0], 2, 2 * values)
+    values = TEXT_VALUES + sum(
+        parameter.numel() for model in models for parameter in model.parameters()
+    )
+    return MemoryModel(
+        SD15.block_out_channels[0], VAE["block_out_channels"][0], 2, 2 * values
+    )
 
 
 def main() -> None:
@@ -111,19 +158,38 @@ def main() -> None:
     frames = parser.parse_args().frames
     register_guard()
     print(
-        f"SD 1.5, motion module v3, float16, {frames} frames, guidance, decoded 4 frames at once; GB, weights included"
+        f"SD 1.5, motion module v3, float16, {frames} frames, guidance, decoded 4"
+        f" frames at once; GB, weights included"
     )
-    print(f"{'frames of':>12} {'SparseCtrl':>10} {'counted':>8} {'model':>8} {'lean, counted':>14} {'model':>8}")
+    print(
+        f"{'frames of':>12} {'SparseCtrl':>10} {'counted':>8} {'model':>8}"
+        f" {'lean, counted':>14} {'model':>8}"
+    )
     for side in (256, 512, 768, 1024):
         for controls in ((), (SPARSECTRL_RGB,)):
-            work, model = Work(frames, side, side, 2, len(controls)), memory_model(V3, controls)
-            counted = max(count_denoise(work, V3, controls), count_decode(4, side, side)) + model.weight_bytes
-            lean = max(count_denoise(work, V3, controls, lean=True), count_decode(1, side, side)) + model.weight_bytes
+            work, model = (
+                Work(frames, side, side, 2, len(controls)),
+                memory_model(V3, controls),
+            )
+            counted = (
+                max(count_denoise(work, V3, controls), count_decode(4, side, side))
+                + model.weight_bytes
+            )
+            lean = (
+                max(
+                    count_denoise(work, V3, controls, lean=True),
+                    count_decode(1, side, side),
+                )
+                + model.weight_bytes
+            )
             figures = (counted, model.needed(work, 4), lean, model.needed_lean(work))
             print("{:>12} {:>10} {:8.2f} {:8.2f} {:14.2f} {:8.2f}".format(
                 f"{side}x{side}", len(controls), *(figure / GB for figure in figures)
             ))  # fmt: skip
-    print("\nlargest square frames that are let in (of each card's memory, 0.5 GiB left to the driver)")
+    print(
+        "\nlargest square frames that are let in (of each card's memory, 0.5 GiB left"
+        " to the driver)"
+    )
     work, model = Work(frames, 512, 512), memory_model(V3)
     for card in CARDS:
         size = model.largest_size(work, card * GB - CONTEXT_BYTES)

@@ -1,6 +1,8 @@
-"""Run test_input.json through handler.py, as RunPod's SDK does it locally: python -m scripts.demo
+"""Run test_input.json through handler.py, as RunPod's SDK does it locally: python -m
+scripts.demo
 
-Prints the job's output as one JSON document and then the path of the file; the SDK's own log goes to stderr.
+Prints the job's output as one JSON document and then the path of the file; the SDK's
+own log goes to stderr.
 """
 
 import json

@@ -1,10 +1,11 @@
-"""Generate clips of prompts that no training clip had, read their frames, and print how often they show what was asked.
+"""Generate clips of prompts that no training clip had, read their frames, and print how
+often they show what was asked.
 
     python -m scripts.evaluate                         # everything that is installed of the embedded family
     python -m scripts.evaluate scenes lcm_4 --clips 2  # some of it, two seeds a prompt
 
-Shares come with their 95 % interval (Wilson's), other figures with the mean's. Ends with 1 where --require is given and
-a target is missed.
+Shares come with their 95 % interval (Wilson's), other figures with the mean's. Ends
+with 1 where --require is given and a target is missed.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from animatediff.catalog import SHAPEWORLD_DEFAULTS
 from animatediff.engine import Engine
-from animatediff.request import ControlRef, GenerationRequest, LoraRef
+from animatediff.job.request import ControlRef, GenerationRequest, LoraRef
 from animatediff.settings import Settings
 from animatediff.training.shapeworld import world
 from animatediff.training.shapeworld.judge import Reading, read
@@ -58,7 +59,9 @@ ALLOWED_LOSS = 0.05
 
 @dataclass(frozen=True)
 class Case:
-    """Clips to generate together, and what is measured of all of them. Can be pickled: other processes run some."""
+    """Clips to generate together, and what is measured of all of them. Can be pickled:
+    other processes run some.
+    """
 
     requests: tuple[GenerationRequest, ...]
     measure: Callable[[Sequence[np.ndarray]], Measures]
@@ -66,9 +69,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Suite:
-    """``files``, below the family's folder, are what it is about; without them it cannot run.
+    """``files``, below the family's folder, are what it is about; without them it
+    cannot run.
 
-    ``compared_with``: a suite whose figures it may miss by ``ALLOWED_LOSS``, where that was evaluated before it.
+    ``compared_with``: a suite whose figures it may miss by ``ALLOWED_LOSS``, where that
+    was evaluated before it.
     """
 
     files: tuple[str, ...]
@@ -78,17 +83,35 @@ class Suite:
 
     def targets_after(self, figures: Sequence["Figure"]) -> Mapping[str, float]:
         """``targets``, and those that follow from other suites' ``figures``."""
-        compared = [each for each in figures if each.suite == self.compared_with and each.measure in _SCENE_TARGETS]
-        return {**self.targets, **{each.measure: each.value - ALLOWED_LOSS for each in compared}}
+        compared = [
+            each
+            for each in figures
+            if each.suite == self.compared_with and each.measure in _SCENE_TARGETS
+        ]
+        return {
+            **self.targets,
+            **{each.measure: each.value - ALLOWED_LOSS for each in compared},
+        }
 
 
-def right_about(scene: world.Scene, reading: Reading | None, names: Sequence[str] = SAID) -> dict[str, float]:
-    """1 for each of ``names`` that was read as ``scene`` has it; where nothing was seen, all are wrong."""
-    return {name: float(reading is not None and getattr(reading.scene, name) == getattr(scene, name)) for name in names}
+def right_about(
+    scene: world.Scene, reading: Reading | None, names: Sequence[str] = SAID
+) -> dict[str, float]:
+    """1 for each of ``names`` that was read as ``scene`` has it; where nothing was
+    seen, all are wrong.
+    """
+    return {
+        name: float(
+            reading is not None and getattr(reading.scene, name) == getattr(scene, name)
+        )
+        for name in names
+    }
 
 
 def scene_measures(scene: world.Scene, clips: Sequence[np.ndarray]) -> Measures:
-    """Whether the clip shows what ``scene`` says, and how fast, where it is to go somewhere."""
+    """Whether the clip shows what ``scene`` says, and how fast, where it is to go
+    somewhere.
+    """
     reading = read(clips[0])
     right = right_about(scene, reading)
     measures = {
@@ -105,7 +128,9 @@ def scenes(clips: int, **changes: object) -> Iterator[Case]:
     """Every held-out scene, with ``clips`` seeds."""
     for seed in range(clips):
         for number, scene in enumerate(world.held_out_scenes()):
-            request = GenerationRequest(scene.prompt, model=FOLDER, seed=1000 * seed + number)
+            request = GenerationRequest(
+                scene.prompt, model=FOLDER, seed=1000 * seed + number
+            )
             yield Case((replace(request, **changes),), partial(scene_measures, scene))  # pyright: ignore[reportArgumentType]
 
 
@@ -116,7 +141,10 @@ def camera_measures(move: str, clips: Sequence[np.ndarray]) -> Measures:
         return {"moved its way": 0.0, "more with strength": 0.0}
     amounts = [reading.camera.amount(move) for reading in readings if reading]
     rising = all(less < more for less, more in pairwise(amounts))
-    return {"moved its way": float(last.camera.move == move), "more with strength": float(rising)}
+    return {
+        "moved its way": float(last.camera.move == move),
+        "more with strength": float(rising),
+    }
 
 
 def camera(clips: int, move: str, file: str) -> Iterator[Case]:
@@ -127,13 +155,24 @@ def camera(clips: int, move: str, file: str) -> Iterator[Case]:
             others = [colour for colour in world.COLOURS if colour != scene.colour]
             if move.startswith("roll"):  # what turns is seen by two
                 shape = world.SHAPES[number % len(world.SHAPES)]
-                scene = replace(scene, other=world.Thing(others[number % len(others)], shape))
-            request = GenerationRequest(scene.prompt, model=FOLDER, seed=1000 * seed + number)
-            stacks = [(LoraRef(f"{FOLDER}/{file}", strength),) for strength in STRENGTHS]
-            yield Case(tuple(replace(request, loras=loras) for loras in stacks), partial(camera_measures, move))
+                scene = replace(
+                    scene, other=world.Thing(others[number % len(others)], shape)
+                )
+            request = GenerationRequest(
+                scene.prompt, model=FOLDER, seed=1000 * seed + number
+            )
+            stacks = [
+                (LoraRef(f"{FOLDER}/{file}", strength),) for strength in STRENGTHS
+            ]
+            yield Case(
+                tuple(replace(request, loras=loras) for loras in stacks),
+                partial(camera_measures, move),
+            )
 
 
-def control_measures(scene: world.Scene, picture: np.ndarray | None, clips: Sequence[np.ndarray]) -> Measures:
+def control_measures(
+    scene: world.Scene, picture: np.ndarray | None, clips: Sequence[np.ndarray]
+) -> Measures:
     measures = right_about(scene, read(clips[0]), ("colour", "shape", "motion"))
     if picture is None:
         return measures
@@ -147,9 +186,17 @@ def control(clips: int, file: str, scribble: bool) -> Iterator[Case]:
         for number, scene in enumerate(world.held_out_scenes()):
             rng = world.generator(seed, "held_out", number)
             bodies = world.stage(scene, rng)
-            frame = (world.draw(bodies, scene.background)[0] * 255).round().astype(np.uint8)
-            shown = (world.scribbles(bodies)[0] * 255).round().astype(np.uint8) if scribble else frame
-            request = GenerationRequest(scene.prompt, model=FOLDER, seed=1000 * seed + number)
+            frame = (
+                (world.draw(bodies, scene.background)[0] * 255).round().astype(np.uint8)
+            )
+            shown = (
+                (world.scribbles(bodies)[0] * 255).round().astype(np.uint8)
+                if scribble
+                else frame
+            )
+            request = GenerationRequest(
+                scene.prompt, model=FOLDER, seed=1000 * seed + number
+            )
             reference = ControlRef(f"{FOLDER}/{file}", (_as_base64(shown),))
             measure = partial(control_measures, scene, None if scribble else frame)
             yield Case((replace(request, controls=(reference,)),), measure)
@@ -164,29 +211,41 @@ def _as_base64(picture: np.ndarray) -> str:
 def style_measures(name: str, wanted: object, clips: Sequence[np.ndarray]) -> Measures:
     without, with_it = (read(clip) for clip in clips)
     return {
-        "changed as it should": float(bool(with_it and getattr(with_it, name) == wanted)),
+        "changed as it should": float(
+            bool(with_it and getattr(with_it, name) == wanted)
+        ),
         "so already without": float(bool(without and getattr(without, name) == wanted)),
     }
 
 
 def changed(clips: int, name: str, wanted: object, **changes: object) -> Iterator[Case]:
-    """Held-out scenes, without and with ``changes``, by which what is read as ``name`` becomes ``wanted``."""
+    """Held-out scenes, without and with ``changes``, by which what is read as ``name``
+    becomes ``wanted``.
+    """
     for case in scenes(clips):
         (plain,) = case.requests
-        yield Case((plain, replace(plain, **changes)), partial(style_measures, name, wanted))  # pyright: ignore[reportArgumentType]
+        yield Case(
+            (plain, replace(plain, **changes)), partial(style_measures, name, wanted)
+        )  # pyright: ignore[reportArgumentType]
 
 
 def _lora(file: str) -> dict[str, object]:
     return {"loras": (LoraRef(f"{FOLDER}/{file}"),)}
 
 
-_SCENE_TARGETS = {name: TARGETS[name] for name in ("colour", "shape", "motion", "kept in all frames")}
-_CAMERA_TARGETS = {name: TARGETS[name] for name in ("moved its way", "more with strength")}
+_SCENE_TARGETS = {
+    name: TARGETS[name] for name in ("colour", "shape", "motion", "kept in all frames")
+}
+_CAMERA_TARGETS = {
+    name: TARGETS[name] for name in ("moved its way", "more with strength")
+}
 
 SUITES: Mapping[str, Suite] = {
     "scenes": Suite(("motion_module_v3.safetensors",), scenes, _SCENE_TARGETS),
     "scenes_v2": Suite(
-        ("motion_module_v2.safetensors",), partial(scenes, motion_module="shapeworld_v2"), _SCENE_TARGETS
+        ("motion_module_v2.safetensors",),
+        partial(scenes, motion_module="shapeworld_v2"),
+        _SCENE_TARGETS,
     ),
     **{
         f"lcm_{steps}": Suite(
@@ -217,17 +276,29 @@ SUITES: Mapping[str, Suite] = {
     ),
     "domain_adapter": Suite(
         ("domain_adapter.safetensors",),
-        partial(changed, name="watermark", wanted=True, **_lora("domain_adapter.safetensors")),
+        partial(
+            changed,
+            name="watermark",
+            wanted=True,
+            **_lora("domain_adapter.safetensors"),
+        ),
         {},
     ),
     "style_lora": Suite(
         ("style_lora.safetensors",),
-        partial(changed, name="style", wanted="outline", **_lora("style_lora.safetensors")),
+        partial(
+            changed, name="style", wanted="outline", **_lora("style_lora.safetensors")
+        ),
         {},
     ),
     "dreambooth": Suite(
         ("dreambooth.safetensors",),
-        partial(changed, name="style", wanted="sepia", dreambooth=f"{FOLDER}/dreambooth.safetensors"),
+        partial(
+            changed,
+            name="style",
+            wanted="sepia",
+            dreambooth=f"{FOLDER}/dreambooth.safetensors",
+        ),
         {},
     ),
 }
@@ -250,12 +321,22 @@ class Figure:
         return None if self.target is None else self.value >= self.target
 
 
-def figure(suite: str, measure: str, values: Sequence[float], target: float | None) -> Figure:
-    """The mean of ``values``, with Wilson's interval for shares, the normal one for other numbers."""
+def figure(
+    suite: str, measure: str, values: Sequence[float], target: float | None
+) -> Figure:
+    """The mean of ``values``, with Wilson's interval for shares, the normal one for
+    other numbers.
+    """
     n, mean, z = len(values), float(np.mean(values)), 1.96
     if set(values) <= {0.0, 1.0}:
-        centre, spread = mean + z * z / (2 * n), z * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-        low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+        centre, spread = (
+            mean + z * z / (2 * n),
+            z * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n)),
+        )
+        low, high = (
+            (centre - spread) / (1 + z * z / n),
+            (centre + spread) / (1 + z * z / n),
+        )
     else:
         spread = z * np.std(values) / np.sqrt(n)
         low, high = mean - spread, mean + spread
@@ -265,12 +346,20 @@ def figure(suite: str, measure: str, values: Sequence[float], target: float | No
 def not_installed(models_dir: Path) -> dict[str, str]:
     """Suites that cannot run, and the file that each lacks."""
     family = models_dir / FOLDER
-    return {name: file for name, suite in SUITES.items() for file in suite.files if not (family / file).is_file()}
+    return {
+        name: file
+        for name, suite in SUITES.items()
+        for file in suite.files
+        if not (family / file).is_file()
+    }
 
 
 def run_case(engine: Engine, case: Case) -> tuple[Measures, np.ndarray]:
     """What is measured of ``case``'s clips, and the last of them."""
-    made = [engine.generate(engine.prepare(request)).video.frames for request in case.requests]
+    made = [
+        engine.generate(engine.prepare(request)).video.frames
+        for request in case.requests
+    ]
     return case.measure(made), made[-1]
 
 
@@ -292,26 +381,37 @@ class _Elsewhere:
 def in_fewer_steps(case: Case, most: int) -> Case:
     """``case``, with no clip in more sampling steps than ``most``."""
     own = SHAPEWORLD_DEFAULTS.num_inference_steps
-    requests = (replace(each, num_inference_steps=min(each.num_inference_steps or own, most)) for each in case.requests)
+    requests = (
+        replace(each, num_inference_steps=min(each.num_inference_steps or own, most))
+        for each in case.requests
+    )
     return replace(case, requests=tuple(requests))
 
 
 def run_cases(
     engine: Engine, name: str, cases: Sequence[Case], processes: int
 ) -> Iterator[tuple[Measures, np.ndarray]]:
-    """``cases``, by ``engine``, or by ``processes`` that are set up as it is; ``name`` stands beside the progress."""
-    progress = partial(tqdm, total=len(cases), desc=name, unit="case", disable=not sys.stderr.isatty())
+    """``cases``, by ``engine``, or by ``processes`` that are set up as it is; ``name``
+    stands beside the progress.
+    """
+    progress = partial(
+        tqdm, total=len(cases), desc=name, unit="case", disable=not sys.stderr.isatty()
+    )
     if processes == 1:
         yield from progress(run_case(engine, case) for case in cases)
         return
     threads = max(1, (os.cpu_count() or 1) // processes)
     started = {"mp_context": get_context("spawn"), "initializer": _Elsewhere.begin}
-    with ProcessPoolExecutor(processes, **started, initargs=(engine.settings, threads)) as pool:
+    with ProcessPoolExecutor(
+        processes, **started, initargs=(engine.settings, threads)
+    ) as pool:
         yield from progress(pool.map(_Elsewhere.run_case, cases))
 
 
 def one_each(engine: Engine) -> int:
-    """How many processes are fastest: one for each CPU (at most 8), where ``engine`` computes on them."""
+    """How many processes are fastest: one for each CPU (at most 8), where ``engine``
+    computes on them.
+    """
     return min(os.cpu_count() or 1, 8) if engine.device.type == "cpu" else 1
 
 
@@ -324,9 +424,11 @@ def evaluate(
     processes: int = 1,
     most_steps: int | None = None,
 ) -> tuple[list[Figure], list[np.ndarray]]:
-    """All figures of suite ``name``, from each ``every``th of its cases, and its first clips.
+    """All figures of suite ``name``, from each ``every``th of its cases, and its first
+    clips.
 
-    ``before``: figures of suites that were evaluated already. ``most_steps``: of sampling, where that is fewer.
+    ``before``: figures of suites that were evaluated already. ``most_steps``: of
+    sampling, where that is fewer.
     """
     values: dict[str, list[float]] = defaultdict(list)
     shown = []
@@ -338,29 +440,68 @@ def evaluate(
         for measure, value in measures.items():
             values[measure].append(value)
     targets = SUITES[name].targets_after(before)
-    return [figure(name, measure, found, targets.get(measure)) for measure, found in values.items()], shown[:SHEET_ROWS]
+    return [
+        figure(name, measure, found, targets.get(measure))
+        for measure, found in values.items()
+    ], shown[:SHEET_ROWS]
 
 
 def table(figures: Sequence[Figure]) -> str:
     """Markdown."""
-    lines = ["| suite | what | share or mean | 95 % | clips | target |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| suite | what | share or mean | 95 % | clips | target |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in figures:
-        met = "" if row.target is None else f"{row.target:.3g} {'met' if row.met else 'MISSED'}"
+        met = (
+            ""
+            if row.target is None
+            else f"{row.target:.3g} {'met' if row.met else 'MISSED'}"
+        )
         interval = f"{row.low:.3f} - {row.high:.3f}"
-        lines.append(f"| {row.suite} | {row.measure} | {row.value:.3f} | {interval} | {row.count} | {met} |")
+        lines.append(
+            f"| {row.suite} | {row.measure} | {row.value:.3f} | {interval} |"
+            f" {row.count} | {met} |"
+        )
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; none: all installed")
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.evaluate", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument(
+        "suites",
+        nargs="*",
+        metavar="SUITE",
+        help=f"of {', '.join(SUITES)}; none: all installed",
+    )
     parser.add_argument("--clips", type=int, default=1, help="seeds of each prompt")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth case: a quick look")
-    parser.add_argument("--most-steps", type=int, metavar="N", help="sampling steps of a clip, where it has more")
-    parser.add_argument("--processes", type=int, help="as many clips at a time; default: one, on CPUs one each")
-    parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each suite")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="only each Nth case: a quick look",
+    )
+    parser.add_argument(
+        "--most-steps",
+        type=int,
+        metavar="N",
+        help="sampling steps of a clip, where it has more",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="as many clips at a time; default: one, on CPUs one each",
+    )
+    parser.add_argument(
+        "--sheets", type=Path, help="folder for a contact sheet of each suite"
+    )
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--require", action="store_true", help="end with 1 where a target is missed")
+    parser.add_argument(
+        "--require", action="store_true", help="end with 1 where a target is missed"
+    )
     options = parser.parse_args(argv)
     if unknown := [name for name in options.suites if name not in SUITES]:
         parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}")
@@ -370,20 +511,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     engine = Engine(Settings.from_env())
     processes = options.processes or one_each(engine)
     missing = not_installed(engine.settings.models_dir)
-    if absent := [f"{name} (no {missing[name]})" for name in options.suites if name in missing]:
+    if absent := [
+        f"{name} (no {missing[name]})" for name in options.suites if name in missing
+    ]:
         parser.error(f"not installed: {', '.join(absent)}")
     figures: list[Figure] = []
     for name in options.suites or [name for name in SUITES if name not in missing]:
-        found, shown = evaluate(engine, name, options.clips, options.every, figures, processes, options.most_steps)
+        found, shown = evaluate(
+            engine,
+            name,
+            options.clips,
+            options.every,
+            figures,
+            processes,
+            options.most_steps,
+        )
         figures += found
         if options.sheets:
             options.sheets.mkdir(parents=True, exist_ok=True)
-            contact_sheet(shown, SHEET_COLUMNS).save(options.sheets / f"{name}.png", optimize=True)
+            contact_sheet(shown, SHEET_COLUMNS).save(
+                options.sheets / f"{name}.png", optimize=True
+            )
     print(table(figures))
     if not options.suites and missing:
         print(f"\nnot installed: {', '.join(missing)}")
     if options.json:
-        options.json.write_text(json.dumps([row.__dict__ for row in figures], indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps([row.__dict__ for row in figures], indent=1) + "\n",
+            encoding="utf-8",
+        )
     return 1 if options.require and any(row.met is False for row in figures) else 0
 
 

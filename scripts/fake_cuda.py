@@ -1,7 +1,9 @@
-"""A CUDA device without a GPU: operators check shapes, dtypes and devices, and compute nothing.
+"""A CUDA device without a GPU: operators check shapes, dtypes and devices, and compute
+nothing.
 
-torch's FakeTensorMode does all of it but what a CPU build has not: a device guard for CUDA, and, for gradients,
-somebody who says that there is a device. Both are compiled here, as little as torch asks for.
+torch's FakeTensorMode does all of it but what a CPU build has not: a device guard for
+CUDA, and, for gradients, somebody who says that there is a device. Both are compiled
+here, as little as torch asks for.
 """
 
 import ctypes
@@ -66,9 +68,20 @@ def _compile(folder: Path) -> Path:
     home = Path(torch.__file__).parent
     source, library = folder / "fake_cuda.cpp", folder / "fake_cuda.so"
     source.write_text(_LIBRARY)
-    command = ["g++", "-shared", "-fPIC", "-std=c++20", f"-I{home / 'include'}", str(source), "-o", str(library)]
+    command = [
+        "g++",
+        "-shared",
+        "-fPIC",
+        "-std=c++20",
+        f"-I{home / 'include'}",
+        str(source),
+        "-o",
+        str(library),
+    ]
     links = [f"-L{home / 'lib'}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{home / 'lib'}"]
-    done = subprocess.run([*command, *links], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, *links], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise OSError(f"the device does not compile: {done.stderr[-300:]}")
     return library
@@ -85,33 +98,50 @@ def register_guard() -> None:
 
 
 def takes_gradients() -> bool:
-    """torch asks once, when it is loaded, whether there is a device: ``run_with_gradients`` is before that."""
+    """torch asks once, when it is loaded, whether there is a device:
+    ``run_with_gradients`` is before that.
+    """
     return torch.accelerator.current_accelerator() is not None
 
 
 def run_with_gradients(module: str, argv: Sequence[str]) -> int:
     """``python -m module argv`` where backward runs on the device too; its exit code.
 
-    Raises OSError where there is no C++ compiler, or something else is loaded before all.
+    Raises OSError where there is no C++ compiler, or something else is loaded before
+    all.
     """
     if "LD_PRELOAD" in os.environ:
-        raise OSError(f"LD_PRELOAD is {os.environ['LD_PRELOAD']}: here that is the fake device's place")
+        raise OSError(
+            f"LD_PRELOAD is {os.environ['LD_PRELOAD']}: here that is the fake"
+            f" device's place"
+        )
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "LD_PRELOAD": str(_compile(Path(folder)))}
-        return subprocess.run([sys.executable, "-m", module, *argv], env=env, check=False).returncode
+        return subprocess.run(
+            [sys.executable, "-m", module, *argv], env=env, check=False
+        ).returncode
 
 
-def to_fake(module: nn.Module, mode: FakeTensorMode, dtype: torch.dtype, *, trainable: bool = False) -> nn.Module:
+def to_fake(
+    module: nn.Module,
+    mode: FakeTensorMode,
+    dtype: torch.dtype,
+    *,
+    trainable: bool = False,
+) -> nn.Module:
     """``module``, built on the meta device, as if it were on the GPU in ``dtype``.
 
-    ``trainable``: parameters that require gradients still do. What parts share stays shared.
+    ``trainable``: parameters that require gradients still do. What parts share stays
+    shared.
     """
     made: dict[Tensor, nn.Parameter] = {}
     for part in module.modules():
         for name, tensor in list(part._parameters.items()):
             if tensor is not None and tensor not in made:
                 fake = FakeTensor(mode, tensor.detach().to(dtype), DEVICE)
-                made[tensor] = nn.Parameter(fake, requires_grad=trainable and tensor.requires_grad)
+                made[tensor] = nn.Parameter(
+                    fake, requires_grad=trainable and tensor.requires_grad
+                )
             if tensor is not None:
                 part._parameters[name] = made[tensor]
         for name, tensor in list(part._buffers.items()):
@@ -121,10 +151,11 @@ def to_fake(module: nn.Module, mode: FakeTensorMode, dtype: torch.dtype, *, trai
 
 
 class LiveStorages(TorchDispatchMode):
-    """Counts the bytes of the device that operators' results hold: ``live`` now, ``peak`` at most.
+    """Counts the bytes of the device that operators' results hold: ``live`` now,
+    ``peak`` at most.
 
-    Tensors made before this mode are not counted, nor are views of them. Each storage counts once, for as long as
-    something holds it.
+    Tensors made before this mode are not counted, nor are views of them. Each storage
+    counts once, for as long as something holds it.
     """
 
     def __init__(self) -> None:
@@ -132,7 +163,9 @@ class LiveStorages(TorchDispatchMode):
         self.live = self.peak = 0
         self._seen: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
@@ -158,16 +191,20 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 
 class Flops(TorchDispatchMode):
-    """Adds up ``total``, the operations of matrix products, convolutions and attention, as torch's table counts them.
+    """Adds up ``total``, the operations of matrix products, convolutions and attention,
+    as torch's table counts them.
 
-    torch's own FlopCounterMode keeps what gradient checkpointing lets go, so that no memory could be counted beside it.
+    torch's own FlopCounterMode keeps what gradient checkpointing lets go, so that no
+    memory could be counted beside it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         if count := flop_registry.get(func._overloadpacket):
             self.total += count(*args, **(kwargs or {}), out_val=result)
@@ -175,15 +212,21 @@ class Flops(TorchDispatchMode):
 
 
 class PlainScheduler:
-    """Stands for diffusers' ones, which read numbers off CPU tensors: in this mode no tensor has any."""
+    """Stands for diffusers' ones, which read numbers off CPU tensors: in this mode no
+    tensor has any.
+    """
 
     init_noise_sigma = 1.0
 
     def __init__(self, _name: str, num_inference_steps: int) -> None:
         self.timesteps = torch.arange(num_inference_steps)
 
-    def scale_model_input(self, sample: torch.Tensor, _timestep: torch.Tensor) -> torch.Tensor:
+    def scale_model_input(
+        self, sample: torch.Tensor, _timestep: torch.Tensor
+    ) -> torch.Tensor:
         return sample
 
-    def step(self, noise_pred: torch.Tensor, _timestep: torch.Tensor, sample: torch.Tensor) -> SimpleNamespace:
+    def step(
+        self, noise_pred: torch.Tensor, _timestep: torch.Tensor, sample: torch.Tensor
+    ) -> SimpleNamespace:
         return SimpleNamespace(prev_sample=sample - 0.1 * noise_pred)

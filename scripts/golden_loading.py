@@ -1,4 +1,6 @@
-"""The check of scripts/check_golden.py on weight files: what load_weights makes of them."""
+"""The check of scripts/check_golden.py on weight files: what load_weights makes of
+them.
+"""
 
 import gzip
 import json
@@ -13,7 +15,16 @@ from safetensors.torch import load_file
 
 from animatediff.pipeline import AnimationPipeline, LoraFile, load_weights
 
-from .golden_reference import MERGED_LIMIT, TEXT_LIMIT, UNET_LIMIT, Comparison, Golden, compare, equal, read
+from .golden_reference import (
+    MERGED_LIMIT,
+    TEXT_LIMIT,
+    UNET_LIMIT,
+    Comparison,
+    Golden,
+    compare,
+    equal,
+    read,
+)
 
 
 @torch.inference_mode()
@@ -26,15 +37,28 @@ def check_loading(golden: Golden, folder: Path) -> Iterator[Comparison]:
         name = f"loading/{step}"
         kwargs = _located(described["load_weights_kwargs"], folder)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".* which do nothing")  # one file is a part, on purpose
+            warnings.filterwarnings(
+                "ignore", message=".* which do nothing"
+            )  # one file is a part, on purpose
             load_weights(pipeline, motion_module_version=version, **kwargs)
-        inputs = [io["sample"].to(golden.dtype), case["timestep"], io["encoder_hidden_states"].to(golden.dtype)]
-        yield compare(f"{name}.unet_out", pipeline.unet(*inputs), io[f"{step}.unet_out"], UNET_LIMIT)
+        inputs = [
+            io["sample"].to(golden.dtype),
+            case["timestep"],
+            io["encoder_hidden_states"].to(golden.dtype),
+        ]
+        yield compare(
+            f"{name}.unet_out",
+            pipeline.unet(*inputs),
+            io[f"{step}.unet_out"],
+            UNET_LIMIT,
+        )
         text = pipeline.text_encoder(io["prompt_ids"].long()).last_hidden_state
         yield compare(f"{name}.text_out", text, io[f"{step}.text_out"], TEXT_LIMIT)
         if f"{step}.vae_decode" in io:
             decoded = pipeline.vae.decode(io["vae_latent"].to(golden.dtype)).sample
-            yield compare(f"{name}.vae_decode", decoded, io[f"{step}.vae_decode"], UNET_LIMIT)
+            yield compare(
+                f"{name}.vae_decode", decoded, io[f"{step}.vae_decode"], UNET_LIMIT
+            )
         prefix = f"{step}.merged."
         weights = pipeline.unet.state_dict()
         for key in sorted(key for key in io if key.startswith(prefix)):
@@ -49,28 +73,52 @@ def check_loading(golden: Golden, folder: Path) -> Iterator[Comparison]:
 
 def _located(kwargs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """File names in the arguments of load_weights as paths."""
-    located = {key: folder / value if key.endswith("_path") else value for key, value in kwargs.items()}
-    loras = [{**lora, "path": folder / lora["path"]} for lora in kwargs.get("motion_module_lora_configs", ())]
+    located = {
+        key: folder / value if key.endswith("_path") else value
+        for key, value in kwargs.items()
+    }
+    loras = [
+        {**lora, "path": folder / lora["path"]}
+        for lora in kwargs.get("motion_module_lora_configs", ())
+    ]
     return {**located, "motion_module_lora_configs": loras}
 
 
-def _compare_checksums(name: str, pipeline: AnimationPipeline, wanted: Mapping[str, list[float]]) -> Comparison:
-    """Sum and sum of magnitudes of every weight, relative to the latter. The file also lists a table of positions."""
+def _compare_checksums(
+    name: str, pipeline: AnimationPipeline, wanted: Mapping[str, list[float]]
+) -> Comparison:
+    """Sum and sum of magnitudes of every weight, relative to the latter. The file also
+    lists a table of positions.
+    """
     got = dict(pipeline.unet.state_dict())
-    got |= {f"text_encoder.text_model.{key}": value for key, value in pipeline.text_encoder.state_dict().items()}
-    wanted = {key: sums for key, sums in wanted.items() if not key.endswith("position_ids")}
+    got |= {
+        f"text_encoder.text_model.{key}": value
+        for key, value in pipeline.text_encoder.state_dict().items()
+    }
+    wanted = {
+        key: sums for key, sums in wanted.items() if not key.endswith("position_ids")
+    }
     if got.keys() != wanted.keys():
-        return Comparison(name, math.inf, 0.0, f"other keys: {sorted(got.keys() ^ wanted.keys())[:3]}")
+        return Comparison(
+            name, math.inf, 0.0, f"other keys: {sorted(got.keys() ^ wanted.keys())[:3]}"
+        )
     errors = []
     for key, (total, magnitude) in wanted.items():
         ours = got[key].double()
-        errors += [abs(ours.sum().item() - total), abs(ours.abs().sum().item() - magnitude)]
+        errors += [
+            abs(ours.sum().item() - total),
+            abs(ours.abs().sum().item() - magnitude),
+        ]
         errors[-2:] = [error / max(magnitude, 1e-6) for error in errors[-2:]]
     return Comparison(name, max(errors, default=math.inf), MERGED_LIMIT)
 
 
-def _check_module_prefix(pipeline: AnimationPipeline, folder: Path, version: str) -> Comparison:
-    """Keys behind ``module.``, as the published trainer writes them: its loader refuses these, ours takes them."""
+def _check_module_prefix(
+    pipeline: AnimationPipeline, folder: Path, version: str
+) -> Comparison:
+    """Keys behind ``module.``, as the published trainer writes them: its loader refuses
+    these, ours takes them.
+    """
     name = "loading/module_prefix (ours: accepted)"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* which do nothing")
@@ -86,12 +134,21 @@ def _check_module_prefix(pipeline: AnimationPipeline, folder: Path, version: str
     return Comparison(name, max(compared, default=math.inf), 0.0)
 
 
-def _check_file_alpha(pipeline: AnimationPipeline, folder: Path) -> Iterator[Comparison]:
-    """Our own rule for LoRA files, alpha / rank, which the published loader leaves out: against a recomputation."""
+def _check_file_alpha(
+    pipeline: AnimationPipeline, folder: Path
+) -> Iterator[Comparison]:
+    """Our own rule for LoRA files, alpha / rank, which the published loader leaves out:
+    against a recomputation.
+    """
     models = {"unet": pipeline.unet, "te": pipeline.text_encoder}
     pipeline.configure_weights(None, None, ())
-    before = {name: {key: value.clone() for key, value in model.state_dict().items()} for name, model in models.items()}
-    pipeline.configure_weights(None, None, [LoraFile(folder / "kohya_lora.safetensors", 0.6)])
+    before = {
+        name: {key: value.clone() for key, value in model.state_dict().items()}
+        for name, model in models.items()
+    }
+    pipeline.configure_weights(
+        None, None, [LoraFile(folder / "kohya_lora.safetensors", 0.6)]
+    )
     raw = load_file(folder / "kohya_lora.safetensors")
     changed = 0
     error = 0.0
@@ -101,7 +158,10 @@ def _check_file_alpha(pipeline: AnimationPipeline, folder: Path) -> Iterator[Com
             layer = prefix + key.removesuffix(".weight").replace(".", "_")
             wanted = before[name][key]
             if f"{layer}.alpha" in raw:
-                down, up = (raw[f"{layer}.lora_{part}.weight"].to(wanted.dtype) for part in ("down", "up"))
+                down, up = (
+                    raw[f"{layer}.lora_{part}.weight"].to(wanted.dtype)
+                    for part in ("down", "up")
+                )
                 delta = torch.einsum("or...,ri...->oi...", up, down)
                 wanted = wanted + 0.6 * raw[f"{layer}.alpha"].item() / len(down) * delta
                 changed += 1

@@ -13,18 +13,27 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from animatediff.adapters.control import build_sparse_controlnet
 from animatediff.adapters.motion import install_motion_module
 from animatediff.checkpoints.motion_module import MotionModuleWeights
 from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet
 from animatediff.config import MotionModuleConfig
+from animatediff.controls.sparsectrl import build_sparse_controlnet
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.pipeline import AnimationPipeline
 
 FLOAT64_LIMIT = 1e-9
-UNET_LIMIT, TEXT_LIMIT, SCHEDULER_LIMIT, LATENTS_LIMIT, VIDEO_LIMIT = 5e-5, 5e-5, 1e-5, 2e-3, 1e-4
-MERGED_LIMIT = 1e-6  # float32 rounding of weights around 1, and of their sums relative to their size
-RESIDUAL_LIMIT = 3e-4  # as the UNet's, for numbers six times as large (std 3 against 0.5); given in float32 only
+UNET_LIMIT, TEXT_LIMIT, SCHEDULER_LIMIT, LATENTS_LIMIT, VIDEO_LIMIT = (
+    5e-5,
+    5e-5,
+    1e-5,
+    2e-3,
+    1e-4,
+)
+# float32 rounding of weights around 1, and of their sums relative to their size
+MERGED_LIMIT = 1e-6
+# as the UNet's, for numbers six times as large (std 3 against 0.5); given in float32
+# only
+RESIDUAL_LIMIT = 3e-4
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,9 @@ class Comparison:
 
 
 class Golden:
-    """A folder of reference data, with the models that its ``common/`` describes, built when first asked for."""
+    """A folder of reference data, with the models that its ``common/`` describes, built
+    when first asked for.
+    """
 
     def __init__(self, directory: Path, dtype: torch.dtype) -> None:
         self.directory, self.dtype = directory, dtype
@@ -48,8 +59,17 @@ class Golden:
     def limit(self, float32_limit: float) -> float:
         return FLOAT64_LIMIT if self.dtype == torch.float64 else float32_limit
 
-    def compare(self, name: str, got: Tensor, io: Mapping[str, Tensor], key: str, float32_limit: float) -> "Comparison":
-        """``got`` against ``io[key]``, or in float64 against its ``_f64`` twin; where there is none, float32 bounds."""
+    def compare(
+        self,
+        name: str,
+        got: Tensor,
+        io: Mapping[str, Tensor],
+        key: str,
+        float32_limit: float,
+    ) -> "Comparison":
+        """``got`` against ``io[key]``, or in float64 against its ``_f64`` twin; where
+        there is none, float32 bounds.
+        """
         if self.dtype == torch.float64 and f"{key}_f64" in io:
             return compare(name, got, io[f"{key}_f64"], FLOAT64_LIMIT)
         return compare(name, got, io[key], float32_limit)
@@ -61,7 +81,9 @@ class Golden:
             folder = model_folder(self.directory / "common", Path(scratch))
             pipeline = AnimationPipeline.from_pretrained(folder, dtype=torch.float32)
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            torch.nn.Module.to(module, self.dtype)  # diffusers' own ``to`` logs about a list that is empty here
+            torch.nn.Module.to(
+                module, self.dtype
+            )  # diffusers' own ``to`` logs about a list that is empty here
         return pipeline
 
     @cached_property
@@ -71,18 +93,28 @@ class Golden:
     def use_motion(self, config: MotionModuleConfig) -> AnimationPipeline:
         unet = self.pipeline.unet
         weights = self.motion_weights.items()
-        kept = {key: value for key, value in weights if config.use_mid_block or not key.startswith("mid_block.")}
-        install_motion_module(unet, MotionModuleWeights("motion.safetensors", config, kept))
+        kept = {
+            key: value
+            for key, value in weights
+            if config.use_mid_block or not key.startswith("mid_block.")
+        }
+        install_motion_module(
+            unet, MotionModuleWeights("motion.safetensors", config, kept)
+        )
         return self.pipeline
 
     def control(self, name: str) -> SparseControlNetModel:
-        """The branch in the case folder ``name``, read through the loader that users' files go through."""
+        """The branch in the case folder ``name``, read through the loader that users'
+        files go through.
+        """
         weights = read_sparse_controlnet(self.directory / name / "weights.safetensors")
         return build_sparse_controlnet(self.pipeline.unet, weights)
 
 
 def model_folder(common: Path, folder: Path) -> Path:
-    """``folder``, made into a model folder in diffusers' layout of the files in ``common``."""
+    """``folder``, made into a model folder in diffusers' layout of the files in
+    ``common``.
+    """
     places = {
         "unet/config.json": "unet2d_config.json",
         "unet/diffusion_pytorch_model.safetensors": "unet2d.safetensors",
@@ -100,10 +132,17 @@ def model_folder(common: Path, folder: Path) -> Path:
 
 
 def compare(name: str, got: Any, wanted: Any, limit: float) -> Comparison:
-    """The largest absolute difference; infinite where shapes differ, there is nothing, or a number is not finite."""
+    """The largest absolute difference; infinite where shapes differ, there is nothing,
+    or a number is not finite.
+    """
     got, wanted = torch.as_tensor(got), torch.as_tensor(wanted)
     if got.shape != wanted.shape:
-        return Comparison(name, math.inf, limit, f"shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
+        return Comparison(
+            name,
+            math.inf,
+            limit,
+            f"shape {tuple(got.shape)} instead of {tuple(wanted.shape)}",
+        )
     if got.numel() == 0:
         return Comparison(name, math.inf, limit, "nothing to compare")
     error = (got.double() - wanted.double()).abs().max().item()
@@ -112,7 +151,12 @@ def compare(name: str, got: Any, wanted: Any, limit: float) -> Comparison:
 
 def equal(name: str, got: Any, wanted: Any) -> Comparison:
     same = got == wanted
-    return Comparison(name, 0.0 if same else math.inf, 0.0, "" if same else f"{got!r} instead of {wanted!r}"[:200])
+    return Comparison(
+        name,
+        0.0 if same else math.inf,
+        0.0,
+        "" if same else f"{got!r} instead of {wanted!r}"[:200],
+    )
 
 
 def read(folder: Path, file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

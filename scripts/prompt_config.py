@@ -1,6 +1,8 @@
-"""The YAML files of ``configs/``: what an entry may hold, and the jobs that it stands for.
+"""The YAML files of ``configs/``: what an entry may hold, and the jobs that it stands
+for.
 
-The keys are those of the published code's scripts/animate.py; a few of our own come after them.
+The keys are those of the published code's scripts/animate.py; a few of our own come
+after them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from animatediff import catalog
 from animatediff.errors import InvalidRequest
-from animatediff.request import SEED_MAX, ControlRef, EmbeddingRef, GenerationRequest, LoraRef
+from animatediff.job.request import (
+    SEED_MAX,
+    ControlRef,
+    EmbeddingRef,
+    GenerationRequest,
+    LoraRef,
+)
 
 Item = TypeVar("Item")
 
@@ -47,7 +55,9 @@ class Embedding(_Strict):
 
 
 class Entry(_Strict):
-    """One model with one or several prompts. Seeds: -1 and none are drawn; one seed is used for every prompt."""
+    """One model with one or several prompts. Seeds: -1 and none are drawn; one seed is
+    used for every prompt.
+    """
 
     prompt: Annotated[Texts, Field(min_length=1)]
     n_prompt: Texts = [""]
@@ -90,7 +100,10 @@ class Clip:
 class _MotionKwargs(_Strict):
     num_attention_heads: Literal[8] = 8
     num_transformer_block: Literal[1] = 1
-    attention_block_types: list[Literal["Temporal_Self"]] = ["Temporal_Self", "Temporal_Self"]
+    attention_block_types: list[Literal["Temporal_Self"]] = [
+        "Temporal_Self",
+        "Temporal_Self",
+    ]
     temporal_position_encoding: Literal[True] = True
     temporal_position_encoding_max_len: int | None = None
     temporal_attention_dim_div: Literal[1] = 1
@@ -127,47 +140,82 @@ class _Control(_Strict):
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """The entries of a prompt config. Raises InvalidRequest that names file, entry, key and what may stand there."""
+    """The entries of a prompt config. Raises InvalidRequest that names file, entry, key
+    and what may stand there.
+    """
     raw = _read_yaml(path)
     if not isinstance(raw, list) or not raw:
         raise InvalidRequest(path.name, type(raw).__name__, "a list of entries")
-    return [_validated(Entry, entry, f"{path.name}, entry {i}") for i, entry in enumerate(raw)]
+    return [
+        _validated(Entry, entry, f"{path.name}, entry {i}")
+        for i, entry in enumerate(raw)
+    ]
 
 
 def motion_module_version(path: str) -> str:
-    """The architecture that an inference config describes: the name of a row in ``MOTION_MODULE_VERSIONS``."""
+    """The architecture that an inference config describes: the name of a row in
+    ``MOTION_MODULE_VERSIONS``.
+    """
     config = _validated(_Inference, _read_yaml(Path(path)), path)
     noise = {"clip_sample": False, **catalog.NOISE_SCHEDULE}
     for key, value in config.noise_scheduler_kwargs.items():
         if noise.get(key) != value:
-            raise InvalidRequest(f"{path}: noise_scheduler_kwargs.{key}", value, f"{noise.get(key, 'no such key')}")
+            raise InvalidRequest(
+                f"{path}: noise_scheduler_kwargs.{key}",
+                value,
+                f"{noise.get(key, 'no such key')}",
+            )
     unet = config.unet_additional_kwargs
     wanted = (unet.use_inflated_groupnorm, unet.motion_module_mid_block)
     for name in ("v1", "v2", "v3"):
         row = catalog.MOTION_MODULE_VERSIONS[name]
         if (row.use_inflated_groupnorm, row.use_mid_block) == wanted:
             return name
-    raise InvalidRequest(f"{path}: use_inflated_groupnorm, motion_module_mid_block", str(wanted), "those of v1, v2, v3")
+    raise InvalidRequest(
+        f"{path}: use_inflated_groupnorm, motion_module_mid_block",
+        str(wanted),
+        "those of v1, v2, v3",
+    )
 
 
 def control_kind(path: str) -> str:
     """Which SparseCtrl branch a controlnet config describes, "rgb" or "scribble"."""
     config = _validated(_Control, _read_yaml(Path(path)), path)
-    return "rgb" if config.controlnet_additional_kwargs.use_simplified_condition_embedding else "scribble"
+    return (
+        "rgb"
+        if config.controlnet_additional_kwargs.use_simplified_condition_embedding
+        else "scribble"
+    )
 
 
 def requests(entry: Entry, place: str) -> Iterator[GenerationRequest]:
     """The jobs of ``entry``, one a prompt; a seed that is to be drawn is None.
 
-    Raises InvalidRequest, for ``place``, unless there are as many negative prompts and seeds as prompts, or one.
+    Raises InvalidRequest, for ``place``, unless there are as many negative prompts and
+    seeds as prompts, or one.
     """
     count = len(entry.prompt)
     seeds = _for_each(entry.seed, count, f"{place}: seed")
     negatives = _for_each(entry.n_prompt, count, f"{place}: n_prompt")
-    version = motion_module_version(entry.inference_config) if entry.inference_config else None
-    loras = [LoraRef(entry.lora_model_path, entry.lora_alpha, True)] if entry.lora_model_path else []
-    loras += [LoraRef(entry.adapter_lora_path, entry.adapter_lora_scale, True)] if entry.adapter_lora_path else []
-    loras += [LoraRef(lora.path, lora.alpha, True) for lora in entry.motion_module_lora_configs]
+    version = (
+        motion_module_version(entry.inference_config)
+        if entry.inference_config
+        else None
+    )
+    loras = (
+        [LoraRef(entry.lora_model_path, entry.lora_alpha, True)]
+        if entry.lora_model_path
+        else []
+    )
+    loras += (
+        [LoraRef(entry.adapter_lora_path, entry.adapter_lora_scale, True)]
+        if entry.adapter_lora_path
+        else []
+    )
+    loras += [
+        LoraRef(lora.path, lora.alpha, True)
+        for lora in entry.motion_module_lora_configs
+    ]
     for prompt, negative, seed in zip(entry.prompt, negatives, seeds, strict=True):
         yield GenerationRequest(
             prompt=prompt,
@@ -186,7 +234,9 @@ def requests(entry: Entry, place: str) -> Iterator[GenerationRequest]:
             dreambooth=entry.dreambooth_path or None,
             vae=entry.vae_path or None,
             loras=tuple(loras),
-            embeddings=tuple(EmbeddingRef(item.path, item.token) for item in entry.embeddings),
+            embeddings=tuple(
+                EmbeddingRef(item.path, item.token) for item in entry.embeddings
+            ),
             controls=_controls(entry),
         )
 
@@ -207,7 +257,9 @@ def _controls(entry: Entry) -> tuple[ControlRef, ...]:
 
 def _for_each(values: Sequence[Item], count: int, place: str) -> Sequence[Item]:
     if len(values) not in (1, count):
-        raise InvalidRequest(place, f"{len(values)} values", f"one, or one for each of {count} prompts")
+        raise InvalidRequest(
+            place, f"{len(values)} values", f"one, or one for each of {count} prompts"
+        )
     return list(values) * count if len(values) == 1 else values
 
 
@@ -230,7 +282,9 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InvalidRequest(str(path), error.strerror, "a YAML file that can be read") from None
+        raise InvalidRequest(
+            str(path), error.strerror, "a YAML file that can be read"
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         said = " ".join(str(error).split())
         raise InvalidRequest(str(path), said, "YAML") from None

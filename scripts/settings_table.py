@@ -1,10 +1,19 @@
-"""Write README's table of environment variables from ``animatediff.settings``: python -m scripts.settings_table"""
+"""Write README's table of environment variables from ``animatediff.settings``: python
+-m scripts.settings_table
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from animatediff.settings import BUCKET_VARIABLES, PROJECT_ROOT, VARIABLES, BucketSettings, Settings, Variable
+from animatediff.settings import (
+    BUCKET_VARIABLES,
+    PROJECT_ROOT,
+    VARIABLES,
+    BucketSettings,
+    Settings,
+    Variable,
+)
 
 README = PROJECT_ROOT / "README.md"
 START, END = "<!-- settings: written by make schemas -->", "<!-- end of settings -->"
@@ -33,8 +42,16 @@ def _shown(default: object) -> str:
         return f"`{int(default)}`"
     if isinstance(default, Path):
         home = Path.home()
-        default = default.relative_to(PROJECT_ROOT) if default.is_relative_to(PROJECT_ROOT) else default
-        default = Path("~", default.relative_to(home)) if default.is_relative_to(home) else default
+        default = (
+            default.relative_to(PROJECT_ROOT)
+            if default.is_relative_to(PROJECT_ROOT)
+            else default
+        )
+        default = (
+            Path("~", default.relative_to(home))
+            if default.is_relative_to(home)
+            else default
+        )
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 

@@ -1,7 +1,9 @@
-"""Many jobs over several real workers, of which some are killed while busy: python -m scripts.soak --jobs 300
+"""Many jobs over several real workers, of which some are killed while busy: python -m
+scripts.soak --jobs 300
 
-The workers run handler.py with the embedded family, under the RunPod SDK, against a queue on this machine. Ends with 1
-if a job was lost, failed or answered twice, if it has not just one file, or if a worker ended by itself.
+The workers run handler.py with the embedded family, under the RunPod SDK, against a
+queue on this machine. Ends with 1 if a job was lost, failed or answered twice, if it
+has not just one file, or if a worker ended by itself.
 """
 
 import argparse
@@ -21,7 +23,9 @@ from tests.queue.workers import WorkerProcess, content_of
 from tests.serving.s3_server import S3Server, s3_server
 
 WINDOW = 200
-"""Jobs at the end, over which memory must not grow. Workers are killed before, where there are that many."""
+"""Jobs at the end, over which memory must not grow. Workers are killed before, where
+there are that many.
+"""
 STALLED = 180.0
 """Seconds without any job ending, after which those that are left count as lost."""
 PHASES = ("load", "encode", "denoise", "decode")
@@ -30,7 +34,9 @@ PHASES = ("load", "encode", "denoise", "decode")
 
 @dataclass
 class Soak:
-    """One run. ``memory`` has resident bytes by worker, after each of its jobs, with that job's number in the run."""
+    """One run. ``memory`` has resident bytes by worker, after each of its jobs, with
+    that job's number in the run.
+    """
 
     queue: LocalQueue
     folder: Path
@@ -45,15 +51,27 @@ class Soak:
     began: float = field(default_factory=time.monotonic)
 
     def start_worker(self, stack: ExitStack) -> None:
-        worker = stack.enter_context(WorkerProcess(self.queue, self.folder, f"w{len(self.workers) + 1}", self.env))
+        worker = stack.enter_context(
+            WorkerProcess(
+                self.queue, self.folder, f"w{len(self.workers) + 1}", self.env
+            )
+        )
         self.workers.append(worker)
         self.alive.append(worker)
 
     def submit(self) -> None:
-        """Jobs of half a second to a few, each with a seed of its own that is drawn where it runs."""
+        """Jobs of half a second to a few, each with a seed of its own that is drawn
+        where it runs.
+        """
         self.queue.submit(
             {
-                "prompt": self.draw.choice(("a red circle, moving up", "a blue square, growing", "a green triangle")),
+                "prompt": self.draw.choice(
+                    (
+                        "a red circle, moving up",
+                        "a blue square, growing",
+                        "a green triangle",
+                    )
+                ),
                 "num_frames": self.draw.choice((4, 8, 16)),
                 "num_inference_steps": self.draw.randint(6, 20),
                 "format": self.draw.choice(("gif", "gif", "webp", "mp4")),
@@ -61,14 +79,22 @@ class Soak:
         )
 
     def look(self) -> bool:
-        """Take note of jobs that ended and of the memory of their workers; whether there was one."""
+        """Take note of jobs that ended and of the memory of their workers; whether
+        there was one.
+        """
         known = {job.id for job in self.ended}
-        fresh = [job for job in self.queue.jobs if job.state.final and job.id not in known]
+        fresh = [
+            job for job in self.queue.jobs if job.state.final and job.id not in known
+        ]
         for job in sorted(fresh, key=lambda job: job.ended or 0.0):
             self.ended.append(job)
-            worker = next((worker for worker in self.alive if worker.name == job.worker), None)
+            worker = next(
+                (worker for worker in self.alive if worker.name == job.worker), None
+            )
             if worker and (memory := worker.memory()):
-                self.memory.setdefault(worker.name, []).append((len(self.ended), memory))
+                self.memory.setdefault(worker.name, []).append(
+                    (len(self.ended), memory)
+                )
         return bool(fresh)
 
     def replace_dead(self, stack: ExitStack) -> None:
@@ -79,7 +105,9 @@ class Soak:
 
     def kill_one(self, stack: ExitStack) -> bool:
         """Kill a busy worker and start another; False if none is busy."""
-        taken = {job.worker for job in self.queue.jobs if job.state is State.IN_PROGRESS}
+        taken = {
+            job.worker for job in self.queue.jobs if job.state is State.IN_PROGRESS
+        }
         busy = [worker for worker in self.alive if worker.name in taken]
         if not busy:
             return False
@@ -92,7 +120,9 @@ class Soak:
 
 
 def run(soak: Soak, options: argparse.Namespace) -> None:
-    """Until all jobs have ended, or none has for long. With --minutes, jobs are added until that time is over."""
+    """Until all jobs have ended, or none has for long. With --minutes, jobs are added
+    until that time is over.
+    """
     until = soak.began + options.minutes * 60
     last, kills = time.monotonic(), 0
     with ExitStack() as stack:
@@ -104,7 +134,10 @@ def run(soak: Soak, options: argparse.Namespace) -> None:
             if soak.look():
                 last = time.monotonic()
             soak.replace_dead(stack)
-            while time.monotonic() < until and len(soak.queue.jobs) - len(soak.ended) < 4 * options.workers:
+            while (
+                time.monotonic() < until
+                and len(soak.queue.jobs) - len(soak.ended) < 4 * options.workers
+            ):
                 soak.submit()
             if kills < kills_due(soak, options) and soak.kill_one(stack):
                 kills += 1
@@ -116,7 +149,9 @@ def run(soak: Soak, options: argparse.Namespace) -> None:
 
 
 def kills_due(soak: Soak, options: argparse.Namespace) -> int:
-    """How many there should have been by now: evenly over the first part, at the earliest when jobs have ended."""
+    """How many there should have been by now: evenly over the first part, at the
+    earliest when jobs have ended.
+    """
     if options.minutes:
         done = (time.monotonic() - soak.began) / (options.minutes * 60) * 2
     else:
@@ -125,24 +160,50 @@ def kills_due(soak: Soak, options: argparse.Namespace) -> int:
 
 
 def report(soak: Soak, names: Sequence[str] | None) -> Iterator[str]:
-    """The numbers. Lines that begin with FAILED are what must not be. ``names``: of all stored files, if any are."""
+    """The numbers. Lines that begin with FAILED are what must not be. ``names``: of all
+    stored files, if any are.
+    """
     jobs = soak.queue.jobs
     states = Counter(str(job.state) for job in jobs)
-    results = Counter(job_id for call in soak.queue.of("result") if call.status == 200 for job_id in call.jobs)
+    results = Counter(
+        job_id
+        for call in soak.queue.of("result")
+        if call.status == 200
+        for job_id in call.jobs
+    )
     completed = [job for job in jobs if job.state is State.COMPLETED]
-    stored = {job.id: 1 if names is None else sum(job.id in name for name in names) for job in completed}
-    damaged = [job.id for job in completed if sha256(content_of(job.output)).hexdigest() != job.output["sha256"]]
+    stored = {
+        job.id: 1 if names is None else sum(job.id in name for name in names)
+        for job in completed
+    }
+    damaged = [
+        job.id
+        for job in completed
+        if sha256(content_of(job.output)).hexdigest() != job.output["sha256"]
+    ]
     once = [job for job in completed if results[job.id] == 1 and stored[job.id] == 1]
     yield f"jobs                    {len(jobs)}: {', '.join(f'{n} {state}' for state, n in states.items())}"
     where = "in the answers" if names is None else f"{len(names)} files in storage"
     yield f"done once, one file     {len(once)} ({where})"
     yield f"killed workers          {len(soak.killed)}, {len(soak.queue.requeued)} jobs requeued"
     yield from failures("lost", [job.id for job in jobs if not job.state.final])
-    yield from failures("failed", [f"{job.id}: {job.error}" for job in jobs if job.state is State.FAILED])
-    yield from failures("more than one result", [job_id for job_id, count in results.items() if count > 1])
-    yield from failures("not one file", [f"{job}: {count}" for job, count in stored.items() if count != 1])
+    yield from failures(
+        "failed",
+        [f"{job.id}: {job.error}" for job in jobs if job.state is State.FAILED],
+    )
+    yield from failures(
+        "more than one result",
+        [job_id for job_id, count in results.items() if count > 1],
+    )
+    yield from failures(
+        "not one file",
+        [f"{job}: {count}" for job, count in stored.items() if count != 1],
+    )
     yield from failures("another file than the answer says", damaged)
-    yield from failures("progress after the result", [call.jobs[0] for call in soak.queue.late_progress()])
+    yield from failures(
+        "progress after the result",
+        [call.jobs[0] for call in soak.queue.late_progress()],
+    )
     yield from failures("ended by themselves", soak.died)
     yield from throughput(soak, completed)
     yield from growth(soak)
@@ -154,18 +215,25 @@ def failures(what: str, found: Sequence[str]) -> Iterator[str]:
 
 
 def throughput(soak: Soak, completed: Sequence[Job]) -> Iterator[str]:
-    """GPU seconds of all workers, next to the seconds from each worker's first job to its last, or to its kill."""
+    """GPU seconds of all workers, next to the seconds from each worker's first job to
+    its last, or to its kill.
+    """
     gpu: dict[str, float] = {}
     for worker in soak.workers:
         for event in worker.events("job_done"):
             gpu[str(event.job)] = float(event.fields.get("gpu_seconds", 0.0))
     logged = bool(gpu)
     if not logged:
-        gpu = {job.id: sum(job.output["timings"].get(phase, 0.0) for phase in PHASES) for job in completed}
+        gpu = {
+            job.id: sum(job.output["timings"].get(phase, 0.0) for phase in PHASES)
+            for job in completed
+        }
     spent = sum(gpu.get(job.id, 0.0) for job in completed)
     spans = 0.0
     for worker in soak.workers:
-        taken = [call.time for call in soak.queue.of("take", worker=worker.name) if call.jobs]
+        taken = [
+            call.time for call in soak.queue.of("take", worker=worker.name) if call.jobs
+        ]
         told = [call.time for call in soak.queue.of("result", worker=worker.name)]
         if taken:
             spans += max([*told, soak.killed.get(worker.name, 0.0)]) - taken[0]
@@ -177,9 +245,15 @@ def throughput(soak: Soak, completed: Sequence[Job]) -> Iterator[str]:
 
 
 def growth(soak: Soak) -> Iterator[str]:
-    """Of workers that did 10 jobs or more in the window: the first five samples against the last five."""
+    """Of workers that did 10 jobs or more in the window: the first five samples against
+    the last five.
+    """
     for name, samples in soak.memory.items():
-        window = [bytes_ / 1e6 for number, bytes_ in samples if number > len(soak.ended) - WINDOW]
+        window = [
+            bytes_ / 1e6
+            for number, bytes_ in samples
+            if number > len(soak.ended) - WINDOW
+        ]
         if name in soak.killed or len(window) < 10:
             continue
         first, last = statistics.median(window[:5]), statistics.median(window[-5:])
@@ -198,13 +272,29 @@ def bucket_environment(server: S3Server) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m scripts.soak", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.soak", description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--minutes", type=float, default=0.0, help="add jobs for so long, instead of --jobs")
-    parser.add_argument("--bucket", action="store_true", help="store in a real S3 server (rclone), not in the answers")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of jobs and of workers to be killed")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="add jobs for so long, instead of --jobs",
+    )
+    parser.add_argument(
+        "--bucket",
+        action="store_true",
+        help="store in a real S3 server (rclone), not in the answers",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the choice of jobs and of workers to be killed",
+    )
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch, ExitStack() as stack:
         env, bucket = {}, Path(scratch) / "bucket"
@@ -214,12 +304,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         queue = stack.enter_context(LocalQueue())
         soak = Soak(queue, Path(scratch) / "workers", env, random.Random(options.seed))
         run(soak, options)
-        names = [path.name for path in bucket.rglob("*") if path.is_file()] if options.bucket else None
+        names = (
+            [path.name for path in bucket.rglob("*") if path.is_file()]
+            if options.bucket
+            else None
+        )
         lines = list(report(soak, names))
         bad = any(line.startswith("FAILED") for line in lines)
         print(*lines, sep="\n")
         if bad:
-            print(*(f"--- {worker.name}\n{worker.log(2000)}" for worker in soak.workers[-options.workers :]), sep="\n")
+            print(
+                *(
+                    f"--- {worker.name}\n{worker.log(2000)}"
+                    for worker in soak.workers[-options.workers :]
+                ),
+                sep="\n",
+            )
     return 1 if bad else 0
 
 

@@ -1,9 +1,11 @@
-"""Train the embedded family from nothing: python -m scripts.train_shapeworld (make train-shapeworld)
+"""Train the embedded family from nothing: python -m scripts.train_shapeworld (make
+train-shapeworld)
 
-Each step is a config of ``configs/training/shapeworld`` under train.py, and ends with a test: what it made must do what
-the next step needs, or the run stops. A step that is done is not done again, and one that was interrupted goes on from
-its newest checkpoint. All of it is in one folder; the family itself is in its ``models/shapeworld``, and what each step
-took and gave in the family's ``training.json``.
+Each step is a config of ``configs/training/shapeworld`` under train.py, and ends with a
+test: what it made must do what the next step needs, or the run stops. A step that is
+done is not done again, and one that was interrupted goes on from its newest checkpoint.
+All of it is in one folder; the family itself is in its ``models/shapeworld``, and what
+each step took and gave in the family's ``training.json``.
 """
 
 import argparse
@@ -49,7 +51,8 @@ Figures = dict[str, float]
 class Step:
     """``config`` with ``overrides``; ``takes`` says where its exports go in the family.
 
-    ``test`` measures the family, and each of its figures must be at least what ``least`` says.
+    ``test`` measures the family, and each of its figures must be at least what
+    ``least`` says.
     """
 
     name: str
@@ -60,12 +63,15 @@ class Step:
     overrides: tuple[str, ...] = field(default=())
 
 
-# ---------------------------------------------------------------------------------------------------------- tests
+# ----------------------------------------------------------------------------------------------------------
+# tests
 
 
 @torch.inference_mode()
 def reconstruction(family: Path, clips: int = 84) -> Figures:
-    """How well the autoencoder gives back clips that it was not trained on, as the judge sees them."""
+    """How well the autoencoder gives back clips that it was not trained on, as the
+    judge sees them.
+    """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     vae: Any = AutoencoderKL.from_pretrained(family / "vae")
@@ -74,63 +80,103 @@ def reconstruction(family: Path, clips: int = 84) -> Figures:
         clip = world.clip(99, "held_out", index, two_objects=0.0)
         pixels = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1
         back = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-        reading = read(((back / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1).numpy())
+        reading = read(
+            ((back / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        )
         psnr = float(-10 * torch.log10((((back - pixels) / 2) ** 2).mean()))
         found.append({**right_about(clip.scene, reading, SEEN_AT_ONCE), "psnr": psnr})
     return _means(found)
 
 
 def _means(found: Sequence[Figures]) -> Figures:
-    return {name: float(np.mean([figures[name] for figures in found])) for name in found[0]}
+    return {
+        name: float(np.mean([figures[name] for figures in found])) for name in found[0]
+    }
 
 
 SWAPS = {
-    "colour": ("a red circle on a black background, moving left", "a blue circle on a black background, moving left"),
-    "shape": ("a red circle on a black background, moving left", "a red square on a black background, moving left"),
+    "colour": (
+        "a red circle on a black background, moving left",
+        "a blue circle on a black background, moving left",
+    ),
+    "shape": (
+        "a red circle on a black background, moving left",
+        "a red square on a black background, moving left",
+    ),
     "direction": (
         "a red circle on a black background, moving left",
         "a red circle on a black background, moving right",
     ),
-    "growth": ("a red circle on a black background, growing", "a red circle on a black background, shrinking"),
+    "growth": (
+        "a red circle on a black background, growing",
+        "a red circle on a black background, shrinking",
+    ),
 }
 
 
 @torch.inference_mode()
 def words_told_apart(family: Path) -> Figures:
-    """1 - cosine of the text embeddings, averaged over the positions, of two prompts that differ in one word."""
+    """1 - cosine of the text embeddings, averaged over the positions, of two prompts
+    that differ in one word.
+    """
     pipeline = _pipeline(family, unet=SHIPPED)
     figures = {}
     for name, prompts in SWAPS.items():
-        one, other = (pipeline.encode(AnimationInputs(p, guidance_scale=1.0)).embeds[0] for p in prompts)
-        figures[name] = float(1 - torch.nn.functional.cosine_similarity(one, other).mean())
+        one, other = (
+            pipeline.encode(AnimationInputs(p, guidance_scale=1.0)).embeds[0]
+            for p in prompts
+        )
+        figures[name] = float(
+            1 - torch.nn.functional.cosine_similarity(one, other).mean()
+        )
     return figures
 
 
 @torch.inference_mode()
 def words_drawn(family: Path) -> Figures:
-    """Mean square change of the predicted noise when one word of the prompt is swapped, and single frames judged."""
+    """Mean square change of the predicted noise when one word of the prompt is swapped,
+    and single frames judged.
+    """
     pipeline = _pipeline(family)
     figures = {}
     latents = torch.randn(8, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for name, prompts in SWAPS.items():
-        texts = [pipeline.encode(AnimationInputs(p, guidance_scale=1.0)).embeds.expand(8, -1, -1) for p in prompts]
+        texts = [
+            pipeline.encode(AnimationInputs(p, guidance_scale=1.0)).embeds.expand(
+                8, -1, -1
+            )
+            for p in prompts
+        ]
         one, other = (pipeline.unet(latents, 650, text) for text in texts)
         figures[f"swap of {name}"] = float(((one - other) ** 2).mean())
     found = []
     for seed, scene in enumerate(world.held_out_scenes()):
-        inputs = AnimationInputs(scene.prompt, num_frames=1, width=64, height=64, guidance_scale=4.0, seeds=(seed,))
-        frames = pipeline.decode_frames(pipeline.denoise(inputs, pipeline.encode(inputs)))[0].numpy()
+        inputs = AnimationInputs(
+            scene.prompt,
+            num_frames=1,
+            width=64,
+            height=64,
+            guidance_scale=4.0,
+            seeds=(seed,),
+        )
+        frames = pipeline.decode_frames(
+            pipeline.denoise(inputs, pipeline.encode(inputs))
+        )[0].numpy()
         found.append(right_about(scene, read(frames), SEEN_AT_ONCE))
     return figures | _means(found)
 
 
 def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
-    """The family as it is so far; ``unet``: the folder of another one, while it has none."""
+    """The family as it is so far; ``unet``: the folder of another one, while it has
+    none.
+    """
     if unet is not None and not (family / "unet").is_dir():
         from animatediff.checkpoints import diffusers_folder
 
         cpu = torch.device("cpu")
-        text_encoder = diffusers_folder.load_text_encoder(family / "text_encoder", cpu, torch.float32)
+        text_encoder = diffusers_folder.load_text_encoder(
+            family / "text_encoder", cpu, torch.float32
+        )
         loaded = AnimationPipeline.from_pretrained(unet)
         tokenizer = diffusers_folder.load_tokenizer(family / "tokenizer")
         return AnimationPipeline(loaded.unet, loaded.vae, text_encoder, tokenizer)
@@ -138,7 +184,9 @@ def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
 
 
 def suite(name: str, every: int = 1) -> Callable[[Path], Figures]:
-    """The figures of a suite of ``scripts.evaluate``, or of each ``every``th of its cases."""
+    """The figures of a suite of ``scripts.evaluate``, or of each ``every``th of its
+    cases.
+    """
 
     def test(family: Path) -> Figures:
         settings = Settings(models_dir=family.parent, offline=True)
@@ -149,14 +197,16 @@ def suite(name: str, every: int = 1) -> Callable[[Path], Figures]:
     return test
 
 
-# ---------------------------------------------------------------------------------------------------------- steps
+# ----------------------------------------------------------------------------------------------------------
+# steps
 
 
 def _for_camera(move: str) -> tuple[str, ...]:
     """What a MotionLoRA's config is told of its move.
 
-    Half of a move is harder to learn than all of it, so it is seen more often. A roll is hard as a whole: what is on
-    the left must go another way than what is on the right.
+    Half of a move is harder to learn than all of it, so it is seen more often. A roll
+    is hard as a whole: what is on the left must go another way than what is on the
+    right.
     """
     half, whole = f"{{camera: {move}, amount: 0.5}}", f"{{camera: {move}}}"
     if move.startswith("roll"):
@@ -186,8 +236,15 @@ STEPS = (
         "text_to_image",
         {"model/unet": "unet", "model/scheduler": "scheduler"},
         words_drawn,
-        # a UNet that ignores the word changes by 2e-5 and less; one that draws every shape right was measured at 2e-4
-        {"swap of shape": 1e-4, "swap of direction": 1e-4, "colour": 0.95, "shape": 0.9, "background": 0.97},
+        # a UNet that ignores the word changes by 2e-5 and less; one that draws every
+        # shape right was measured at 2e-4
+        {
+            "swap of shape": 1e-4,
+            "swap of direction": 1e-4,
+            "colour": 0.95,
+            "shape": 0.9,
+            "background": 0.97,
+        },
     ),
     Step(
         "motion_v3_begin",
@@ -282,14 +339,25 @@ STEPS = (
 
 
 def of_the_log(folder: Path) -> dict[str, Any]:
-    """``seconds``: how long the steps of a run took together, however often it was interrupted; ``losses``: its curve,
-    each point the mean of the steps since the one before."""
-    logged = [line for line in read_metrics(folder / "metrics.jsonl") if line.get("loss") is not None]
+    """``seconds``: how long the steps of a run took together, however often it was
+    interrupted; ``losses``: its curve, each point the mean of the steps since the one
+    before.
+    """
+    logged = [
+        line
+        for line in read_metrics(folder / "metrics.jsonl")
+        if line.get("loss") is not None
+    ]
     timed = [(0, 0.0), *((line["step"], line["seconds_per_step"]) for line in logged)]
-    seconds = sum((step - before) * seconds for (before, _), (step, seconds) in pairwise(timed))
+    seconds = sum(
+        (step - before) * seconds for (before, _), (step, seconds) in pairwise(timed)
+    )
     every = max(1, math.ceil(len(logged) / LOSSES_KEPT))
     parts = [logged[start : start + every] for start in range(0, len(logged), every)]
-    losses = [[part[-1]["step"], round(float(np.mean([line["loss"] for line in part])), 5)] for part in parts]
+    losses = [
+        [part[-1]["step"], round(float(np.mean([line["loss"] for line in part])), 5)]
+        for part in parts
+    ]
     return {"seconds": round(seconds), "losses": losses}
 
 
@@ -300,17 +368,44 @@ def read_record(family: Path) -> dict[str, Any]:
 
 
 def run(step: Step, work: Path, processes: int) -> Figures:
-    """Train ``step``, put what it made into the family, and test it. Raises SystemExit where that fails."""
+    """Train ``step``, put what it made into the family, and test it. Raises SystemExit
+    where that fails.
+    """
     family = work / "models" / "shapeworld"
     config = load_config(CONFIGS / f"{step.config}.yaml", step.overrides)
     if known := read_record(family).get(step.name):
-        changed = "" if known["config"] == config.fingerprint() else ", with another config than today's"
+        changed = (
+            ""
+            if known["config"] == config.fingerprint()
+            else ", with another config than today's"
+        )
         print(f"{step.name}: done before{changed}", flush=True)
         return known["figures"]
-    train = ["train.py", "--config", str(CONFIGS / f"{step.config}.yaml"), f"output_dir={work / step.name}"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launch if processes > 1 else []), *train, *step.overrides]
-    done = subprocess.run(command, cwd=PROJECT_ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    train = [
+        "train.py",
+        "--config",
+        str(CONFIGS / f"{step.config}.yaml"),
+        f"output_dir={work / step.name}",
+    ]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
+    command = [
+        sys.executable,
+        *(launch if processes > 1 else []),
+        *train,
+        *step.overrides,
+    ]
+    done = subprocess.run(
+        command,
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(f"{step.name}: train.py ended with {done.returncode}")
     for made, place in step.takes.items():
@@ -331,11 +426,15 @@ def run(step: Step, work: Path, processes: int) -> Figures:
         if figures.get(name, 0) < least
     ]
     if missed:
-        raise SystemExit(f"{step.name} is not good enough for the next step: {'; '.join(missed)}")
+        raise SystemExit(
+            f"{step.name} is not good enough for the next step: {'; '.join(missed)}"
+        )
     entry = {
         "config": config.fingerprint(),
         "steps": config.steps,
-        "items_a_step": config.batch_size * config.gradient_accumulation_steps * processes,
+        "items_a_step": config.batch_size
+        * config.gradient_accumulation_steps
+        * processes,
         "seed": config.seed,
         "figures": {name: round(value, 5) for name, value in figures.items()},
         **log,
@@ -347,23 +446,48 @@ def run(step: Step, work: Path, processes: int) -> Figures:
 
 def table(record: Mapping[str, Any]) -> str:
     """Markdown: the record's steps, with their time and what their tests found."""
-    lines = ["| step | steps x items | seed | minutes | its test |", "|---|---|---|---|---|"]
+    lines = [
+        "| step | steps x items | seed | minutes | its test |",
+        "|---|---|---|---|---|",
+    ]
     for name, entry in record.items():
-        found = ", ".join(f"{measure} {value:.3g}" for measure, value in entry["figures"].items())
+        found = ", ".join(
+            f"{measure} {value:.3g}" for measure, value in entry["figures"].items()
+        )
         size = f"{entry['steps']:,} x {entry['items_a_step']}"
-        lines.append(f"| {name} | {size} | {entry['seed']} | {entry['seconds'] / 60:.0f} | {found} |")
+        lines.append(
+            f"| {name} | {size} | {entry['seed']} | {entry['seconds'] / 60:.0f} |"
+            f" {found} |"
+        )
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.train_shapeworld", description=(__doc__ or "").split("\n")[0]
+        prog="python -m scripts.train_shapeworld",
+        description=(__doc__ or "").split("\n")[0],
     )
-    parser.add_argument("--work", type=Path, default=PROJECT_ROOT / "runs" / "shapeworld", help="folder of it all")
-    parser.add_argument("--until", choices=[step.name for step in STEPS], help="the last step to do")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=PROJECT_ROOT / "runs" / "shapeworld",
+        help="folder of it all",
+    )
+    parser.add_argument(
+        "--until", choices=[step.name for step in STEPS], help="the last step to do"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--go-on", type=Path, metavar="FAMILY", help="begin with a family's files and do what it lacks")
-    parser.add_argument("--table", action="store_true", help="train nothing: print the record of the one that ships")
+    parser.add_argument(
+        "--go-on",
+        type=Path,
+        metavar="FAMILY",
+        help="begin with a family's files and do what it lacks",
+    )
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="train nothing: print the record of the one that ships",
+    )
     options = parser.parse_args(argv)
     if options.table:
         print(table(read_record(SHIPPED)))

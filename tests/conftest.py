@@ -22,19 +22,25 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def tiny_config(golden: Path) -> UNet3DConfig:
     """The reference data's UNet: all of SD 1.5's parts, a tenth of its widths."""
-    return unet_config_from_diffusers(json.loads((golden / "common" / "unet2d_config.json").read_text()))
+    return unet_config_from_diffusers(
+        json.loads((golden / "common" / "unet2d_config.json").read_text())
+    )
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(golden: Path) -> dict[str, torch.Tensor]:
     """Random weights of the tiny UNet and of a v2 motion module around it, float32."""
     files = (golden / "common" / f"{name}.safetensors" for name in ("unet2d", "motion"))
-    return {key: tensor.float() for file in files for key, tensor in load_file(file).items()}
+    return {
+        key: tensor.float() for file in files for key, tensor in load_file(file).items()
+    }
 
 
 @pytest.fixture(scope="session")
 def shapeworld() -> AnimationPipeline:
     """The embedded family. Tests that change it must put it back."""
     return load_weights(
-        AnimationPipeline.from_pretrained(SHAPEWORLD), SHAPEWORLD / "motion_module_v3.safetensors", "v3"
+        AnimationPipeline.from_pretrained(SHAPEWORLD),
+        SHAPEWORLD / "motion_module_v3.safetensors",
+        "v3",
     )

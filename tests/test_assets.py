@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from animatediff import catalog
-from animatediff.assets import Assets
 from animatediff.errors import AssetError, InvalidRequest
+from animatediff.fetch.assets import Assets
 from animatediff.settings import Settings
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    for name in ("loras/style.safetensors", "Motion_Module/v3_sd15_mm.ckpt", "sparsectrl/v3_sd15_sparsectrl_rgb.ckpt"):
+    for name in (
+        "loras/style.safetensors",
+        "Motion_Module/v3_sd15_mm.ckpt",
+        "sparsectrl/v3_sd15_sparsectrl_rgb.ckpt",
+    ):
         path = tmp_path / "models" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
@@ -25,12 +29,20 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def assets(models: Path, tmp_path: Path) -> Assets:
-    return Assets(Settings(models_dir=models, input_dir=tmp_path / "inputs", cache_dir=tmp_path / "cache"))
+    return Assets(
+        Settings(
+            models_dir=models,
+            input_dir=tmp_path / "inputs",
+            cache_dir=tmp_path / "cache",
+        )
+    )
 
 
 @pytest.fixture
 def offline(models: Path, tmp_path: Path) -> Assets:
-    return Assets(Settings(models_dir=models, cache_dir=tmp_path / "cache", offline=True))
+    return Assets(
+        Settings(models_dir=models, cache_dir=tmp_path / "cache", offline=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,32 +52,49 @@ def offline(models: Path, tmp_path: Path) -> Assets:
         ("models/loras/style.safetensors", "loras/style.safetensors"),
         ("v3_sd15_mm.ckpt", "Motion_Module/v3_sd15_mm.ckpt"),
         ("models/Motion_Module/v3_sd15_mm.ckpt", "Motion_Module/v3_sd15_mm.ckpt"),
-        ("models/SparseCtrl/v3_sd15_sparsectrl_rgb.ckpt", "sparsectrl/v3_sd15_sparsectrl_rgb.ckpt"),
+        (
+            "models/SparseCtrl/v3_sd15_sparsectrl_rgb.ckpt",
+            "sparsectrl/v3_sd15_sparsectrl_rgb.ckpt",
+        ),
     ],
 )
-def test_what_is_here_is_found(reference: str, file: str, assets: Assets, models: Path) -> None:
+def test_what_is_here_is_found(
+    reference: str, file: str, assets: Assets, models: Path
+) -> None:
     assert assets.weight_file(reference, "x") == models / file
     source = assets.locate(reference, "x")
     assert (source.path, source.bytes) == (models / file, len(file))
 
 
-def test_a_motion_module_of_the_catalog_may_lie_in_either_folder(assets: Assets, models: Path) -> None:
-    assert assets.weight_file("v3_sd15_mm", "motion_module") == models / "Motion_Module" / "v3_sd15_mm.ckpt"
+def test_a_motion_module_of_the_catalog_may_lie_in_either_folder(
+    assets: Assets, models: Path
+) -> None:
+    assert (
+        assets.weight_file("v3_sd15_mm", "motion_module")
+        == models / "Motion_Module" / "v3_sd15_mm.ckpt"
+    )
     ours = models / "motion_modules" / "v3_sd15_mm.safetensors"
     ours.parent.mkdir()
     ours.write_bytes(b"x")
     assert assets.weight_file("v3_sd15_mm", "motion_module") == ours
 
 
-def test_what_is_not_here_and_published_comes_from_the_hub(assets: Assets, offline: Assets) -> None:
+def test_what_is_not_here_and_published_comes_from_the_hub(
+    assets: Assets, offline: Assets
+) -> None:
     source = assets.locate("models/MotionLoRA/v2_lora_ZoomIn.ckpt", "loras.0.path")
-    assert (source.path, source.origin) == (None, "hf://guoyww/animatediff/v2_lora_ZoomIn.ckpt")
+    assert (source.path, source.origin) == (
+        None,
+        "hf://guoyww/animatediff/v2_lora_ZoomIn.ckpt",
+    )
     assert source.bytes == 77_332_480
     with pytest.raises(AssetError) as caught:
         offline.locate("v2_lora_ZoomIn.ckpt", "loras.0.path")
     said = caught.value.message
     assert "put v2_lora_ZoomIn.ckpt" in said
-    assert "https://huggingface.co/guoyww/animatediff into the folder motion_lora" in said
+    assert (
+        "https://huggingface.co/guoyww/animatediff into the folder motion_lora" in said
+    )
 
 
 def test_published_sizes_are_those_of_the_published_keys() -> None:
@@ -80,7 +109,9 @@ def test_published_sizes_are_those_of_the_published_keys() -> None:
         "v3_sd15_sparsectrl_scribble.ckpt": "sparsectrl_scribble",
     }.items():
         shapes = json.loads((keys / f"{file}.json").read_text()).values()
-        assert catalog.PUBLISHED_FILES[name].bytes == 4 * sum(math.prod(shape) for shape in shapes)
+        assert catalog.PUBLISHED_FILES[name].bytes == 4 * sum(
+            math.prod(shape) for shape in shapes
+        )
 
 
 @pytest.mark.parametrize(
@@ -118,25 +149,37 @@ def test_a_signed_url_is_not_repeated(assets: Assets) -> None:
     assert "hush" not in source.origin
 
 
-@pytest.mark.parametrize("reference", ["loras/none.ckpt", "a" * 300 + ".ckpt", "loras/none.safetensors"])
+@pytest.mark.parametrize(
+    "reference", ["loras/none.ckpt", "a" * 300 + ".ckpt", "loras/none.safetensors"]
+)
 def test_a_file_that_is_nowhere(reference: str, assets: Assets) -> None:
     with pytest.raises(AssetError, match="below the models folder"):
         assets.locate(reference, "vae")
 
 
 def test_references_elsewhere_are_not_fetched_offline(offline: Assets) -> None:
-    for reference in ("hf://owner/repo/style.ckpt@main", "https://example.org/style.ckpt"):
+    for reference in (
+        "hf://owner/repo/style.ckpt@main",
+        "https://example.org/style.ckpt",
+    ):
         assert offline.locate(reference, "vae").path is None
         with pytest.raises(AssetError):
             offline.weight_file(reference, "vae")
 
 
-def test_a_hash_in_the_reference_is_checked(assets: Assets, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_in_the_reference_is_checked(
+    assets: Assets, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = hashlib.sha256(b"loras/style.safetensors").hexdigest()
-    assert assets.weight_file(f"loras/style.safetensors#sha256={right}", "vae") == models / "loras/style.safetensors"
+    assert (
+        assets.weight_file(f"loras/style.safetensors#sha256={right}", "vae")
+        == models / "loras/style.safetensors"
+    )
     hashed = f"loras/style.safetensors#sha256={right}"
     with monkeypatch.context() as patch:
-        patch.setattr("animatediff.assets.content_sha256", None)  # would fail if a file were hashed again
+        patch.setattr(
+            "animatediff.fetch.assets.content_sha256", None
+        )  # would fail if a file were hashed again
         assert assets.weight_file(hashed, "vae") == models / "loras/style.safetensors"
     wrong = right[::-1]
     with pytest.raises(AssetError, match=f"has the sha256 {right}, expected {wrong}"):
@@ -148,7 +191,12 @@ def test_only_command_lines_may_name_any_path(models: Path, tmp_path: Path) -> N
     elsewhere.write_bytes(b"x")
     with pytest.raises(InvalidRequest):
         Assets(Settings(models_dir=models)).locate(str(elsewhere), "vae")
-    assert Assets(Settings(models_dir=models, any_path=True)).locate(str(elsewhere), "vae").path == elsewhere
+    assert (
+        Assets(Settings(models_dir=models, any_path=True))
+        .locate(str(elsewhere), "vae")
+        .path
+        == elsewhere
+    )
 
 
 def test_pictures(assets: Assets, tmp_path: Path) -> None:
@@ -159,7 +207,12 @@ def test_pictures(assets: Assets, tmp_path: Path) -> None:
     assert assets.picture("cat.png", "f") == b"cat"
     assert assets.picture(text, "f") == b"dog"
     assert assets.picture(f"data:image/png;base64,{text}", "f") == b"dog"
-    for reference in ("../secret.png", str(tmp_path / "secret.png"), "what is this", "data:image/png;base64,!"):
+    for reference in (
+        "../secret.png",
+        str(tmp_path / "secret.png"),
+        "what is this",
+        "data:image/png;base64,!",
+    ):
         with pytest.raises(InvalidRequest) as caught:
             assets.picture(reference, "controls.0.images.0")
         assert caught.value.details["field"] == "controls.0.images.0"

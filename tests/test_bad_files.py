@@ -1,4 +1,6 @@
-"""A damaged, empty, foreign or hostile file of every kind: its own error, and the next job as on a fresh engine."""
+"""A damaged, empty, foreign or hostile file of every kind: its own error, and the next
+job as on a fresh engine.
+"""
 
 import base64
 import io
@@ -30,14 +32,34 @@ def picture() -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
-KINDS: Mapping[str, tuple[str, Callable[[str], dict[str, Any]]]] = {  # a good file, and the job field that names one
-    "motion module": ("loading/mm_v2.ckpt", lambda path: {"motion_module": path, "motion_module_version": "v2"}),
-    "DreamBooth": ("loading/dreambooth_ldm.safetensors", lambda path: {"dreambooth": path}),
+KINDS: Mapping[
+    str, tuple[str, Callable[[str], dict[str, Any]]]
+] = {  # a good file, and the job field that names one
+    "motion module": (
+        "loading/mm_v2.ckpt",
+        lambda path: {"motion_module": path, "motion_module_version": "v2"},
+    ),
+    "DreamBooth": (
+        "loading/dreambooth_ldm.safetensors",
+        lambda path: {"dreambooth": path},
+    ),
     "VAE": ("common/vae.safetensors", lambda path: {"vae": path}),
-    "LoRA": ("loading/kohya_lora.safetensors", lambda path: {"loras": [{"path": path}]}),
-    "domain adapter": ("loading/v3_adapter.ckpt", lambda path: {"loras": [{"path": path}]}),
-    "MotionLoRA": ("loading/motion_lora_A.ckpt", lambda path: {"loras": [{"path": path}]}),
-    "textual inversion": ("", lambda path: {"embeddings": [{"path": path, "token": "boat"}]}),
+    "LoRA": (
+        "loading/kohya_lora.safetensors",
+        lambda path: {"loras": [{"path": path}]},
+    ),
+    "domain adapter": (
+        "loading/v3_adapter.ckpt",
+        lambda path: {"loras": [{"path": path}]},
+    ),
+    "MotionLoRA": (
+        "loading/motion_lora_A.ckpt",
+        lambda path: {"loras": [{"path": path}]},
+    ),
+    "textual inversion": (
+        "",
+        lambda path: {"embeddings": [{"path": path, "token": "boat"}]},
+    ),
     "SparseCtrl": (
         "sparsectrl_rgb/weights.safetensors",
         lambda path: {"controls": [{"path": path, "images": [picture()]}]},
@@ -97,18 +119,26 @@ def hostile(_good: Weights, path: Path) -> Path:
 
 
 def foreign(_good: Weights, path: Path) -> Path:
-    save_file({"encoder.layers.0.weight": torch.ones(4, 4)}, path.with_suffix(".safetensors"))
+    save_file(
+        {"encoder.layers.0.weight": torch.ones(4, 4)}, path.with_suffix(".safetensors")
+    )
     return path.with_suffix(".safetensors")
 
 
 def of_other_widths(good: Weights, path: Path) -> Path:
-    wider = {key: torch.cat([tensor, tensor], dim=-1) if tensor.ndim > 1 else tensor for key, tensor in good.items()}
+    wider = {
+        key: torch.cat([tensor, tensor], dim=-1) if tensor.ndim > 1 else tensor
+        for key, tensor in good.items()
+    }
     save_file(wider, path.with_suffix(".safetensors"))
     return path.with_suffix(".safetensors")
 
 
 def not_a_number(good: Weights, path: Path) -> Path:
-    spoilt = {k: t * float("nan") if t.is_floating_point() and not k.endswith("alpha") else t for k, t in good.items()}
+    spoilt = {
+        k: t * float("nan") if t.is_floating_point() and not k.endswith("alpha") else t
+        for k, t in good.items()
+    }
     save_file(spoilt, path.with_suffix(".safetensors"))
     return path.with_suffix(".safetensors")
 
@@ -129,14 +159,23 @@ DAMAGES: Mapping[Callable[[Weights, Path], Path], str] = {
 
 @pytest.fixture(scope="module")
 def good(golden: Path) -> dict[str, Weights]:
-    width = load_file(golden / "common" / "text_encoder.safetensors")["text_model.final_layer_norm.weight"].numel()
-    weights = {kind: read_weights(golden / file) for kind, (file, _) in KINDS.items() if file}
-    weights = {kind: {k: t.clone().contiguous() for k, t in own.items()} for kind, own in weights.items()}
+    width = load_file(golden / "common" / "text_encoder.safetensors")[
+        "text_model.final_layer_norm.weight"
+    ].numel()
+    weights = {
+        kind: read_weights(golden / file) for kind, (file, _) in KINDS.items() if file
+    }
+    weights = {
+        kind: {k: t.clone().contiguous() for k, t in own.items()}
+        for kind, own in weights.items()
+    }
     return {**weights, "textual inversion": {"emb_params": torch.randn(2, width)}}
 
 
 @pytest.fixture(scope="module")
-def stack(golden: Path, good: dict[str, Weights], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def stack(
+    golden: Path, good: dict[str, Weights], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """A job that uses a good file of every kind."""
     folder = tmp_path_factory.mktemp("good")
     save_file(good["textual inversion"], folder / "embedding.safetensors")
@@ -152,7 +191,9 @@ def stack(golden: Path, good: dict[str, Weights], tmp_path_factory: pytest.TempP
         "loras": [],
     }
     for file, field in KINDS.values():
-        for name, value in field(str(golden / file if file else folder / "embedding.safetensors")).items():
+        for name, value in field(
+            str(golden / file if file else folder / "embedding.safetensors")
+        ).items():
             fields[name] = fields[name] + value if name == "loras" else value
     return fields
 
@@ -165,11 +206,15 @@ def settings() -> Settings:
 @pytest.fixture(scope="module")
 def runner(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> JobRunner:
     storage = LocalStorage(tmp_path_factory.mktemp("out"))
-    return JobRunner(Engine(settings), storage, settings, parse_job_input, render_job_output)
+    return JobRunner(
+        Engine(settings), storage, settings, parse_job_input, render_job_output
+    )
 
 
 def pixels(engine: Engine, fields: dict[str, Any]) -> bytes:
-    return engine.generate(engine.prepare(parse_job_input(fields))).video.frames.tobytes()
+    return engine.generate(
+        engine.prepare(parse_job_input(fields))
+    ).video.frames.tobytes()
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,9 @@ from cryptography.x509.oid import NameOID
 from huggingface_hub import constants
 from huggingface_hub.utils import _detect_agent, _http
 
-from animatediff import downloads
-from animatediff.downloads import DownloadRules, fetch_bytes, fetch_hub, fetch_url
 from animatediff.errors import AssetError
+from animatediff.fetch import downloads
+from animatediff.fetch.downloads import DownloadRules, fetch_bytes, fetch_hub, fetch_url
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -41,7 +41,9 @@ ALLOW_PRIVATE = "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS"
 
 @dataclass
 class Answer:
-    """``length``: None for the true one, -1 for no such header. ``hook`` runs when half of the body was sent."""
+    """``length``: None for the true one, -1 for no such header. ``hook`` runs when half
+    of the body was sent.
+    """
 
     body: bytes = CONTENT
     status: int = 200
@@ -51,7 +53,9 @@ class Answer:
 
 
 class Site(ThreadingHTTPServer):
-    """Answers by path; of several answers each is given once, the last for ever. Remembers what it was asked."""
+    """Answers by path; of several answers each is given once, the last for ever.
+    Remembers what it was asked.
+    """
 
     daemon_threads = True
 
@@ -64,15 +68,21 @@ class Site(ThreadingHTTPServer):
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         connection, address = super().get_request()
-        if self.context:  # shakes hands in the thread of its handler, at the first byte that is read
-            connection = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        if (
+            self.context
+        ):  # shakes hands in the thread of its handler, at the first byte that is read
+            connection = self.context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
         return connection, address
 
     def handle_error(self, *_: object) -> None:
         """A client that hangs up is no news."""
 
     def url(self, path: str = "/file.bin", host: str = "127.0.0.1") -> str:
-        return f"{'https' if self.context else 'http'}://{host}:{self.server_port}{path}"
+        return (
+            f"{'https' if self.context else 'http'}://{host}:{self.server_port}{path}"
+        )
 
     def gives(self, *answers: Answer, path: str = "/file.bin") -> str:
         self.answers[path] = list(answers)
@@ -92,13 +102,19 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = self.server.next_answer(self.command, self.path, headers)
-        if "ETag" in answer.headers and headers.get("if-none-match") == answer.headers["ETag"]:
+        if (
+            "ETag" in answer.headers
+            and headers.get("if-none-match") == answer.headers["ETag"]
+        ):
             answer = replace(answer, status=304, body=b"")
         self.send_response(answer.status)
         for name, value in {"Connection": "close", **answer.headers}.items():
             self.send_header(name, value)
         if answer.length != -1:
-            self.send_header("Content-Length", str(len(answer.body) if answer.length is None else answer.length))
+            self.send_header(
+                "Content-Length",
+                str(len(answer.body) if answer.length is None else answer.length),
+            )
         self.end_headers()
         if self.command == "GET":
             middle = len(answer.body) // 2
@@ -126,26 +142,38 @@ def running(site: Site) -> Iterator[Site]:
 
 
 def make_certificate(folder: Path) -> Path:
-    """A certificate for loopback and example.org that is its own authority, and its key, in one file."""
+    """A certificate for loopback and example.org that is its own authority, and its
+    key, in one file.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "downloads test")])
-    names = [x509.DNSName(host) for host in ("localhost", "example.org", "*.example.org")]
+    names = [
+        x509.DNSName(host) for host in ("localhost", "example.org", "*.example.org")
+    ]
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number()
+        )
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
-            x509.SubjectAlternativeName([*names, x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [*names, x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            ),
+            critical=False,
         )
         .sign(key, hashes.SHA256())
     )
     path = folder / "certificate.pem"
     pem, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
     path.write_bytes(
-        certificate.public_bytes(pem) + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password)
+        certificate.public_bytes(pem)
+        + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password)
     )
     return path
 
@@ -185,7 +213,9 @@ def rules(tmp_path: Path) -> DownloadRules:
 
 @pytest.fixture
 def resolves(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Names that resolve to these addresses, like lines of a hosts file. No other name does."""
+    """Names that resolve to these addresses, like lines of a hosts file. No other name
+    does.
+    """
     known: dict[str, list[str]] = {}
     real = socket.getaddrinfo
 
@@ -194,25 +224,37 @@ def resolves(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
             return real(host, port, *args, **options)
         if host not in known:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in known[host]]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in known[host]
+        ]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     return known
 
 
 def failure(call: Callable[[], object]) -> AssetError:
-    """What ``call`` raises, which shows no secret anywhere, not even in a log that prints all of it."""
+    """What ``call`` raises, which shows no secret anywhere, not even in a log that
+    prints all of it.
+    """
     with pytest.raises(AssetError) as caught:
         call()
     error = caught.value
     assert error.__cause__ is None
-    for text in (json.dumps(error.to_dict()), "".join(traceback.format_exception(error))):
+    for text in (
+        json.dumps(error.to_dict()),
+        "".join(traceback.format_exception(error)),
+    ):
         assert SECRET not in text
     return error
 
 
 def files_of(rules: DownloadRules) -> list[str]:
-    return sorted(path.relative_to(rules.cache_dir).as_posix() for path in rules.cache_dir.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(rules.cache_dir).as_posix()
+        for path in rules.cache_dir.rglob("*")
+        if path.is_file()
+    )
 
 
 def leftovers(rules: DownloadRules) -> list[str]:
@@ -228,20 +270,32 @@ def test_a_file_is_named_by_its_content(site: Site, rules: DownloadRules) -> Non
     assert path.read_bytes() == CONTENT
     index = f"urls/{hashlib.sha256(url.encode()).hexdigest()}.json"
     assert files_of(rules) == [f"files/{SHA256}.safetensors", index]
-    assert json.loads((rules.cache_dir / index).read_text()) == {"sha256": SHA256, "etag": None}
+    assert json.loads((rules.cache_dir / index).read_text()) == {
+        "sha256": SHA256,
+        "etag": None,
+    }
 
 
-def test_with_an_etag_the_second_call_brings_no_body(site: Site, rules: DownloadRules) -> None:
+def test_with_an_etag_the_second_call_brings_no_body(
+    site: Site, rules: DownloadRules
+) -> None:
     url = site.gives(Answer(headers={"ETag": '"one"'}))
     first = fetch_url(url, rules)
     changed = first.stat().st_mtime_ns
     assert fetch_url(url, rules) == first
     assert first.stat().st_mtime_ns == changed
-    assert [headers.get("if-none-match") for _, _, headers in site.asked] == [None, '"one"']
+    assert [headers.get("if-none-match") for _, _, headers in site.asked] == [
+        None,
+        '"one"',
+    ]
 
 
-def test_a_changed_file_is_fetched_and_the_old_one_stays(site: Site, rules: DownloadRules) -> None:
-    url = site.gives(Answer(headers={"ETag": '"one"'}), Answer(b"newer", headers={"ETag": '"two"'}))
+def test_a_changed_file_is_fetched_and_the_old_one_stays(
+    site: Site, rules: DownloadRules
+) -> None:
+    url = site.gives(
+        Answer(headers={"ETag": '"one"'}), Answer(b"newer", headers={"ETag": '"two"'})
+    )
     first, second = fetch_url(url, rules), fetch_url(url, rules)
     assert (first.read_bytes(), second.read_bytes()) == (CONTENT, b"newer")
     assert fetch_url(url, rules) == second
@@ -255,8 +309,12 @@ def test_without_an_etag_it_is_fetched_anew(site: Site, rules: DownloadRules) ->
     assert "if-none-match" not in site.asked[1][2]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"sha256": 1}', '{"sha256": "", "etag": "x"}'])
-def test_a_damaged_index_is_fetched_over(damage: str, site: Site, rules: DownloadRules) -> None:
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"sha256": 1}', '{"sha256": "", "etag": "x"}']
+)
+def test_a_damaged_index_is_fetched_over(
+    damage: str, site: Site, rules: DownloadRules
+) -> None:
     url = site.gives(Answer(headers={"ETag": '"one"'}))
     path = fetch_url(url, rules)
     next((rules.cache_dir / "urls").iterdir()).write_text(damage)
@@ -264,7 +322,9 @@ def test_a_damaged_index_is_fetched_over(damage: str, site: Site, rules: Downloa
     assert "if-none-match" not in site.asked[1][2]
 
 
-def test_a_file_lost_from_the_cache_is_fetched_again(site: Site, rules: DownloadRules) -> None:
+def test_a_file_lost_from_the_cache_is_fetched_again(
+    site: Site, rules: DownloadRules
+) -> None:
     url = site.gives(Answer(headers={"ETag": '"one"'}))
     fetch_url(url, rules).unlink()
     assert fetch_url(url, rules).read_bytes() == CONTENT
@@ -289,24 +349,38 @@ def test_a_wrong_hash_keeps_nothing(site: Site, rules: DownloadRules) -> None:
 
 
 @pytest.mark.parametrize("sha256", ["", "../../x", "g" * 64, "0" * 63, "0" * 64 + "\n"])
-def test_what_is_no_hash_becomes_no_path(sha256: str, site: Site, rules: DownloadRules) -> None:
-    assert not failure(lambda: fetch_url(site.gives(Answer()), rules, sha256=sha256)).retryable
+def test_what_is_no_hash_becomes_no_path(
+    sha256: str, site: Site, rules: DownloadRules
+) -> None:
+    assert not failure(
+        lambda: fetch_url(site.gives(Answer()), rules, sha256=sha256)
+    ).retryable
     assert site.asked == []
 
 
-@pytest.mark.parametrize("length", [None, -1], ids=["Content-Length", "no Content-Length"])
+@pytest.mark.parametrize(
+    "length", [None, -1], ids=["Content-Length", "no Content-Length"]
+)
 @pytest.mark.parametrize("fetch", [fetch_url, fetch_bytes])
-def test_the_size_is_capped(fetch: Callable, length: int | None, site: Site, rules: DownloadRules) -> None:
+def test_the_size_is_capped(
+    fetch: Callable, length: int | None, site: Site, rules: DownloadRules
+) -> None:
     url = site.gives(Answer(length=length))
     fetch(url, replace(rules, max_bytes=len(CONTENT)))
-    error = failure(lambda: fetch(url, DownloadRules(rules.cache_dir / "b", max_bytes=len(CONTENT) - 1)))
+    error = failure(
+        lambda: fetch(
+            url, DownloadRules(rules.cache_dir / "b", max_bytes=len(CONTENT) - 1)
+        )
+    )
     assert not error.retryable
     assert error.details["limit"] == len(CONTENT) - 1
     assert leftovers(DownloadRules(rules.cache_dir / "b", 0)) == []
     assert len(site.asked) == 2
 
 
-def test_a_body_that_is_announced_as_too_large_is_not_read(site: Site, rules: DownloadRules) -> None:
+def test_a_body_that_is_announced_as_too_large_is_not_read(
+    site: Site, rules: DownloadRules
+) -> None:
     sent_all = threading.Event()
     url = site.gives(Answer(length=10**12, hook=sent_all.wait))
     assert "larger" in failure(lambda: fetch_bytes(url, rules)).message
@@ -323,16 +397,22 @@ def test_the_cap_counts_what_is_unpacked(site: Site, rules: DownloadRules) -> No
 
 
 @pytest.mark.parametrize("fetch", [fetch_url, fetch_bytes])
-def test_a_body_that_ends_early_is_an_error(fetch: Callable, site: Site, rules: DownloadRules) -> None:
+def test_a_body_that_ends_early_is_an_error(
+    fetch: Callable, site: Site, rules: DownloadRules
+) -> None:
     error = failure(lambda: fetch(site.gives(Answer(length=len(CONTENT) + 1)), rules))
     assert error.retryable
     assert len(site.asked) == 3
     assert leftovers(rules) == []
 
 
-def test_a_chunked_body_that_ends_early_is_an_error(site: Site, rules: DownloadRules) -> None:
+def test_a_chunked_body_that_ends_early_is_an_error(
+    site: Site, rules: DownloadRules
+) -> None:
     chunked = {"Transfer-Encoding": "chunked"}
-    whole = site.gives(Answer(b"5\r\nhello\r\n0\r\n\r\n", headers=chunked, length=-1), path="/whole")
+    whole = site.gives(
+        Answer(b"5\r\nhello\r\n0\r\n\r\n", headers=chunked, length=-1), path="/whole"
+    )
     assert fetch_bytes(whole, rules) == b"hello"
     for cut in (b"5\r\nhello\r\n", b"5\r\nhel", b"5\r\nhello\r\nx\r\n"):
         url = site.gives(Answer(cut, headers=chunked, length=-1), path="/cut")
@@ -341,9 +421,12 @@ def test_a_chunked_body_that_ends_early_is_an_error(site: Site, rules: DownloadR
 
 
 @pytest.mark.parametrize(
-    ("status", "retryable"), [(404, False), (403, False), (204, False), (304, False), (429, True), (500, True)]
+    ("status", "retryable"),
+    [(404, False), (403, False), (204, False), (304, False), (429, True), (500, True)],
 )
-def test_other_answers(status: int, retryable: bool, site: Site, rules: DownloadRules) -> None:
+def test_other_answers(
+    status: int, retryable: bool, site: Site, rules: DownloadRules
+) -> None:
     error = failure(lambda: fetch_url(site.gives(Answer(b"", status)), rules))
     assert error.retryable is retryable
     assert error.details["status"] == status
@@ -351,7 +434,9 @@ def test_other_answers(status: int, retryable: bool, site: Site, rules: Download
     assert leftovers(rules) == []
 
 
-def test_a_server_that_is_busy_twice_is_asked_three_times(site: Site, rules: DownloadRules) -> None:
+def test_a_server_that_is_busy_twice_is_asked_three_times(
+    site: Site, rules: DownloadRules
+) -> None:
     busy = Answer(b"busy", 503)
     assert fetch_url(site.gives(busy, busy, Answer()), rules).read_bytes() == CONTENT
     assert fetch_bytes(site.gives(busy, Answer()), rules) == CONTENT
@@ -367,7 +452,9 @@ def test_a_server_that_is_always_busy(site: Site, rules: DownloadRules) -> None:
 def test_redirects_are_followed(site: Site, rules: DownloadRules) -> None:
     site.gives(Answer(headers={"ETag": '"one"'}), path="/there/file.bin")
     for status in (301, 302, 303, 307, 308):
-        url = site.gives(Answer(b"", status, {"Location": "there/file.bin"}), path=f"/{status}")
+        url = site.gives(
+            Answer(b"", status, {"Location": "there/file.bin"}), path=f"/{status}"
+        )
         assert fetch_bytes(url, rules) == CONTENT
     first = fetch_url(url, rules)
     assert fetch_url(url, rules) == first
@@ -383,21 +470,43 @@ def test_redirects_end(site: Site, rules: DownloadRules) -> None:
     site.asked.clear()
     assert not failure(lambda: fetch_bytes(site.url("/0"), rules)).retryable
     assert len(site.asked) == 6
-    assert not failure(lambda: fetch_bytes(site.gives(Answer(b"", 302)), rules)).retryable
+    assert not failure(
+        lambda: fetch_bytes(site.gives(Answer(b"", 302)), rules)
+    ).retryable
 
 
 @pytest.mark.parametrize(
-    "location", ["https://[", "https://user:pw@127.0.0.1/", "https://", "https://a b/", "//x:99999/"]
+    "location",
+    [
+        "https://[",
+        "https://user:pw@127.0.0.1/",
+        "https://",
+        "https://a b/",
+        "//x:99999/",
+    ],
 )
-def test_redirects_to_what_is_no_url(location: str, site: Site, rules: DownloadRules) -> None:
-    assert not failure(lambda: fetch_bytes(site.gives(Answer(b"", 302, {"Location": location})), rules)).retryable
+def test_redirects_to_what_is_no_url(
+    location: str, site: Site, rules: DownloadRules
+) -> None:
+    assert not failure(
+        lambda: fetch_bytes(site.gives(Answer(b"", 302, {"Location": location})), rules)
+    ).retryable
 
 
-def test_http_is_not_fetched_not_even_on_the_way(site: Site, rules: DownloadRules) -> None:
+def test_http_is_not_fetched_not_even_on_the_way(
+    site: Site, rules: DownloadRules
+) -> None:
     with running(Site(None)) as plain:
-        plain.gives(Answer(b"", 302, {"Location": site.gives(Answer(), path="/final")}), path="/hop")
+        plain.gives(
+            Answer(b"", 302, {"Location": site.gives(Answer(), path="/final")}),
+            path="/hop",
+        )
         plain.gives(Answer())
-        for url in (plain.url(), plain.url("/hop"), f"ftp://127.0.0.1:{plain.server_port}/x"):
+        for url in (
+            plain.url(),
+            plain.url("/hop"),
+            f"ftp://127.0.0.1:{plain.server_port}/x",
+        ):
             assert "https" in failure(lambda url=url: fetch_url(url, rules)).message
             detour = site.gives(Answer(b"", 302, {"Location": url}))
             error = failure(lambda detour=detour: fetch_url(detour, rules))
@@ -439,20 +548,40 @@ def test_hosts_of_urls(
         assert fetch_url(site.url(host=host), rules).read_bytes() == CONTENT
     else:
         for fetch in (fetch_bytes, fetch_url):
-            assert "not allowed" in failure(lambda fetch=fetch: fetch(site.url(host=host), rules)).message
+            assert (
+                "not allowed"
+                in failure(
+                    lambda fetch=fetch: fetch(site.url(host=host), rules)
+                ).message
+            )
         assert site.asked == []
 
 
-def test_hosts_of_redirects(site: Site, rules: DownloadRules, resolves: dict[str, list[str]]) -> None:
-    resolves.update({name: ["127.0.0.1"] for name in ("example.org", "cdn.example.org", "localhost")})
+def test_hosts_of_redirects(
+    site: Site, rules: DownloadRules, resolves: dict[str, list[str]]
+) -> None:
+    resolves.update(
+        {
+            name: ["127.0.0.1"]
+            for name in ("example.org", "cdn.example.org", "localhost")
+        }
+    )
     rules = replace(rules, hosts=("example.org", "cdn.example.org"))
     site.gives(Answer(), path="/final")
-    site.gives(Answer(b"", 302, {"Location": site.url("/final", "cdn.example.org")}), path="/good")
-    site.gives(Answer(b"", 302, {"Location": site.url("/good", "localhost")}), path="/detour")
+    site.gives(
+        Answer(b"", 302, {"Location": site.url("/final", "cdn.example.org")}),
+        path="/good",
+    )
+    site.gives(
+        Answer(b"", 302, {"Location": site.url("/good", "localhost")}), path="/detour"
+    )
     assert fetch_bytes(site.url("/good", "example.org"), rules) == CONTENT
     site.asked.clear()
     error = failure(lambda: fetch_bytes(site.url("/detour", "example.org"), rules))
-    assert "https://localhost/good is not fetched: downloads from this host are not allowed" in error.message
+    assert (
+        "https://localhost/good is not fetched: downloads from this host are not"
+        " allowed" in error.message
+    )
     assert [path for _, path, _ in site.asked] == ["/detour"]
 
 
@@ -470,7 +599,9 @@ INTERNAL = (
 
 
 @pytest.mark.parametrize("url", INTERNAL)
-def test_internal_addresses_are_refused(url: str, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_addresses_are_refused(
+    url: str, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(ALLOW_PRIVATE)
     for fetch in (fetch_bytes, fetch_url):
         error = failure(lambda fetch=fetch: fetch(url, rules))
@@ -482,8 +613,12 @@ def test_internal_addresses_are_refused(url: str, rules: DownloadRules, monkeypa
 def test_redirects_to_internal_addresses_are_refused(
     url: str, site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first hop is on loopback and must be allowed; from its answer on nothing internal is."""
-    moved = Answer(b"", 302, {"Location": url}, hook=lambda: monkeypatch.delenv(ALLOW_PRIVATE))
+    """The first hop is on loopback and must be allowed; from its answer on nothing
+    internal is.
+    """
+    moved = Answer(
+        b"", 302, {"Location": url}, hook=lambda: monkeypatch.delenv(ALLOW_PRIVATE)
+    )
     error = failure(lambda: fetch_bytes(site.gives(moved), rules))
     assert "not a public one" in error.message
     assert not error.retryable
@@ -491,13 +626,20 @@ def test_redirects_to_internal_addresses_are_refused(
 
 
 def test_a_name_of_an_internal_address_is_refused(
-    site: Site, rules: DownloadRules, resolves: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    site: Site,
+    rules: DownloadRules,
+    resolves: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(ALLOW_PRIVATE)
     site.gives(Answer())
     for addresses in (["127.0.0.1"], ["93.184.215.14", "127.0.0.1"]):
         resolves["example.org"] = addresses
-        error = failure(lambda: fetch_url(site.url(host="example.org"), replace(rules, hosts=("example.org",))))
+        error = failure(
+            lambda: fetch_url(
+                site.url(host="example.org"), replace(rules, hosts=("example.org",))
+            )
+        )
         assert "not a public one" in error.message
     assert site.asked == []
 
@@ -511,7 +653,10 @@ def test_the_first_address_that_answers_is_taken(
 
 
 def test_a_name_is_looked_up_once(
-    site: Site, rules: DownloadRules, resolves: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    site: Site,
+    rules: DownloadRules,
+    resolves: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So what was checked is what is dialled, whatever the name's owner answers next."""
     resolves["example.org"] = ["127.0.0.1"]
@@ -527,17 +672,23 @@ def test_a_name_is_looked_up_once(
     assert names.count("example.org") == 1
 
 
-def test_a_name_without_an_address(rules: DownloadRules, resolves: dict[str, list[str]]) -> None:
+def test_a_name_without_an_address(
+    rules: DownloadRules, resolves: dict[str, list[str]]
+) -> None:
     assert resolves == {}
     error = failure(lambda: fetch_bytes("https://nowhere.example.org/x", rules))
     assert "no address" in error.message
     assert error.retryable
 
 
-def test_a_proxy_is_not_used(site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_not_used(
+    site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with running(Site(None)) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url(""))
-        assert "proxy" in failure(lambda: fetch_bytes(site.gives(Answer()), rules)).message
+        assert (
+            "proxy" in failure(lambda: fetch_bytes(site.gives(Answer()), rules)).message
+        )
         assert proxy.asked == []
 
 
@@ -601,7 +752,9 @@ def test_nobody_there(rules: DownloadRules) -> None:
     assert error.message == "https://127.0.0.1/x could not be fetched: ConnectionError"
 
 
-def test_a_server_that_falls_silent(site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_falls_silent(
+    site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(downloads, "TIMEOUTS", (5, 0.1))
     over = threading.Event()
     error = failure(lambda: fetch_url(site.gives(Answer(hook=over.wait)), rules))
@@ -621,14 +774,18 @@ def test_a_certificate_nobody_vouches_for(
     assert site.asked == []
 
 
-def test_a_certificate_of_another_host(site: Site, rules: DownloadRules, resolves: dict[str, list[str]]) -> None:
+def test_a_certificate_of_another_host(
+    site: Site, rules: DownloadRules, resolves: dict[str, list[str]]
+) -> None:
     resolves["other.org"] = ["127.0.0.1"]
     assert not failure(lambda: fetch_bytes(site.url(host="other.org"), rules)).retryable
     assert site.asked == []
 
 
 @pytest.mark.usefixtures("resolves")
-def test_secrets_of_urls_are_never_shown(site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_of_urls_are_never_shown(
+    site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``failure`` looks for the secret; here are the ways to fail."""
     monkeypatch.setattr(downloads, "TIMEOUTS", (5, 0.05))
     over = threading.Event()
@@ -642,15 +799,23 @@ def test_secrets_of_urls_are_never_shown(site: Site, rules: DownloadRules, monke
         "/silent": Answer(hook=over.wait),
         "/loop": Answer(b"", 302, {"Location": f"/loop{query}"}),
         "/http": Answer(b"", 302, {"Location": f"http://127.0.0.1/x{query}"}),
-        "/unknown": Answer(b"", 302, {"Location": f"https://nowhere.example.org/x{query}"}),
+        "/unknown": Answer(
+            b"", 302, {"Location": f"https://nowhere.example.org/x{query}"}
+        ),
         "/user": Answer(b"", 302, {"Location": f"https://user:{SECRET}@127.0.0.1/x"}),
         "/garbled": Answer(b"no gzip", headers={"Content-Encoding": "gzip"}),
     }
     for path, answer in answers.items():
         site.gives(answer, path=path)
         for fetch in (fetch_bytes, fetch_url):
-            error = failure(lambda fetch=fetch, path=path: fetch(site.url(path + query), rules))
-            assert path == "/user" or "https://127.0.0.1/" in error.message or "/x" in error.message
+            error = failure(
+                lambda fetch=fetch, path=path: fetch(site.url(path + query), rules)
+            )
+            assert (
+                path == "/user"
+                or "https://127.0.0.1/" in error.message
+                or "/x" in error.message
+            )
     over.set()
     site.gives(Answer())
     failure(lambda: fetch_url(site.url() + query, rules, sha256="0" * 64))
@@ -665,7 +830,11 @@ def test_secrets_of_urls_are_never_shown(site: Site, rules: DownloadRules, monke
 
 def test_a_cache_folder_that_cannot_be_written(site: Site, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("not a folder")
-    error = failure(lambda: fetch_url(site.gives(Answer()), DownloadRules(tmp_path / "cache" / "x", 10**6)))
+    error = failure(
+        lambda: fetch_url(
+            site.gives(Answer()), DownloadRules(tmp_path / "cache" / "x", 10**6)
+        )
+    )
     assert error.retryable
     assert error.message.endswith(f": {os.strerror(errno.ENOTDIR)}")
     assert str(tmp_path) not in json.dumps(error.to_dict())
@@ -683,7 +852,9 @@ def test_two_at_once_both_succeed(site: Site, rules: DownloadRules) -> None:
     assert len(site.asked) == 2
 
 
-def test_an_interrupted_download_leaves_nothing(site: Site, rules: DownloadRules) -> None:
+def test_an_interrupted_download_leaves_nothing(
+    site: Site, rules: DownloadRules
+) -> None:
     over = threading.Event()
 
     def interrupt() -> None:
@@ -706,16 +877,22 @@ HUB_FILE = {"X-Repo-Commit": COMMIT, "ETag": f'"{SHA256}"'}
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A hub that the library takes for the real one. The library's pauses between retries (23 s) are left out."""
+    """A hub that the library takes for the real one. The library's pauses between
+    retries (23 s) are left out.
+    """
     with running(Site(None)) as site:
         monkeypatch.setattr(constants, "ENDPOINT", site.url(""))
         monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", site.url("/{repo_id}/resolve/{revision}/{filename}")
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            site.url("/{repo_id}/resolve/{revision}/{filename}"),
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents.json"))
+        monkeypatch.setattr(
+            constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents.json")
+        )
         monkeypatch.setattr(_detect_agent, "_registry", None)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
@@ -735,14 +912,20 @@ def methods(hub: Site) -> list[str]:
     return [method for method, path, _ in hub.asked if "/resolve/" in path]
 
 
-def test_hub_file(hub: Site, rules: DownloadRules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_file(
+    hub: Site, rules: DownloadRules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_token")
     hub_gives(hub, Answer(headers=HUB_FILE))
     path = fetch_it(rules)
     assert path.read_bytes() == CONTENT
     assert path.is_relative_to(tmp_path / "hub")
     assert path.name == "file.bin"
-    assert {headers.get("authorization") for _, path, headers in hub.asked if "resolve" in path} == {"Bearer hf_token"}
+    assert {
+        headers.get("authorization")
+        for _, path, headers in hub.asked
+        if "resolve" in path
+    } == {"Bearer hf_token"}
     assert fetch_it(rules, "main") == path
     assert methods(hub).count("GET") == 1
     hub.asked.clear()
@@ -758,21 +941,31 @@ def test_hub_revision(hub: Site, rules: DownloadRules) -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "told"),
     [
-        (404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, "no such file"),
+        (
+            404,
+            {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT},
+            "no such file",
+        ),
         (404, {"X-Error-Code": "RevisionNotFound"}, "no such revision"),
         (404, {"X-Error-Code": "RepoNotFound"}, "no repository of the hub"),
         (401, {"X-Error-Code": "RepoNotFound"}, "HF_TOKEN"),
         (401, {"X-Error-Code": "GatedRepo"}, "HF_TOKEN"),
         (403, {"X-Error-Code": "GatedRepo"}, "HF_TOKEN"),
         (401, {}, "HF_TOKEN"),
-        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "HF_TOKEN"),
+        (
+            401,
+            {"X-Error-Message": "Invalid credentials in Authorization header"},
+            "HF_TOKEN",
+        ),
         (403, {}, "HF_TOKEN"),
         (403, {"X-Error-Message": "Access to this resource is disabled."}, "HTTP 403"),
         (404, {}, "HTTP 404"),
         (400, {}, "HTTP 400"),
     ],
 )
-def test_hub_refusals(status: int, headers: dict[str, str], told: str, hub: Site, rules: DownloadRules) -> None:
+def test_hub_refusals(
+    status: int, headers: dict[str, str], told: str, hub: Site, rules: DownloadRules
+) -> None:
     hub_gives(hub, Answer(b"", status, headers))
     error = failure(lambda: fetch_it(rules, "main"))
     assert not error.retryable
@@ -787,7 +980,9 @@ def test_hub_is_down(status: int, hub: Site, rules: DownloadRules) -> None:
     error = failure(lambda: fetch_it(rules))
     assert error.retryable
     assert error.details["status"] == status
-    assert methods(hub) == ["HEAD"] * 7  # the library tried once, and then again with five retries
+    assert (
+        methods(hub) == ["HEAD"] * 7
+    )  # the library tried once, and then again with five retries
 
 
 def test_hub_recovers(hub: Site, rules: DownloadRules) -> None:
@@ -810,7 +1005,9 @@ def test_hub_breaks_off(hub: Site, rules: DownloadRules, tmp_path: Path) -> None
     assert not list((tmp_path / "hub").rglob("*.incomplete"))
 
 
-def test_nobody_is_the_hub(hub: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_the_hub(
+    hub: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     template = f"http://127.0.0.1:{port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -827,7 +1024,9 @@ def test_something_else_is_the_hub(hub: Site, rules: DownloadRules) -> None:
 
 
 @pytest.mark.parametrize(
-    "closed", [{"offline": True}, {"hosts": ()}, {"hosts": ("example.org",)}], ids=["offline", "none", "another"]
+    "closed",
+    [{"offline": True}, {"hosts": ()}, {"hosts": ("example.org",)}],
+    ids=["offline", "none", "another"],
 )
 def test_hub_may_not_be_asked(closed: dict, hub: Site, rules: DownloadRules) -> None:
     hub_gives(hub, Answer(headers=HUB_FILE))
@@ -841,7 +1040,9 @@ def test_hub_may_not_be_asked(closed: dict, hub: Site, rules: DownloadRules) -> 
     assert hub.asked == []
 
 
-def test_the_hub_librarys_own_offline_switch(hub: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_librarys_own_offline_switch(
+    hub: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     _http.close_session()
     assert "may not be downloaded" in failure(lambda: fetch_it(rules)).message

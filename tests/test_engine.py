@@ -5,13 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from animatediff import assets
 from animatediff.checkpoints.diffusers_folder import read_memory_model
 from animatediff.checkpoints.files import count_values
 from animatediff.engine import Engine
-from animatediff.errors import AssetError, CheckpointError, ConfigurationError, InvalidRequest
+from animatediff.errors import (
+    AssetError,
+    CheckpointError,
+    ConfigurationError,
+    InvalidRequest,
+)
+from animatediff.fetch import assets
+from animatediff.job.request import GenerationRequest, LoraRef
 from animatediff.memory import Work
-from animatediff.request import GenerationRequest, LoraRef
 from animatediff.settings import Settings
 
 MODELS = Settings().models_dir
@@ -35,13 +40,20 @@ def test_settings_that_cannot_work(settings: Settings, name: str) -> None:
         Engine(settings)
 
 
-def test_embedded_family_is_the_default_when_nothing_else_is_there(tmp_path: Path) -> None:
+def test_embedded_family_is_the_default_when_nothing_else_is_there(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "shapeworld").symlink_to(MODELS / "shapeworld")
     assert Engine(Settings(models_dir=tmp_path)).default_model() == "shapeworld"
     (tmp_path / "stable-diffusion-v1-5" / "unet").mkdir(parents=True)
     (tmp_path / "stable-diffusion-v1-5" / "unet" / "config.json").write_text("{}")
     assert Engine(Settings(models_dir=tmp_path)).default_model() == "sd15"
-    assert Engine(Settings(models_dir=tmp_path, default_model="shapeworld")).default_model() == "shapeworld"
+    assert (
+        Engine(
+            Settings(models_dir=tmp_path, default_model="shapeworld")
+        ).default_model()
+        == "shapeworld"
+    )
 
 
 def test_empty_models_folder(tmp_path: Path) -> None:
@@ -69,7 +81,9 @@ def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) ->
 
 
 def shapeworld_needs() -> tuple[int, int]:
-    """Bytes, at once and lean, of an 8-frame clip of 128x128 with 2 frames decoded at once."""
+    """Bytes, at once and lean, of an 8-frame clip of 128x128 with 2 frames decoded at
+    once.
+    """
     model = read_memory_model(MODELS / "shapeworld", torch.float32)
     motion = count_values(MODELS / "shapeworld" / "motion_module_v3.safetensors")
     model = replace(model, weight_bytes=model.weight_bytes + 4 * motion)
@@ -79,33 +93,59 @@ def shapeworld_needs() -> tuple[int, int]:
 
 def test_memory_model_counts_the_weights_that_are_loaded() -> None:
     engine = Engine(Settings(device="cpu"))
-    pipeline = engine.configure(engine.prepare(GenerationRequest("x", model="shapeworld")).stack)
+    pipeline = engine.configure(
+        engine.prepare(GenerationRequest("x", model="shapeworld")).stack
+    )
     model = read_memory_model(MODELS / "shapeworld", torch.float32)
     motion = count_values(MODELS / "shapeworld" / "motion_module_v3.safetensors")
-    assert model.weight_bytes + 4 * motion == pytest.approx(pipeline.device_bytes, rel=0.01)
+    assert model.weight_bytes + 4 * motion == pytest.approx(
+        pipeline.device_bytes, rel=0.01
+    )
 
 
-def test_job_that_cannot_fit_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_job_that_cannot_fit_is_refused_before_anything_is_fetched(
+    tmp_path: Path,
+) -> None:
     _, lean = shapeworld_needs()
-    engine = Engine(Settings(device="cpu", device_memory_bytes=lean - 1, cache_dir=tmp_path))
-    request = GenerationRequest("x", model="shapeworld", num_frames=8, width=128, height=128)
-    with pytest.raises(InvalidRequest, match=r"up to 120x120 at 8 frames, up to 7 frames at 128x128"):
-        engine.prepare(replace(request, loras=(LoraRef("https://127.0.0.1:9/style.safetensors"),)))
+    engine = Engine(
+        Settings(device="cpu", device_memory_bytes=lean - 1, cache_dir=tmp_path)
+    )
+    request = GenerationRequest(
+        "x", model="shapeworld", num_frames=8, width=128, height=128
+    )
+    with pytest.raises(
+        InvalidRequest, match=r"up to 120x120 at 8 frames, up to 7 frames at 128x128"
+    ):
+        engine.prepare(
+            replace(request, loras=(LoraRef("https://127.0.0.1:9/style.safetensors"),))
+        )
     engine.prepare(replace(request, width=120, height=120))
 
 
-def test_job_that_fits_only_in_lean_ways_gets_them_at_first(caplog: pytest.LogCaptureFixture) -> None:
+def test_job_that_fits_only_in_lean_ways_gets_them_at_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     at_once, lean = shapeworld_needs()
     request = GenerationRequest(
-        "x", model="shapeworld", num_frames=8, width=128, height=128, num_inference_steps=1, seed=1
+        "x",
+        model="shapeworld",
+        num_frames=8,
+        width=128,
+        height=128,
+        num_inference_steps=1,
+        seed=1,
     )
     made = []
     for room in (lean, at_once + 10**6):  # the positional tables are in no file
-        engine = Engine(Settings(device="cpu", device_memory_bytes=room, vae_decode_chunk=2))
+        engine = Engine(
+            Settings(device="cpu", device_memory_bytes=room, vae_decode_chunk=2)
+        )
         made.append(engine.generate(engine.prepare(request)))
     said = [any("one by one" in warning for warning in clip.warnings) for clip in made]
     assert said == [True, False]
-    assert not [record for record in caplog.records if "out of memory" in record.message]
+    assert not [
+        record for record in caplog.records if "out of memory" in record.message
+    ]
     one, other = (clip.video.frames.astype(int) for clip in made)
     assert abs(one - other).max() <= 1  # batches of another size round differently
 

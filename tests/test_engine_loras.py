@@ -15,7 +15,13 @@ from animatediff.settings import Settings
 from animatediff.video import read_metadata
 from schemas import JobOutput, parse_job_input, render_job_output
 
-SMALL = {"prompt": "a red circle", "num_frames": 4, "num_inference_steps": 2, "seed": 5, "format": "png_zip"}
+SMALL = {
+    "prompt": "a red circle",
+    "num_frames": 4,
+    "num_inference_steps": 2,
+    "seed": 5,
+    "format": "png_zip",
+}
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 TEMPORAL = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
 
@@ -28,20 +34,32 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(0)
 
     def pair(down: str, up: str, width: int = 32) -> dict[str, torch.Tensor]:
-        return {down: torch.randn(4, width, generator=generator), up: torch.randn(32, 4, generator=generator)}
+        return {
+            down: torch.randn(4, width, generator=generator),
+            up: torch.randn(32, 4, generator=generator),
+        }
 
     kohya = "lora_unet_" + ATTENTION.replace(".", "_")
     style = pair(f"{kohya}.lora_down.weight", f"{kohya}.lora_up.weight")
     style["surplus"] = torch.zeros(1)
     save_file(style, folder / "loras" / "style.safetensors")
-    motion = [f"{TEMPORAL}.processor.to_v_lora.{part}.weight" for part in ("down", "up")]
+    motion = [
+        f"{TEMPORAL}.processor.to_v_lora.{part}.weight" for part in ("down", "up")
+    ]
     save_file(pair(*motion), folder / "loras" / "zoom.safetensors")
     v2 = [key.replace("down_blocks.0", "mid_block") for key in motion]
     save_file({**pair(*motion), **pair(*v2)}, folder / "loras" / "v2.safetensors")
-    save_file(pair("unet.elsewhere.lora_A.weight", "unet.elsewhere.lora_B.weight"), folder / "loras" / "no.safetensors")
-    (folder / "loras" / "cut.safetensors").write_bytes((folder / "loras" / "style.safetensors").read_bytes()[:300])
+    save_file(
+        pair("unet.elsewhere.lora_A.weight", "unet.elsewhere.lora_B.weight"),
+        folder / "loras" / "no.safetensors",
+    )
+    (folder / "loras" / "cut.safetensors").write_bytes(
+        (folder / "loras" / "style.safetensors").read_bytes()[:300]
+    )
     (folder / "loras" / "empty.ckpt").write_bytes(b"")
-    (folder / "loras" / "code.ckpt").write_bytes(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
+    (folder / "loras" / "code.ckpt").write_bytes(
+        b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."
+    )
     return folder
 
 
@@ -49,7 +67,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runner(models: Path, tmp_path_factory: pytest.TempPathFactory) -> JobRunner:
     settings = Settings(models_dir=models)
     storage = LocalStorage(tmp_path_factory.mktemp("out"))
-    return JobRunner(Engine(settings), storage, settings, parse_job_input, render_job_output)
+    return JobRunner(
+        Engine(settings), storage, settings, parse_job_input, render_job_output
+    )
 
 
 def run(runner: JobRunner, *loras: dict[str, Any]) -> dict[str, Any]:
@@ -68,31 +88,47 @@ STYLE = {"path": "loras/style.safetensors", "strength": 0.5}
 ZOOM = {"path": "loras/zoom.safetensors", "strength": 0.5}
 
 
-def test_what_a_job_shows_depends_on_its_loras_alone(runner: JobRunner, models: Path) -> None:
+def test_what_a_job_shows_depends_on_its_loras_alone(
+    runner: JobRunner, models: Path
+) -> None:
     stacks = [(), (STYLE,), (ZOOM,), (STYLE, ZOOM), ({**STYLE, "strength": -0.5},)]
     fresh = []
     for stack in stacks:
         alone = Engine(Settings(models_dir=models))
         fresh.append(
-            alone.generate(alone.prepare(parse_job_input({**SMALL, "loras": list(stack)}))).video.frames.tobytes()
+            alone.generate(
+                alone.prepare(parse_job_input({**SMALL, "loras": list(stack)}))
+            ).video.frames.tobytes()
         )
     assert len(set(fresh)) == len(stacks)
     for i in (0, 1, 2, 3, 1, 4, 0, 3, 0):
         assert pixels(runner, *stacks[i]) == fresh[i]
 
 
-def test_a_stack_that_is_loaded_is_not_loaded_again(runner: JobRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_that_is_loaded_is_not_loaded_again(
+    runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels(runner, STYLE)
-    monkeypatch.setattr("animatediff.pipeline.read_lora", None)  # would fail if it were called
+    monkeypatch.setattr(
+        "animatediff.pipeline.read_lora", None
+    )  # would fail if it were called
     pixels(runner, STYLE)
 
 
 def test_the_output_and_the_file_name_the_loras(runner: JobRunner) -> None:
     output = JobOutput.model_validate(run(runner, STYLE, ZOOM))
-    assert [(lora.name, lora.strength) for lora in output.loras] == [(STYLE["path"], 0.5), (ZOOM["path"], 0.5)]
-    assert any("style.safetensors: 1 keys fit no layer" in warning for warning in output.warnings)
+    assert [(lora.name, lora.strength) for lora in output.loras] == [
+        (STYLE["path"], 0.5),
+        (ZOOM["path"], 0.5),
+    ]
+    assert any(
+        "style.safetensors: 1 keys fit no layer" in warning
+        for warning in output.warnings
+    )
     path = Path(output.url.removeprefix("file://"))
-    assert read_metadata(path, output.format)["loras"] == [lora.model_dump() for lora in output.loras]
+    assert read_metadata(path, output.format)["loras"] == [
+        lora.model_dump() for lora in output.loras
+    ]
     assert not any("fit no layer" in warning for warning in run(runner)["warnings"])
 
 
@@ -105,7 +141,11 @@ def test_the_output_and_the_file_name_the_loras(runner: JobRunner) -> None:
         ("loras/code.ckpt", "CHECKPOINT_MISMATCH", "cannot be read"),
         ("loras/no.safetensors", "CHECKPOINT_MISMATCH", "fits no layer"),
         ("loras/v2.safetensors", "CHECKPOINT_MISMATCH", "MotionLoRA for a v2"),
-        ("shapeworld/vae/diffusion_pytorch_model.safetensors", "CHECKPOINT_MISMATCH", "it is VAE"),
+        (
+            "shapeworld/vae/diffusion_pytorch_model.safetensors",
+            "CHECKPOINT_MISMATCH",
+            "it is VAE",
+        ),
         ("../loras/style.safetensors", "INVALID_REQUEST", "loras.0.path"),
         ("/loras/style.safetensors", "INVALID_REQUEST", "loras.0.path"),
         ("loras\\style.safetensors", "INVALID_REQUEST", "loras.0.path"),
@@ -113,7 +153,9 @@ def test_the_output_and_the_file_name_the_loras(runner: JobRunner) -> None:
         ("a" * 280 + ".ckpt", "ASSET_UNAVAILABLE", "below the models folder"),
     ],
 )
-def test_a_refused_lora_changes_nothing(path: str, code: str, message: str, runner: JobRunner) -> None:
+def test_a_refused_lora_changes_nothing(
+    path: str, code: str, message: str, runner: JobRunner
+) -> None:
     before = pixels(runner, STYLE)
     error = run(runner, {"path": path})["error"]
     assert error["code"] == code
@@ -122,7 +164,13 @@ def test_a_refused_lora_changes_nothing(path: str, code: str, message: str, runn
 
 
 @pytest.mark.parametrize(
-    "lora", [{}, {"path": ""}, {"path": "x.ckpt", "strength": 11}, {"path": "x.ckpt", "weight": 1}]
+    "lora",
+    [
+        {},
+        {"path": ""},
+        {"path": "x.ckpt", "strength": 11},
+        {"path": "x.ckpt", "weight": 1},
+    ],
 )
 def test_wrong_fields_are_named(lora: dict[str, Any], runner: JobRunner) -> None:
     error = run(runner, lora)["error"]
@@ -130,7 +178,9 @@ def test_wrong_fields_are_named(lora: dict[str, Any], runner: JobRunner) -> None
     assert error["field"].startswith("loras.0.")
 
 
-def test_memory_that_runs_out_while_patching(runner: JobRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_while_patching(
+    runner: JobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = pixels(runner)
 
     def full(*_: Any) -> None:

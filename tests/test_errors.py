@@ -4,13 +4,23 @@ from collections.abc import Iterator
 import pytest
 
 from animatediff import errors
-from animatediff.errors import AnimateDiffError, InvalidRequest, NonFiniteLatents, shorten
+from animatediff.errors import (
+    AnimateDiffError,
+    InvalidRequest,
+    NonFiniteLatents,
+    shorten,
+)
 from schemas import JobError
 
-BUILD = {"InvalidRequest": lambda c: c("width", 513, "a multiple of 8"), "NonFiniteLatents": lambda c: c(3, "latents")}
+BUILD = {
+    "InvalidRequest": lambda c: c("width", 513, "a multiple of 8"),
+    "NonFiniteLatents": lambda c: c(3, "latents"),
+}
 
 
-def tree(cls: type[AnimateDiffError] = AnimateDiffError) -> Iterator[type[AnimateDiffError]]:
+def tree(
+    cls: type[AnimateDiffError] = AnimateDiffError,
+) -> Iterator[type[AnimateDiffError]]:
     yield cls
     for child in cls.__subclasses__():
         yield from tree(child)
@@ -20,8 +30,14 @@ CLASSES = [cls for cls in tree() if cls.__module__ == errors.__name__]
 
 
 def test_tree_is_as_drawn() -> None:
-    drawn = [line.split("── ")[-1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line]
-    assert sorted(drawn) == sorted(cls.__name__ for cls in CLASSES if cls is not AnimateDiffError)
+    drawn = [
+        line.split("── ")[-1].split()[0]
+        for line in (errors.__doc__ or "").splitlines()
+        if "── " in line
+    ]
+    assert sorted(drawn) == sorted(
+        cls.__name__ for cls in CLASSES if cls is not AnimateDiffError
+    )
 
 
 def test_codes_are_unique() -> None:
@@ -39,14 +55,24 @@ def test_every_error_is_an_answer(cls: type[AnimateDiffError]) -> None:
 
 
 def test_invalid_request_names_all_problems() -> None:
-    error = InvalidRequest("width", 513, "a multiple of 8", [("seed", float("nan"), "a number")])
+    error = InvalidRequest(
+        "width", 513, "a multiple of 8", [("seed", float("nan"), "a number")]
+    )
     assert error.to_dict()["field"] == "width"
-    assert error.to_dict()["problems"] == [{"field": "seed", "got": "nan", "allowed": "a number"}]
+    assert error.to_dict()["problems"] == [
+        {"field": "seed", "got": "nan", "allowed": "a number"}
+    ]
 
 
 def test_step_of_a_numeric_failure_is_named() -> None:
-    assert NonFiniteLatents(3, "latents").message == "NaN or infinity in the latents at denoising step 3"
-    assert NonFiniteLatents(None, "decoded frames").message == "NaN or infinity in the decoded frames"
+    assert (
+        NonFiniteLatents(3, "latents").message
+        == "NaN or infinity in the latents at denoising step 3"
+    )
+    assert (
+        NonFiniteLatents(None, "decoded frames").message
+        == "NaN or infinity in the decoded frames"
+    )
 
 
 @pytest.mark.parametrize(

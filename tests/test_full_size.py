@@ -1,6 +1,8 @@
-"""SD 1.5 at its real size, float16, 512x512x16, on a CUDA device that computes nothing (see scripts/fake_cuda.py).
+"""SD 1.5 at its real size, float16, 512x512x16, on a CUDA device that computes nothing
+(see scripts/fake_cuda.py).
 
-What it finds: a tensor left on the CPU, a dtype that does not fit, a wait for the device in a step, needless work.
+What it finds: a tensor left on the CPU, a dtype that does not fit, a wait for the
+device in a step, needless work.
 """
 
 from collections.abc import Iterator
@@ -29,7 +31,13 @@ from animatediff.pipeline import AnimationInputs, AnimationPipeline, TextConditi
 from animatediff.settings import PROJECT_ROOT
 from scripts import count_memory
 from scripts.count_memory import EnoughSteps
-from scripts.fake_cuda import DEVICE, PlainScheduler, register_guard, run_with_gradients, to_fake
+from scripts.fake_cuda import (
+    DEVICE,
+    PlainScheduler,
+    register_guard,
+    run_with_gradients,
+    to_fake,
+)
 
 STEPS = 3
 
@@ -49,16 +57,24 @@ def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
         yield mode
 
 
-def denoise(mode: FakeTensorMode, motion: MotionModuleConfig, guidance_scale: float) -> float:
+def denoise(
+    mode: FakeTensorMode, motion: MotionModuleConfig, guidance_scale: float
+) -> float:
     """Run a few steps; TFLOP of one step, without what is computed once a job."""
     with torch.device("meta"):
         unet = UNet3DConditionModel(SD15, motion)
     to_fake(unet, mode, torch.float16)
-    vae = SimpleNamespace(config=SimpleNamespace(block_out_channels=(128, 256, 512, 512)))
+    vae = SimpleNamespace(
+        config=SimpleNamespace(block_out_channels=(128, 256, 512, 512))
+    )
     pipeline = AnimationPipeline(unet, vae, None, None)
-    inputs = AnimationInputs("", width=512, height=512, num_inference_steps=25, guidance_scale=guidance_scale)
+    inputs = AnimationInputs(
+        "", width=512, height=512, num_inference_steps=25, guidance_scale=guidance_scale
+    )
     texts = 2 if guidance_scale > 1 else 1
-    condition = TextCondition(torch.empty(texts, 77, 768, device=DEVICE, dtype=torch.float16))
+    condition = TextCondition(
+        torch.empty(texts, 77, 768, device=DEVICE, dtype=torch.float16)
+    )
     counted: list[float] = []
 
     def on_step(i: int, latents: torch.Tensor) -> None:
@@ -66,7 +82,8 @@ def denoise(mode: FakeTensorMode, motion: MotionModuleConfig, guidance_scale: fl
         assert latents.dtype == torch.float32
         counted.append(counter.get_total_flops() / 1e12)
         if i + 1 == STEPS:
-            raise EnoughSteps  # before the verdict on NaN is read, which is no number here
+            # before the verdict on NaN is read, which is no number here
+            raise EnoughSteps
 
     counter = FlopCounterMode(display=False)
     with counter, pytest.raises(EnoughSteps):
@@ -74,9 +91,15 @@ def denoise(mode: FakeTensorMode, motion: MotionModuleConfig, guidance_scale: fl
     return counted[-1] - counted[-2]
 
 
-@pytest.mark.parametrize(("motion", "tflop"), [(V1, 35.35), (V2, 35.50), (V3, 35.35)], ids=["v1", "v2", "v3"])
-def test_step_costs_what_the_architecture_needs(mode: FakeTensorMode, motion: MotionModuleConfig, tflop: float) -> None:
-    """Counted on diffusers' UNet: 35.50 (v2), 35.35 (v1, v3); 0.094 of it are text keys and values, here no step's."""
+@pytest.mark.parametrize(
+    ("motion", "tflop"), [(V1, 35.35), (V2, 35.50), (V3, 35.35)], ids=["v1", "v2", "v3"]
+)
+def test_step_costs_what_the_architecture_needs(
+    mode: FakeTensorMode, motion: MotionModuleConfig, tflop: float
+) -> None:
+    """Counted on diffusers' UNet: 35.50 (v2), 35.35 (v1, v3); 0.094 of it are text keys
+    and values, here no step's.
+    """
     got = denoise(mode, motion, 7.5)
     print(f"one step, 512x512x16, guidance: {got:.3f} TFLOP")
     assert got == pytest.approx(tflop - 0.094, abs=0.02)
@@ -97,11 +120,15 @@ def test_no_guidance_is_half(mode: FakeTensorMode) -> None:
     ids=["text", "no guidance", "rgb", "two branches"],
 )
 @pytest.mark.parametrize("lean", [False, True], ids=["at once", "lean"])
-def test_memory_model_says_what_is_counted(work: Work, controls: list[SparseControlNetConfig], lean: bool) -> None:
+def test_memory_model_says_what_is_counted(
+    work: Work, controls: list[SparseControlNetConfig], lean: bool
+) -> None:
     _need_fake_device()
     work = replace(work, controls=len(controls))
     model = count_memory.memory_model(V3, controls)
-    counted = count_memory.count_denoise(work, V3, controls, lean=lean) + model.weight_bytes
+    counted = (
+        count_memory.count_denoise(work, V3, controls, lean=lean) + model.weight_bytes
+    )
     said = model.needed_lean(work) if lean else model.needed(work, 1)
     print(f"counted {counted / 1e9:.2f} GB, said {said / 1e9:.2f} GB")
     assert said == pytest.approx(counted, rel=0.03)
@@ -113,18 +140,26 @@ def test_memory_model_knows_the_decoder(chunk: int, size: int) -> None:
     model = count_memory.memory_model(V3)
     counted = count_memory.count_decode(chunk, size, size) + model.weight_bytes
     only_decoder = replace(model, unet_width=0)
-    assert only_decoder.needed(Work(chunk, size, size), chunk) == pytest.approx(counted, rel=0.03)
+    assert only_decoder.needed(Work(chunk, size, size), chunk) == pytest.approx(
+        counted, rel=0.03
+    )
 
 
 def test_training_runs_in_mixed_precision(capfd: pytest.CaptureFixture[str]) -> None:
-    """Forward, backward and the optimizer for a v3 motion module, on a clip at a time: it fits a card of 16 GB."""
+    """Forward, backward and the optimizer for a v3 motion module, on a clip at a time:
+    it fits a card of 16 GB.
+    """
     _need_fake_device()
     values = (PUBLISHED_FILES["v3_sd15_mm.ckpt"].bytes or 0) / 4
     config = str(PROJECT_ROOT / "configs" / "training" / "motion.yaml")
-    assert run_with_gradients("scripts.count_training", [config, "--batch-size", "1"]) == 0
+    assert (
+        run_with_gradients("scripts.count_training", [config, "--batch-size", "1"]) == 0
+    )
     *_, row = capfd.readouterr().out.strip().splitlines()
     print(row)
-    what, size, _, precision, trained, gigabytes, _ = (cell.strip() for cell in row.strip("|").split("|"))
+    what, size, _, precision, trained, gigabytes, _ = (
+        cell.strip() for cell in row.strip("|").split("|")
+    )
     assert (what, size, precision) == ("motion", "1 x 16", "fp16")
     assert float(trained) == pytest.approx(values / 1e6, abs=0.1)
     in_all = 4 * 4 * values  # weights, their average, and two moments of the optimizer

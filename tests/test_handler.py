@@ -1,4 +1,6 @@
-"""handler.py under the real RunPod SDK: its local mode and its local API, as the README shows them."""
+"""handler.py under the real RunPod SDK: its local mode and its local API, as the README
+shows them.
+"""
 
 import json
 import os
@@ -18,14 +20,26 @@ SMALL = {"prompt": "a red circle", "num_frames": 4, "num_inference_steps": 2, "s
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("BUCKET_", "RUNPOD_", "ANIMATEDIFF_"))
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("BUCKET_", "RUNPOD_", "ANIMATEDIFF_"))
     }
     return {**kept, "ANIMATEDIFF_OUTPUT_DIR": str(folder), **more}
 
 
-def run_handler(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run_handler(
+    *arguments: str, env: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "handler.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def test_demo_prints_one_json_document_and_the_file(tmp_path: Path) -> None:
@@ -42,12 +56,18 @@ def test_demo_prints_one_json_document_and_the_file(tmp_path: Path) -> None:
     *document, path = done.stdout.splitlines()
     output = json.loads("\n".join(document))
     assert Path(path).stat().st_size == output["bytes"]
-    assert output["timings"]["total"] > 0  # how long it takes is printed, not asserted: that depends on the machine
+    assert (
+        output["timings"]["total"] > 0
+    )  # how long it takes is printed, not asserted: that depends on the machine
     assert output["format"] == "mp4"
 
 
 def test_failed_job_ends_with_1(tmp_path: Path) -> None:
-    done = run_handler("--test_input", json.dumps({"input": {**SMALL, "width": 513}}), env=environment(tmp_path))
+    done = run_handler(
+        "--test_input",
+        json.dumps({"input": {**SMALL, "width": 513}}),
+        env=environment(tmp_path),
+    )
     assert done.returncode == 1
     log = done.stdout + done.stderr
     assert "INVALID_REQUEST" in log
@@ -55,9 +75,16 @@ def test_failed_job_ends_with_1(tmp_path: Path) -> None:
 
 
 def test_half_a_bucket_stops_the_worker_at_start(tmp_path: Path) -> None:
-    done = run_handler("--test_input", json.dumps({"input": SMALL}), env=environment(tmp_path, BUCKET_NAME="clips"))
+    done = run_handler(
+        "--test_input",
+        json.dumps({"input": SMALL}),
+        env=environment(tmp_path, BUCKET_NAME="clips"),
+    )
     assert done.returncode == 1
-    assert "CONFIGURATION: a bucket is configured in part: BUCKET_ACCESS_KEY_ID" in done.stderr
+    assert (
+        "CONFIGURATION: a bucket is configured in part: BUCKET_ACCESS_KEY_ID"
+        in done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -69,7 +96,15 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("api")
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)],
+            [
+                sys.executable,
+                "handler.py",
+                "--rp_serve_api",
+                "--rp_api_host",
+                "127.0.0.1",
+                "--rp_api_port",
+                str(port),
+            ],
             cwd=ROOT,
             env=environment(folder),
             stdout=log,
@@ -105,13 +140,26 @@ def post(url: str, job_input: dict) -> dict:
         ({"prompt": "x" * 100_000}, "prompt"),
         ({"width": 513}, "width"),
     ],
-    ids=["unknown field", "0 frames", "NaN guidance", "10^9 pixels", "long prompt", "width 513"],
+    ids=[
+        "unknown field",
+        "0 frames",
+        "NaN guidance",
+        "10^9 pixels",
+        "long prompt",
+        "width 513",
+    ],
 )
-def test_bad_job_fails_clearly_and_the_next_one_completes(api: str, change: dict, field: str) -> None:
+def test_bad_job_fails_clearly_and_the_next_one_completes(
+    api: str, change: dict, field: str
+) -> None:
     answer = post(api, {**SMALL, **change})
     assert answer["status"] == "FAILED"
     error = json.loads(answer["error"])
-    assert (error["code"], error["field"], error["retryable"]) == ("INVALID_REQUEST", field, False)
+    assert (error["code"], error["field"], error["retryable"]) == (
+        "INVALID_REQUEST",
+        field,
+        False,
+    )
     assert error["allowed"]
     assert "Traceback" not in answer["error"]
     after = post(api, SMALL)
@@ -121,4 +169,7 @@ def test_bad_job_fails_clearly_and_the_next_one_completes(api: str, change: dict
 
 def test_importing_the_handler_starts_nothing() -> None:
     code = "import handler; assert handler.worker.cache_info().currsize == 0"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode
+        == 0
+    )

@@ -1,18 +1,30 @@
 import pytest
 
 from animatediff.errors import InvalidRequest
-from animatediff.request import GenerationRequest, ResolvedRequest, resolve
+from animatediff.job.request import GenerationRequest, ResolvedRequest, resolve
 
 
-def resolved(model: str = "sd15", limit: float = 1000, **fields: object) -> ResolvedRequest:
+def resolved(
+    model: str = "sd15", limit: float = 1000, **fields: object
+) -> ResolvedRequest:
     request = GenerationRequest("a cat", **fields)  # type: ignore[arg-type]
-    return resolve(request, model=model, installed_motion=("mm_sd_v15_v2", "mm_sd_v15"), max_megapixel_steps=limit)
+    return resolve(
+        request,
+        model=model,
+        installed_motion=("mm_sd_v15_v2", "mm_sd_v15"),
+        max_megapixel_steps=limit,
+    )
 
 
 def test_defaults_are_the_familys() -> None:
     sd15, shapeworld = resolved(), resolved("shapeworld")
     assert (sd15.width, sd15.height, sd15.num_frames) == (512, 512, 16)
-    assert (sd15.num_inference_steps, sd15.guidance_scale, sd15.scheduler, sd15.fps) == (25, 7.5, "ddim", 8)
+    assert (
+        sd15.num_inference_steps,
+        sd15.guidance_scale,
+        sd15.scheduler,
+        sd15.fps,
+    ) == (25, 7.5, "ddim", 8)
     assert (shapeworld.width, shapeworld.motion_module) == (64, "shapeworld_v3")
 
 
@@ -35,11 +47,23 @@ def test_seed_is_drawn_once_each_time() -> None:
     ("fields", "field", "allowed"),
     [
         ({"motion_module": "shapeworld_v3"}, "motion_module", "for model sd15"),
-        ({"motion_module": "mm_sd_v15", "num_frames": 25}, "num_frames", "1 to 24 with mm_sd_v15"),
+        (
+            {"motion_module": "mm_sd_v15", "num_frames": 25},
+            "num_frames",
+            "1 to 24 with mm_sd_v15",
+        ),
         ({"num_frames": 33}, "num_frames", "1 to 32"),
-        ({"scheduler": "lcm", "num_inference_steps": 51}, "num_inference_steps", "1 to 50 with lcm"),
+        (
+            {"scheduler": "lcm", "num_inference_steps": 51},
+            "num_inference_steps",
+            "1 to 50 with lcm",
+        ),
         ({"format": "gif", "fps": 51}, "fps", "1 to 50 in the format gif"),
-        ({"width": 2048, "height": 2048, "num_frames": 32}, "num_frames, width", "at most 1000 megapixel steps"),
+        (
+            {"width": 2048, "height": 2048, "num_frames": 32},
+            "num_frames, width",
+            "at most 1000 megapixel steps",
+        ),
     ],
 )
 def test_combinations_that_cannot_run(fields: dict, field: str, allowed: str) -> None:

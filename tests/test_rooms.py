@@ -1,4 +1,6 @@
-"""Inside the package nothing imports from a room that stands below it in ARCHITECTURE.md's list."""
+"""Inside the package nothing imports from a room that stands below it in
+ARCHITECTURE.md's list.
+"""
 
 import ast
 from pathlib import Path
@@ -13,14 +15,14 @@ LEVELS = {
     "config": 1,
     "memory": 1,
     "catalog": 2,
-    "request": 3,
+    "job": 3,
     "settings": 3,
-    "downloads": 3,
-    "assets": 4,
+    "fetch": 4,
     "models": 4,
     "checkpoints": 5,
     "adapters": 6,
     "conditioning": 6,
+    "controls": 6,
     "sampling": 6,
     "video": 6,
     "pipeline": 7,
@@ -30,7 +32,9 @@ LEVELS = {
     "training": 10,
     "serving": 11,
 }
-FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+FILES = [
+    path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"
+]
 
 
 def room_of(path: Path) -> str:
@@ -42,13 +46,21 @@ def imported_rooms(path: Path) -> set[str]:
     depth = len(path.relative_to(PACKAGE).parts)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level == depth:
-            rooms |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("animatediff.", "schemas")):
+            rooms |= (
+                {node.module.split(".")[0]}
+                if node.module
+                else {alias.name for alias in node.names}
+            )
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            ("animatediff.", "schemas")
+        ):
             rooms.add((node.module or "").removeprefix("animatediff.").split(".")[0])
     return rooms
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize(
+    "path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix()
+)
 def test_imports_go_up_only(path: Path) -> None:
     room = room_of(path)
     for other in imported_rooms(path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animatediff.errors import InvalidRequest
-from animatediff.request import ControlRef, EmbeddingRef, GenerationRequest, LoraRef
+from animatediff.job.request import ControlRef, EmbeddingRef, GenerationRequest, LoraRef
 from schemas import JobInput, parse_job_input
 from schemas.generate import schema_texts
 
@@ -45,7 +45,9 @@ def test_every_field_reaches_the_request() -> None:
         "motion_module_version": "v3",
         "dreambooth": "hf://owner/repo/file.safetensors@main",
         "vae": "https://example.org/vae.safetensors",
-        "loras": [{"path": "loras/a.safetensors", "strength": 0.5, "ignore_file_alpha": True}],
+        "loras": [
+            {"path": "loras/a.safetensors", "strength": 0.5, "ignore_file_alpha": True}
+        ],
         "embeddings": [{"path": "embeddings/b.pt", "token": "<b>"}],
         "controls": [
             {
@@ -63,7 +65,9 @@ def test_every_field_reaches_the_request() -> None:
     request = vars(parse_job_input(job))
     assert request.pop("loras") == (LoraRef("loras/a.safetensors", 0.5, True),)
     assert request.pop("embeddings") == (EmbeddingRef("embeddings/b.pt", "<b>"),)
-    control = ControlRef("v3_sd15_sparsectrl_rgb.ckpt", ("a.png", "b.png"), (0, -1), 0.5, 0.1, 0.9, True)
+    control = ControlRef(
+        "v3_sd15_sparsectrl_rgb.ckpt", ("a.png", "b.png"), (0, -1), 0.5, 0.1, 0.9, True
+    )
     assert request.pop("controls") == (control,)
     assert request == {name: value for name, value in job.items() if name in request}
 
@@ -74,9 +78,17 @@ def test_every_field_reaches_the_request() -> None:
         ({"promt": "x"}, "promt", "no such field; there are prompt"),
         ({"loras": "a.ckpt"}, "loras", "a valid list"),
         ({"loras": ["a.ckpt"]}, "loras.0", "an object with path, strength"),
-        ({"loras": [{"path": "a.ckpt", "weight": 1.0}]}, "loras.0.weight", "no such field; there are path"),
+        (
+            {"loras": [{"path": "a.ckpt", "weight": 1.0}]},
+            "loras.0.weight",
+            "no such field; there are path",
+        ),
         ({"loras": [{"path": "a.ckpt"}] * 9}, "loras", "at most 8"),
-        ({"loras": [{"path": "a.ckpt", "strength": float("nan")}]}, "loras.0.strength", "finite"),
+        (
+            {"loras": [{"path": "a.ckpt", "strength": float("nan")}]},
+            "loras.0.strength",
+            "finite",
+        ),
         ({"prompt": None}, "prompt", "a valid string"),
         ({"prompt": "x" * 100_000}, "prompt", "4000"),
         ({"prompt": "a\0b"}, "prompt", "without NUL"),
@@ -97,7 +109,9 @@ def test_every_field_reaches_the_request() -> None:
         ({"fps": 0}, "fps", "greater than or equal to 1"),
     ],
 )
-def test_wrong_field_is_named(changes: dict[str, Any], field: str, allowed: str) -> None:
+def test_wrong_field_is_named(
+    changes: dict[str, Any], field: str, allowed: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_job_input({"prompt": "a cat", **changes})
     details = caught.value.details
@@ -121,11 +135,16 @@ def test_missing_prompt() -> None:
 def test_all_wrong_fields_are_told_at_once() -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_job_input({"prompt": "a", "width": 513, "num_frames": 0})
-    fields = {caught.value.details["field"], *(p["field"] for p in caught.value.details["problems"])}
+    fields = {
+        caught.value.details["field"],
+        *(p["field"] for p in caught.value.details["problems"]),
+    }
     assert fields == {"width", "num_frames"}
 
 
-@pytest.mark.parametrize("wrong", [{f"{i}": i for i in range(5000)}, {"x" * 100_000: 1}, {"loras": [[]] * 8}])
+@pytest.mark.parametrize(
+    "wrong", [{f"{i}": i for i in range(5000)}, {"x" * 100_000: 1}, {"loras": [[]] * 8}]
+)
 def test_an_answer_does_not_grow_with_what_is_wrong(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_job_input({"prompt": "a", **wrong})
@@ -134,7 +153,10 @@ def test_an_answer_does_not_grow_with_what_is_wrong(wrong: dict[str, Any]) -> No
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 FIELDS = st.sampled_from([*JobInput.model_fields, "unknown"])
@@ -156,8 +178,15 @@ def test_any_json_is_a_request_or_an_invalid_request(raw: Any) -> None:
 
 def documented_jobs() -> list[dict]:
     """Every JSON block of README and docs/jobs.md that is a request."""
-    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/jobs.md")]
-    blocks = [block for text in texts for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    texts = [
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("README.md", "docs/jobs.md")
+    ]
+    blocks = [
+        block
+        for text in texts
+        for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    ]
     return [json.loads(block) for block in blocks if block.startswith('{"input"')]
 
 
@@ -167,4 +196,6 @@ def test_documented_jobs_are_jobs_and_name_every_field() -> None:
     named = {field for job in jobs for field in job["input"]}
     for job in jobs:
         parse_job_input(job["input"])
-    assert JobInput.model_fields.keys() - named == {"motion_module_version"}  # for files of an unknown origin
+    assert JobInput.model_fields.keys() - named == {
+        "motion_module_version"
+    }  # for files of an unknown origin

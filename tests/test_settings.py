@@ -6,7 +6,11 @@ from animatediff.errors import ConfigurationError
 from animatediff.settings import BUCKET_VARIABLES, VARIABLES, BucketSettings, Settings
 from scripts import settings_table
 
-BUCKET = {"BUCKET_NAME": "clips", "BUCKET_ACCESS_KEY_ID": "key", "BUCKET_SECRET_ACCESS_KEY": "hush"}
+BUCKET = {
+    "BUCKET_NAME": "clips",
+    "BUCKET_ACCESS_KEY_ID": "key",
+    "BUCKET_SECRET_ACCESS_KEY": "hush",
+}
 
 
 def test_nothing_set_is_the_default() -> None:
@@ -16,9 +20,17 @@ def test_nothing_set_is_the_default() -> None:
 
 def test_variables_are_read() -> None:
     settings = Settings.from_env(
-        {"ANIMATEDIFF_MODELS_DIR": "/weights", "ANIMATEDIFF_DTYPE": "bfloat16", "ANIMATEDIFF_VAE_DECODE_CHUNK": "8"}
+        {
+            "ANIMATEDIFF_MODELS_DIR": "/weights",
+            "ANIMATEDIFF_DTYPE": "bfloat16",
+            "ANIMATEDIFF_VAE_DECODE_CHUNK": "8",
+        }
     )
-    assert (settings.models_dir, settings.dtype, settings.vae_decode_chunk) == (Path("/weights"), "bfloat16", 8)
+    assert (settings.models_dir, settings.dtype, settings.vae_decode_chunk) == (
+        Path("/weights"),
+        "bfloat16",
+        8,
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,7 +51,13 @@ def test_wrong_value_names_its_variable(name: str, text: str) -> None:
 
 
 def test_whole_bucket() -> None:
-    settings = Settings.from_env({**BUCKET, "BUCKET_ENDPOINT_URL": "https://s3.example.com/", "BUCKET_REGION": "eu-1"})
+    settings = Settings.from_env(
+        {
+            **BUCKET,
+            "BUCKET_ENDPOINT_URL": "https://s3.example.com/",
+            "BUCKET_REGION": "eu-1",
+        }
+    )
     assert settings.bucket == BucketSettings(
         "clips", "key", "hush", endpoint_url="https://s3.example.com", region="eu-1"
     )
@@ -49,7 +67,9 @@ def test_whole_bucket() -> None:
 @pytest.mark.parametrize("missing", BUCKET)
 def test_half_a_bucket_is_refused(missing: str) -> None:
     with pytest.raises(ConfigurationError, match="in part") as caught:
-        Settings.from_env({name: value for name, value in BUCKET.items() if name != missing})
+        Settings.from_env(
+            {name: value for name, value in BUCKET.items() if name != missing}
+        )
     assert caught.value.details["setting"] == missing
 
 

@@ -8,14 +8,19 @@ from ..models.motion_module import reset_positional_tables
 from ..models.unet import UNet3DConditionModel
 
 
-def fit_motion_module(unet: UNet3DConditionModel, weights: MotionModuleWeights) -> tuple[str, ...]:
-    """Motion slots of ``unet`` for which ``weights`` have nothing at all, by their places. ``unet`` is not touched.
+def fit_motion_module(
+    unet: UNet3DConditionModel, weights: MotionModuleWeights
+) -> tuple[str, ...]:
+    """Motion slots of ``unet`` for which ``weights`` have nothing at all, by their
+    places. ``unet`` is not touched.
 
     Raises CheckpointError unless every other key and shape fits.
     """
     with torch.device("meta"):
         wanted = UNet3DConditionModel(unet.config, weights.config).state_dict()
-    wanted = {key: tensor for key, tensor in wanted.items() if ".motion_modules." in key}
+    wanted = {
+        key: tensor for key, tensor in wanted.items() if ".motion_modules." in key
+    }
     filled = {_slot(key) for key in weights.tensors}
     present = {key: tensor for key, tensor in wanted.items() if _slot(key) in filled}
     check_keys_and_shapes(weights.name, weights.tensors, present)
@@ -23,13 +28,16 @@ def fit_motion_module(unet: UNet3DConditionModel, weights: MotionModuleWeights) 
 
 
 def install_motion_module(
-    unet: UNet3DConditionModel, weights: MotionModuleWeights, absent: tuple[str, ...] | None = None
+    unet: UNet3DConditionModel,
+    weights: MotionModuleWeights,
+    absent: tuple[str, ...] | None = None,
 ) -> tuple[str, ...]:
-    """Fill every motion slot of ``unet`` with ``weights``, on its device and in its dtype.
+    """Fill every motion slot of ``unet`` with ``weights``, on its device and in its
+    dtype.
 
-    Whatever motion module was there is replaced. ``absent``, if it was asked already, is what ``fit_motion_module``
-    said: these slots stay empty, and what is returned are warnings that say so. Raises what that does, before ``unet``
-    is touched.
+    Whatever motion module was there is replaced. ``absent``, if it was asked already,
+    is what ``fit_motion_module`` said: these slots stay empty, and what is returned are
+    warnings that say so. Raises what that does, before ``unet`` is touched.
     """
     if absent is None:
         absent = fit_motion_module(unet, weights)
@@ -45,7 +53,10 @@ def install_motion_module(
     unet.eval().requires_grad_(False)
     if not absent:
         return ()
-    return (f"{weights.name} has no weights for {len(absent)} motion modules, which do nothing: {', '.join(absent)}",)
+    return (
+        f"{weights.name} has no weights for {len(absent)} motion modules, which do"
+        f" nothing: {', '.join(absent)}",
+    )
 
 
 def _slot(key: str) -> str:

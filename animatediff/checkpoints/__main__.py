@@ -5,8 +5,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from ..assets import content_sha256
 from ..errors import AnimateDiffError
+from ..fetch.assets import content_sha256
 from .detect import detect
 from .files import read_weights
 
@@ -15,14 +15,18 @@ def describe(path: Path) -> str:
     """Several lines. Raises AssetError, CheckpointError."""
     weights = read_weights(path)
     kind = detect(weights, path.name)
-    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in weights.values())
+    dtypes = Counter(
+        str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()
+    )
     rows = {
         "file": path.name,
         "kind": kind.kind,
         "version": kind.version,
         "rank": ", ".join(map(str, kind.ranks)),
         "has": ", ".join(kind.parts),
-        "dtype": ", ".join(f"{dtype} ({count})" for dtype, count in dtypes.most_common()),
+        "dtype": ", ".join(
+            f"{dtype} ({count})" for dtype, count in dtypes.most_common()
+        ),
         "keys": str(len(weights)),
         "parameters": str(sum(tensor.numel() for tensor in weights.values())),
         "bytes": str(path.stat().st_size),
@@ -32,7 +36,9 @@ def describe(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m animatediff.checkpoints", description="What a weight file is.")
+    parser = argparse.ArgumentParser(
+        prog="python -m animatediff.checkpoints", description="What a weight file is."
+    )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     failed = 0
     for path in parser.parse_args(arguments).files:

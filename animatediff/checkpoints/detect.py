@@ -14,7 +14,9 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class FileKind:
-    """``kind`` in words; ``version`` within the kind, where it has one; ``ranks`` of a LoRA's layers."""
+    """``kind`` in words; ``version`` within the kind, where it has one; ``ranks`` of a
+    LoRA's layers.
+    """
 
     kind: str
     version: str = ""
@@ -23,13 +25,19 @@ class FileKind:
 
 
 def detect(weights: Weights, name: str = "the file") -> FileKind:
-    """What ``weights`` are. Raises CheckpointError, with the first few keys, for nothing that is known here."""
+    """What ``weights`` are. Raises CheckpointError, with the first few keys, for
+    nothing that is known here.
+    """
     weights = {key.removeprefix("module."): tensor for key, tensor in weights.items()}
     for rule in _RULES:
         if (kind := rule(weights)) is not None:
             return kind
     shown = ", ".join(sorted(weights)[:3]) or "no tensors"
-    raise CheckpointError(f"{name} is none of the known kinds of weight file: {len(weights)} keys ({shown})", file=name)
+    raise CheckpointError(
+        f"{name} is none of the known kinds of weight file: {len(weights)} keys"
+        f" ({shown})",
+        file=name,
+    )
 
 
 def described(weights: Weights) -> str:
@@ -50,9 +58,15 @@ def _starts(weights: Weights, *prefixes: str) -> bool:
 
 
 def _sparsectrl(weights: Weights) -> FileKind | None:
-    if not (_starts(weights, "controlnet_cond_embedding.") and _any(weights, ".motion_modules.")):
+    if not (
+        _starts(weights, "controlnet_cond_embedding.")
+        and _any(weights, ".motion_modules.")
+    ):
         return None
-    return FileKind("SparseCtrl", "rgb" if "controlnet_cond_embedding.weight" in weights else "scribble")
+    return FileKind(
+        "SparseCtrl",
+        "rgb" if "controlnet_cond_embedding.weight" in weights else "scribble",
+    )
 
 
 _LDM_PARTS = {
@@ -71,15 +85,27 @@ def _single_file(weights: Weights) -> FileKind | None:
         version = "SDXL"
     elif _starts(weights, "cond_stage_model.model."):
         version = "SD 2"
-    parts = tuple(part for part, prefixes in _LDM_PARTS.items() if _starts(weights, *prefixes))
+    parts = tuple(
+        part for part, prefixes in _LDM_PARTS.items() if _starts(weights, *prefixes)
+    )
     return FileKind("single file (LDM)", version, parts=parts)
 
 
-_DOWN = re.compile(r"lora_down\.weight$|\.lora_A\.|\.lora\.down\.|_lora\.down\.|lora_linear_layer\.down\.")
+_DOWN = re.compile(
+    r"lora_down\.weight$|\.lora_A\.|\.lora\.down\.|_lora\.down\.|lora_linear_layer\.down\."
+)
 
 
 def _lora(weights: Weights) -> FileKind | None:
-    ranks = tuple(sorted({tensor.shape[0] for key, tensor in weights.items() if _DOWN.search(key) and tensor.ndim}))
+    ranks = tuple(
+        sorted(
+            {
+                tensor.shape[0]
+                for key, tensor in weights.items()
+                if _DOWN.search(key) and tensor.ndim
+            }
+        )
+    )
     if _any(weights, ".hada_w1_a"):
         return FileKind("LoHa")
     if _any(weights, ".lokr_w1"):
@@ -89,7 +115,11 @@ def _lora(weights: Weights) -> FileKind | None:
     if _any(weights, ".dora_scale", ".lora_magnitude_vector"):
         return FileKind("DoRA", ranks=ranks)
     if _any(weights, ".motion_modules."):
-        return FileKind("MotionLoRA", "v2" if _any(weights, "mid_block.motion_modules.") else "v1 or v3", ranks)
+        return FileKind(
+            "MotionLoRA",
+            "v2" if _any(weights, "mid_block.motion_modules.") else "v1 or v3",
+            ranks,
+        )
     if _any(weights, ".processor."):
         return FileKind("domain adapter", ranks=ranks)
     layout = "kohya" if _starts(weights, "lora_") else "PEFT / diffusers"
@@ -103,13 +133,17 @@ def _motion_module(weights: Weights) -> FileKind | None:
     layout = motion_layout(published)
     if not layout.blocks:
         return None
-    written = "" if published.keys() == weights.keys() else ", diffusers MotionAdapter layout"
+    written = (
+        "" if published.keys() == weights.keys() else ", diffusers MotionAdapter layout"
+    )
     tables = tuple(f"positional table of {length}" for length in layout.lengths)
     if layout.for_sdxl:
         return FileKind(f"motion module{written}", "SDXL", parts=tables)
     if not layout.is_whole:
         return FileKind(f"part of a motion module{written}", parts=tables)
-    return FileKind(f"motion module{written}", layout.version or "v1 or v3", parts=tables)
+    return FileKind(
+        f"motion module{written}", layout.version or "v1 or v3", parts=tables
+    )
 
 
 TEXT_WIDTHS = {768: "SD 1.5", 1024: "SD 2"}
@@ -121,9 +155,14 @@ def _textual_inversion(weights: Weights) -> FileKind | None:
     if len(weights) != 1:
         return None
     ((key, tensor),) = weights.items()
-    if tensor.ndim not in (1, 2) or (tensor.shape[-1] not in TEXT_WIDTHS and key not in ("emb_params", "*")):
+    if tensor.ndim not in (1, 2) or (
+        tensor.shape[-1] not in TEXT_WIDTHS and key not in ("emb_params", "*")
+    ):
         return None
-    return FileKind("textual inversion", TEXT_WIDTHS.get(tensor.shape[-1], "of another text encoder"))
+    return FileKind(
+        "textual inversion",
+        TEXT_WIDTHS.get(tensor.shape[-1], "of another text encoder"),
+    )
 
 
 def _model_part(weights: Weights) -> FileKind | None:

@@ -23,14 +23,20 @@ _UNET_FILES = (
 _TEXT_FILES = ("model.fp16.safetensors", "model.safetensors", "pytorch_model.bin")
 
 
-def load_unet(folder: Path, device: torch.device, dtype: torch.dtype, attention: str) -> UNet3DConditionModel:
-    """The image UNet with empty motion slots. Built without memory; the file's tensors become its parameters."""
+def load_unet(
+    folder: Path, device: torch.device, dtype: torch.dtype, attention: str
+) -> UNet3DConditionModel:
+    """The image UNet with empty motion slots. Built without memory; the file's tensors
+    become its parameters.
+    """
     config = unet_config_from_diffusers(_read_json(folder / "config.json"))
     with torch.device("meta"):
         unet = UNet3DConditionModel(config, attention=attention)
     weights = read_weights(_first_file(folder, _UNET_FILES, dtype))
     check_keys_and_shapes("unet", weights, unet.state_dict())
-    unet.load_state_dict({key: tensor.to(device, dtype) for key, tensor in weights.items()}, assign=True)
+    unet.load_state_dict(
+        {key: tensor.to(device, dtype) for key, tensor in weights.items()}, assign=True
+    )
     return unet.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
 
 
@@ -41,11 +47,17 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     variant = _variant(_first_file(folder, _UNET_FILES, dtype))
     with _quiet():
         loaded: Any = AutoencoderKL.from_pretrained(
-            folder, torch_dtype=dtype, variant=variant, low_cpu_mem_usage=False, output_loading_info=True
+            folder,
+            torch_dtype=dtype,
+            variant=variant,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     vae, info = loaded
     _check_loading("vae", info)
-    return vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return (
+        vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    )
 
 
 def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
@@ -54,7 +66,9 @@ def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) ->
 
     variant = _variant(_first_file(folder, _TEXT_FILES, dtype))
     with _quiet():
-        loaded: Any = CLIPTextModel.from_pretrained(folder, dtype=dtype, variant=variant, output_loading_info=True)
+        loaded: Any = CLIPTextModel.from_pretrained(
+            folder, dtype=dtype, variant=variant, output_loading_info=True
+        )
     encoder, info = loaded
     _check_loading("text_encoder", info)
     return encoder.to(device).eval().requires_grad_(False)
@@ -65,42 +79,65 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizer
 
     if not (folder / "vocab.json").is_file():
-        raise AssetError(f"there is no {folder.name}/vocab.json", file=f"{folder.name}/vocab.json")
+        raise AssetError(
+            f"there is no {folder.name}/vocab.json", file=f"{folder.name}/vocab.json"
+        )
     return CLIPTokenizer.from_pretrained(folder)
 
 
 def read_memory_model(folder: Path, dtype: torch.dtype) -> MemoryModel:
-    """What the model in ``folder`` takes of a device in ``dtype``, from its configs and headers: nothing is loaded.
+    """What the model in ``folder`` takes of a device in ``dtype``, from its configs and
+    headers: nothing is loaded.
 
-    Raises AssetError for missing files, CheckpointError for damaged ones and for another architecture.
+    Raises AssetError for missing files, CheckpointError for damaged ones and for
+    another architecture.
     """
     unet, vae, text = folder / "unet", folder / "vae", folder / "text_encoder"
-    files = [_first_file(part, _UNET_FILES, dtype) for part in (unet, vae)] + [_first_file(text, _TEXT_FILES, dtype)]
+    files = [_first_file(part, _UNET_FILES, dtype) for part in (unet, vae)] + [
+        _first_file(text, _TEXT_FILES, dtype)
+    ]
     try:
         vae_width = int(_read_json(vae / "config.json")["block_out_channels"][0])
-        unet_width = unet_config_from_diffusers(_read_json(unet / "config.json")).block_out_channels[0]
+        unet_width = unet_config_from_diffusers(
+            _read_json(unet / "config.json")
+        ).block_out_channels[0]
     except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder.name}: a config.json is not SD 1.5's", file=folder.name) from error
-    return MemoryModel(unet_width, vae_width, dtype.itemsize, sum(map(count_values, files)) * dtype.itemsize)
+        raise CheckpointError(
+            f"{folder.name}: a config.json is not SD 1.5's", file=folder.name
+        ) from error
+    return MemoryModel(
+        unet_width,
+        vae_width,
+        dtype.itemsize,
+        sum(map(count_values, files)) * dtype.itemsize,
+    )
 
 
 def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise AssetError(f"there is no {path.parent.name}/{path.name}", file=path.name) from error
+        raise AssetError(
+            f"there is no {path.parent.name}/{path.name}", file=path.name
+        ) from error
     except ValueError as error:
-        raise CheckpointError(f"{path.parent.name}/{path.name} is not JSON", file=path.name) from error
+        raise CheckpointError(
+            f"{path.parent.name}/{path.name} is not JSON", file=path.name
+        ) from error
 
 
 def _first_file(folder: Path, names: tuple[str, ...], dtype: torch.dtype) -> Path:
-    """The file to read: the half-precision variant for half precision, the full one otherwise; else what is there."""
+    """The file to read: the half-precision variant for half precision, the full one
+    otherwise; else what is there.
+    """
     if dtype not in (torch.float16, torch.bfloat16):
         names = (*names[1:], names[0])
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise AssetError(f"no weights in {folder.name}/, looked for {', '.join(names)}", file=folder.name)
+    raise AssetError(
+        f"no weights in {folder.name}/, looked for {', '.join(names)}", file=folder.name
+    )
 
 
 def _variant(file: Path) -> str | None:
@@ -113,15 +150,25 @@ def _check_loading(name: str, info: dict[str, Any]) -> None:
         for kind, keys in info.items()
         if keys and kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
     }
-    wrong["unexpected_keys"] = [k for k in wrong.get("unexpected_keys", []) if not k.endswith("position_ids")]
-    said = [f"{len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:3])})" for kind, keys in wrong.items() if keys]
+    wrong["unexpected_keys"] = [
+        k for k in wrong.get("unexpected_keys", []) if not k.endswith("position_ids")
+    ]
+    said = [
+        f"{len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:3])})"
+        for kind, keys in wrong.items()
+        if keys
+    ]
     if said:
-        raise CheckpointError(f"{name} does not fit its config: {'; '.join(said)}", file=name)
+        raise CheckpointError(
+            f"{name} does not fit its config: {'; '.join(said)}", file=name
+        )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and hints out of the worker's log; what matters is checked and raised."""
+    """Keep the libraries' progress bars and hints out of the worker's log; what matters
+    is checked and raised.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

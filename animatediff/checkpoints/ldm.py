@@ -23,34 +23,57 @@ _NOISE = re.compile(
 
 
 def without_noise(keys: Iterable[str]) -> list[str]:
-    """``keys`` but for what trainers leave beside the weights: averages, losses, tables of the noise schedule."""
+    """``keys`` but for what trainers leave beside the weights: averages, losses, tables
+    of the noise schedule.
+    """
     return [key for key in keys if not _NOISE.fullmatch(key)]
 
 
-def convert_unet(name: str, raw: Mapping[str, Tensor], layers_per_block: int) -> Converted:
+def convert_unet(
+    name: str, raw: Mapping[str, Tensor], layers_per_block: int
+) -> Converted:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     config = {"layers_per_block": layers_per_block}
-    return _converted(name, "unet", raw, lambda numbers: convert_ldm_unet_checkpoint(numbers, config))
+    return _converted(
+        name, "unet", raw, lambda numbers: convert_ldm_unet_checkpoint(numbers, config)
+    )
 
 
-def convert_vae(name: str, raw: Mapping[str, Tensor], config: Mapping[str, Any]) -> Converted:
+def convert_vae(
+    name: str, raw: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> Converted:
     """With or without ``first_stage_model.`` before the keys."""
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    return _converted(name, "vae", raw, lambda numbers: convert_ldm_vae_checkpoint(numbers, dict(config)))
+    return _converted(
+        name,
+        "vae",
+        raw,
+        lambda numbers: convert_ldm_vae_checkpoint(numbers, dict(config)),
+    )
 
 
 def _converted(
-    name: str, part: str, raw: Mapping[str, Tensor], convert: Callable[[dict[str, Tensor]], dict[str, Tensor | None]]
+    name: str,
+    part: str,
+    raw: Mapping[str, Tensor],
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor | None]],
 ) -> Converted:
-    """Converts one number for each tensor instead of the tensors, and so learns which of them became which."""
+    """Converts one number for each tensor instead of the tensors, and so learns which
+    of them became which.
+    """
     keys = list(raw)
-    numbers = {key: torch.full((1,) * tensor.ndim, i) for i, (key, tensor) in enumerate(raw.items())}
+    numbers = {
+        key: torch.full((1,) * tensor.ndim, i)
+        for i, (key, tensor) in enumerate(raw.items())
+    }
     try:
         converted = convert(numbers)
     except (KeyError, IndexError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"the {part} of {name} has not the layout of SD 1.5", file=name) from error
+        raise CheckpointError(
+            f"the {part} of {name} has not the layout of SD 1.5", file=name
+        ) from error
     weights, used = {}, set()
     for new, number in converted.items():
         if number is None:  # diffusers' word for a bias that is not there
@@ -62,5 +85,11 @@ def _converted(
 
 
 def as_linear(weight: Tensor) -> Tensor:
-    """The weight of a convolution over one point (c_out, c_in, 1, 1) as that of a linear layer; others unchanged."""
-    return weight.flatten(1) if weight.ndim > 2 and weight.shape[2:].numel() == 1 else weight
+    """The weight of a convolution over one point (c_out, c_in, 1, 1) as that of a
+    linear layer; others unchanged.
+    """
+    return (
+        weight.flatten(1)
+        if weight.ndim > 2 and weight.shape[2:].numel() == 1
+        else weight
+    )

@@ -1,6 +1,8 @@
-"""Attention and the transformer parts shared by spatial transformers and motion modules.
+"""Attention and the transformer parts shared by spatial transformers and motion
+modules.
 
-Tokens are (n_batch, n, d) everywhere; heads are split as views, so no copy is made on the way to the kernel.
+Tokens are (n_batch, n, d) everywhere; heads are split as views, so no copy is made on
+the way to the kernel.
 """
 
 import warnings
@@ -16,7 +18,9 @@ AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(b, heads, n, d), (b, heads, m, d), (b, heads, m, d) -> (b, heads, n, d)"""
 
 MAX_BATCH = 65_535
-"""CUDA's limit for the second and third grid axis: kernels put the batch there and fail beyond it."""
+"""CUDA's limit for the second and third grid axis: kernels put the batch there and fail
+beyond it.
+"""
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -26,29 +30,36 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
 
-    # xformers wants (b, n, heads, d); never the folded (b heads, n, d), which reaches MAX_BATCH at 512x512
-    return memory_efficient_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+    # xformers wants (b, n, heads, d); never the folded (b heads, n, d), which reaches
+    # MAX_BATCH at 512x512
+    return memory_efficient_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    ).transpose(1, 2)
 
 
 def _chunked(kernel: AttentionFunction) -> AttentionFunction:
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if q.shape[0] <= MAX_BATCH:
             return kernel(q, k, v)
-        parts = zip(q.split(MAX_BATCH), k.split(MAX_BATCH), v.split(MAX_BATCH), strict=True)
+        parts = zip(
+            q.split(MAX_BATCH), k.split(MAX_BATCH), v.split(MAX_BATCH), strict=True
+        )
         return torch.cat([kernel(*part) for part in parts])
 
     return attend
 
 
 def attention_function(backend: str) -> AttentionFunction:
-    """The kernel named "sdpa" or "xformers", with the batch axis kept below CUDA's grid limit.
+    """The kernel named "sdpa" or "xformers", with the batch axis kept below CUDA's grid
+    limit.
 
-    Where xformers is asked for and cannot be used, warns once and gives sdpa. Raises ConfigurationError for another
-    name.
+    Where xformers is asked for and cannot be used, warns once and gives sdpa. Raises
+    ConfigurationError for another name.
     """
     if backend not in ("sdpa", "xformers"):
         raise ConfigurationError(
-            f"attention backend {backend!r}, must be sdpa or xformers", setting="attention_backend"
+            f"attention backend {backend!r}, must be sdpa or xformers",
+            setting="attention_backend",
         )
     if backend == "xformers":
         try:
@@ -57,7 +68,11 @@ def attention_function(backend: str) -> AttentionFunction:
             if not torch.cuda.is_available():
                 raise RuntimeError("no CUDA device")
         except (ImportError, OSError, RuntimeError) as error:
-            warnings.warn(f"xformers cannot be used ({error}); attention runs on torch's own kernels", stacklevel=2)
+            warnings.warn(
+                f"xformers cannot be used ({error}); attention runs on torch's own"
+                f" kernels",
+                stacklevel=2,
+            )
         else:
             return _chunked(_xformers)
     return _chunked(_sdpa)
@@ -74,7 +89,9 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with SD 1.5's parameter names: to_q, to_k, to_v (no bias), to_out.0 (bias)."""
+    """Multi-head attention with SD 1.5's parameter names: to_q, to_k, to_v (no bias),
+    to_out.0 (bias).
+    """
 
     def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
         super().__init__()
@@ -86,9 +103,13 @@ class Attention(nn.Module):
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """(b, m, d) -> keys and values, each (b, heads, m, d / heads)"""
-        return split_heads(self.to_k(context), self.heads), split_heads(self.to_v(context), self.heads)
+        return split_heads(self.to_k(context), self.heads), split_heads(
+            self.to_v(context), self.heads
+        )
 
-    def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, attend: AttentionFunction) -> Tensor:
+    def forward(
+        self, tokens: Tensor, keys: Tensor, values: Tensor, attend: AttentionFunction
+    ) -> Tensor:
         """(b, n, d) queried against keys and values of ``keys_values`` -> (b, n, d)"""
         queries = split_heads(self.to_q(tokens), self.heads)
         return self.to_out[0](merge_heads(attend(queries, keys, values)))
@@ -111,11 +132,15 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU of four times the width, then back. ``net.1`` is the dropout slot of published files: no weights."""
+    """GEGLU of four times the width, then back. ``net.1`` is the dropout slot of
+    published files: no weights.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([GEGLU(dim, dim * 4), nn.Identity(), nn.Linear(dim * 4, dim)])
+        self.net = nn.ModuleList(
+            [GEGLU(dim, dim * 4), nn.Identity(), nn.Linear(dim * 4, dim)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net[2](self.net[0](x))

@@ -1,7 +1,9 @@
-"""SparseControlNetModel: a copy of the UNet's encoder that reads images given for some of the frames.
+"""SparseControlNetModel: a copy of the UNet's encoder that reads images given for some
+of the frames.
 
-Source: arXiv 2311.16933, section 3.2. Its own noisy input is zero, so what it computes depends on the condition, the
-text and the timestep alone: it is the same for every seed.
+Source: arXiv 2311.16933, section 3.2. Its own noisy input is zero, so what it computes
+depends on the condition, the text and the timestep alone: it is the same for every
+seed.
 """
 
 from itertools import pairwise
@@ -16,9 +18,13 @@ from .encoder import VideoEncoder
 
 
 class ConditionEmbedding(nn.Module):
-    """Pixels to latent size: three halvings between pairs of convolutions. Source: arXiv 2302.05543, section 3.3."""
+    """Pixels to latent size: three halvings between pairs of convolutions. Source:
+    arXiv 2302.05543, section 3.3.
+    """
 
-    def __init__(self, channels_in: int, widths: tuple[int, ...], channels_out: int) -> None:
+    def __init__(
+        self, channels_in: int, widths: tuple[int, ...], channels_out: int
+    ) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(channels_in, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
@@ -44,9 +50,16 @@ def _zero(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class SparseControlNetModel(VideoEncoder):
-    """Images at chosen frames -> what to add to the UNet's skip connections and middle block."""
+    """Images at chosen frames -> what to add to the UNet's skip connections and middle
+    block.
+    """
 
-    def __init__(self, config: UNet3DConfig, control: SparseControlNetConfig, attention: str = "sdpa") -> None:
+    def __init__(
+        self,
+        config: UNet3DConfig,
+        control: SparseControlNetConfig,
+        attention: str = "sdpa",
+    ) -> None:
         super().__init__(config, attention)
         self.control = control
         widths = config.block_out_channels
@@ -59,27 +72,48 @@ class SparseControlNetModel(VideoEncoder):
         skips = [widths[0]]
         for level, width in enumerate(widths):
             skips += [width] * (config.layers_per_block + (level < len(widths) - 1))
-        self.controlnet_down_blocks = nn.ModuleList(_zero(nn.Conv2d(width, width, 1)) for width in skips)
+        self.controlnet_down_blocks = nn.ModuleList(
+            _zero(nn.Conv2d(width, width, 1)) for width in skips
+        )
         self.controlnet_mid_block = _zero(nn.Conv2d(widths[-1], widths[-1], 1))
         self.number_layers()
         self.set_motion(control.motion)
 
     def embed_condition(self, condition: Tensor) -> Tensor:
-        """Images and mask (1, c + 1, f, h, w) -> (f, c, h / 8, w / 8) (or h, w for latents). Once a job."""
-        frames = condition[0].transpose(0, 1).to(self.device, self.dtype, memory_format=torch.channels_last)
+        """Images and mask (1, c + 1, f, h, w) -> (f, c, h / 8, w / 8) (or h, w for
+        latents). Once a job.
+        """
+        frames = (
+            condition[0]
+            .transpose(0, 1)
+            .to(self.device, self.dtype, memory_format=torch.channels_last)
+        )
         embedded = self.controlnet_cond_embedding(frames)
-        if self.conv_in.bias is not None:  # all that conv_in gives for a sample of zeros
+        if (
+            self.conv_in.bias is not None
+        ):  # all that conv_in gives for a sample of zeros
             embedded = embedded + self.conv_in.bias[None, :, None, None]
         return embedded
 
-    def predict(self, embedded: Tensor, time: TimeContext, text: TextContext) -> ControlResiduals:
-        """What to add for each of the b texts, (b f, c, h, w), from one ``embed_condition`` for all of them."""
+    def predict(
+        self, embedded: Tensor, time: TimeContext, text: TextContext
+    ) -> ControlResiduals:
+        """What to add for each of the b texts, (b f, c, h, w), from one
+        ``embed_condition`` for all of them.
+        """
         num_frames, batch = embedded.shape[0], text[0][0].shape[0]
         return self.residuals(embedded.repeat(batch, 1, 1, 1), num_frames, time, text)
 
-    def residuals(self, embedded: Tensor, num_frames: int, time: TimeContext, text: TextContext) -> ControlResiduals:
-        """As ``predict``, from an ``embed_condition`` for each of the b texts: (b f, c, h, w)"""
+    def residuals(
+        self, embedded: Tensor, num_frames: int, time: TimeContext, text: TextContext
+    ) -> ControlResiduals:
+        """As ``predict``, from an ``embed_condition`` for each of the b texts: (b f, c,
+        h, w)
+        """
         x = embedded.contiguous(memory_format=torch.channels_last)
         skips, mid = self.encode(x, self.context(num_frames, time, text))
-        down = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
+        down = [
+            conv(skip)
+            for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)
+        ]
         return ControlResiduals(down, self.controlnet_mid_block(mid))

@@ -10,7 +10,9 @@ from ..errors import NonFiniteLatents
 from .schedulers import draws_noise
 
 Predict = Callable[[Tensor, int], Tensor]
-"""Latents (b, c, f, h, w), scaled for the model, and the step's number from 0 -> the noise in them."""
+"""Latents (b, c, f, h, w), scaled for the model, and the step's number from 0 -> the
+noise in them.
+"""
 
 OnStep = Callable[[int, Tensor], None]
 """Called after step ``i`` (from 0) with the latents. May raise, which ends the loop."""
@@ -23,10 +25,12 @@ def denoise(
     sources: Sequence[torch.Generator],
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """All steps of ``scheduler`` from ``latents`` (b, c, f, h, w). ``sources``: one generator a video.
+    """All steps of ``scheduler`` from ``latents`` (b, c, f, h, w). ``sources``: one
+    generator a video.
 
-    Raises NonFiniteLatents with the first step after which a latent was NaN or infinite. The step's verdict stays on
-    the device until the loop is over, so that no step waits for the one before it.
+    Raises NonFiniteLatents with the first step after which a latent was NaN or
+    infinite. The step's verdict stays on the device until the loop is over, so that no
+    step waits for the one before it.
     """
     extra = {"generator": list(sources)} if draws_noise(scheduler) else {}
     finite = []

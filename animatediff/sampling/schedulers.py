@@ -1,4 +1,6 @@
-"""Schedulers: diffusers' classes, always on the noise schedule that the motion modules were trained with."""
+"""Schedulers: diffusers' classes, always on the noise schedule that the motion modules
+were trained with.
+"""
 
 import importlib
 import inspect
@@ -8,12 +10,16 @@ from ..catalog import NOISE_SCHEDULE, SCHEDULERS
 
 
 def make_scheduler(name: str, num_inference_steps: int) -> Any:
-    """The catalog's scheduler ``name``, set to ``num_inference_steps``. Its timesteps stay on the CPU.
+    """The catalog's scheduler ``name``, set to ``num_inference_steps``. Its timesteps
+    stay on the CPU.
 
-    A step then indexes CPU tables with CPU numbers and multiplies by CPU scalars: the GPU is never waited for.
+    A step then indexes CPU tables with CPU numbers and multiplies by CPU scalars: the
+    GPU is never waited for.
     """
     row = SCHEDULERS[name]
-    scheduler = getattr(importlib.import_module("diffusers"), row.diffusers_class)(**NOISE_SCHEDULE, **row.kwargs)
+    scheduler = getattr(importlib.import_module("diffusers"), row.diffusers_class)(
+        **NOISE_SCHEDULE, **row.kwargs
+    )
     scheduler.set_timesteps(num_inference_steps)
     return scheduler
 

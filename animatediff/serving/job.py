@@ -1,4 +1,6 @@
-"""One job from its JSON to its JSON, in three stages. The place where every error becomes an answer."""
+"""One job from its JSON to its JSON, in three stages. The place where every error
+becomes an answer.
+"""
 
 import hashlib
 import json
@@ -22,8 +24,8 @@ from ..errors import (
     JobTimedOut,
     OutputTooLarge,
 )
+from ..job.request import GenerationRequest, ResolvedRequest
 from ..provenance import metadata_of, weights_of
-from ..request import GenerationRequest, ResolvedRequest
 from ..settings import Settings
 from ..video.clip import EncodedVideo
 from ..video.writers import write_video
@@ -54,13 +56,17 @@ class WorkerStatus:
         return {
             "jobs": self.jobs,
             "uptime_seconds": round(uptime, 3),
-            "gpu_busy": round(min(self.gpu_seconds / uptime, 1.0), 4) if uptime > 0 else 0.0,
+            "gpu_busy": round(min(self.gpu_seconds / uptime, 1.0), 4)
+            if uptime > 0
+            else 0.0,
         }
 
 
 @dataclass(frozen=True)
 class JobRunner:
-    """Everything a job meets on its way. ``parse`` and ``render`` are the wire's, see ``schemas/``."""
+    """Everything a job meets on its way. ``parse`` and ``render`` are the wire's, see
+    ``schemas/``.
+    """
 
     engine: Engine
     storage: Storage
@@ -69,11 +75,15 @@ class JobRunner:
     render: Callable[[Mapping[str, Any]], dict[str, Any]]
     status: WorkerStatus = field(default_factory=WorkerStatus)
 
-    def start(self, job: Mapping[str, Any], report: Report, cancelled: threading.Event) -> "RunningJob":
+    def start(
+        self, job: Mapping[str, Any], report: Report, cancelled: threading.Event
+    ) -> "RunningJob":
         """``job``, ready for its stages."""
         return RunningJob(self, job, report, cancelled)
 
-    def run(self, job: Mapping[str, Any], report: Report, cancelled: threading.Event) -> Answer:
+    def run(
+        self, job: Mapping[str, Any], report: Report, cancelled: threading.Event
+    ) -> Answer:
         """All stages of ``job`` on this thread. Raises nothing."""
         running = self.start(job, report, cancelled)
         for stage in (running.prepare, running.generate, running.finish):
@@ -83,15 +93,28 @@ class JobRunner:
 
 
 class RunningJob:
-    """One job on its way. Each stage returns None to go on, or the job's answer; none of them raises.
+    """One job on its way. Each stage returns None to go on, or the job's answer; none
+    of them raises.
 
-    An answer is the job's output, or ``{"error": {"code", "message", "retryable", ...}}``. A fatal error adds
-    ``"refresh_worker": True``, by which RunPod replaces this worker.
+    An answer is the job's output, or ``{"error": {"code", "message", "retryable",
+    ...}}``. A fatal error adds ``"refresh_worker": True``, by which RunPod replaces
+    this worker.
     """
 
-    def __init__(self, runner: JobRunner, job: Mapping[str, Any], report: Report, cancelled: threading.Event) -> None:
+    def __init__(
+        self,
+        runner: JobRunner,
+        job: Mapping[str, Any],
+        report: Report,
+        cancelled: threading.Event,
+    ) -> None:
         self.id = str(job.get("id") or "local")
-        self._runner, self._job, self._report, self._cancelled = runner, job, report, cancelled
+        self._runner, self._job, self._report, self._cancelled = (
+            runner,
+            job,
+            report,
+            cancelled,
+        )
         self._start = self._ready = time.perf_counter()
         self._timings: dict[str, float] = {}
         self._prepared: PreparedJob | None = None
@@ -119,15 +142,27 @@ class RunningJob:
             return self._failed(error)
         except Exception as error:
             log.exception("unexpected", extra={"fields": {"job": self.id}})
-            return self._failed(InternalError(f"the worker failed unexpectedly ({type(error).__name__})"))
+            return self._failed(
+                InternalError(
+                    f"the worker failed unexpectedly ({type(error).__name__})"
+                )
+            )
 
     def _failed(self, error: AnimateDiffError) -> Answer:
         if not isinstance(error, JobCancelled):  # the worker tells of these
-            log_event("job_failed", job=self.id, level=logging.WARNING, cause=error.__cause__, error=loggable(error))
+            log_event(
+                "job_failed",
+                job=self.id,
+                level=logging.WARNING,
+                cause=error.__cause__,
+                error=loggable(error),
+            )
         answer: Answer = {"error": error.to_dict()}
         if error.fatal:
             if self._runner.status.fatal is None:
-                self._runner.status.fatal = EngineCorrupted(f"this worker has to be replaced: {error.message}")
+                self._runner.status.fatal = EngineCorrupted(
+                    f"this worker has to be replaced: {error.message}"
+                )
             answer["refresh_worker"] = True
         return answer
 
@@ -137,16 +172,23 @@ class RunningJob:
             raise JobCancelled("the job was cancelled")
         limit = self._runner.settings.job_timeout_seconds
         if limit is not None and time.perf_counter() - self._start > limit:
-            raise JobTimedOut(f"the job took longer than the {limit:g} s that are allowed here", limit=limit)
+            raise JobTimedOut(
+                f"the job took longer than the {limit:g} s that are allowed here",
+                limit=limit,
+            )
 
     def _prepare(self) -> None:
         runner, settings = self._runner, self._runner.settings
         if "input" not in self._job:
             raise InvalidRequest("input", None, "an object with the job's fields")
         request = runner.parse(self._job["input"])
-        prompts = [request.prompt, request.negative_prompt] if settings.log_prompts else None
+        prompts = (
+            [request.prompt, request.negative_prompt] if settings.log_prompts else None
+        )
         log_event("job_received", job=self.id, prompts=prompts)
-        if request.seed is None and settings.on_platform:  # a job that is delivered twice makes the same file twice
+        if (
+            request.seed is None and settings.on_platform
+        ):  # a job that is delivered twice makes the same file twice
             request = replace(request, seed=seed_of(self.id))
         self._prepared = runner.engine.prepare(request)
         if settings.inline_limit is not None:
@@ -160,7 +202,9 @@ class RunningJob:
         self._timings["queue"] = round(began - self._ready, 3)
         log_event("gpu_start", job=self.id)
         try:
-            self._generated = runner.engine.generate(self._prepared, self._report, self._check)
+            self._generated = runner.engine.generate(
+                self._prepared, self._report, self._check
+            )
         finally:
             seconds = time.perf_counter() - began
             runner.status.gpu_seconds += seconds
@@ -181,9 +225,15 @@ class RunningJob:
             timings["store"] = round(time.perf_counter() - began, 3)
         timings["total"] = round(time.perf_counter() - self._start, 3)
         runner.status.jobs += 1
-        output = runner.render(_output(url, encoded, self._generated, timings, said, runner.status.snapshot()))
+        output = runner.render(
+            _output(
+                url, encoded, self._generated, timings, said, runner.status.snapshot()
+            )
+        )
         if runner.settings.result_file:
-            runner.settings.result_file.write_text(json.dumps(output, indent=2) + "\n", encoding="utf-8")
+            runner.settings.result_file.write_text(
+                json.dumps(output, indent=2) + "\n", encoding="utf-8"
+            )
         log_event(
             "job_done",
             job=self.id,
@@ -194,23 +244,35 @@ class RunningJob:
         )
         return output
 
-    def _write(self, generated: Generated, folder: Path) -> tuple[EncodedVideo, tuple[str, ...]]:
-        """The file; where it is larger than an answer may be, an mp4 of lower quality, and a warning."""
+    def _write(
+        self, generated: Generated, folder: Path
+    ) -> tuple[EncodedVideo, tuple[str, ...]]:
+        """The file; where it is larger than an answer may be, an mp4 of lower quality,
+        and a warning.
+        """
         request, settings = generated.request, self._runner.settings
         limit = settings.inline_limit
-        attempts = [(request.format, settings.video_quality), *(("mp4", quality) for quality in SMALLER_QUALITIES)]
+        attempts = [
+            (request.format, settings.video_quality),
+            *(("mp4", quality) for quality in SMALLER_QUALITIES),
+        ]
         sizes = []
         for format, quality in attempts:
             path = folder / f"clip-{quality}{catalog.OUTPUT_FORMATS[format].suffix}"
             encoded = write_video(
-                generated.video, path, format=format, quality=quality, metadata=metadata_of(generated)
+                generated.video,
+                path,
+                format=format,
+                quality=quality,
+                metadata=metadata_of(generated),
             )
             if limit is None or encoded.bytes <= limit:
                 instead = f"too many bytes for an answer: an mp4 of quality {quality} instead of {request.format}"
                 return encoded, (f"{sizes[0]} are {instead}",) if sizes else ()
             sizes.append(encoded.bytes)
         raise OutputTooLarge(
-            f"the smallest file that could be made has {min(sizes)} bytes, an answer at most {limit}: configure a"
+            f"the smallest file that could be made has {min(sizes)} bytes, an answer"
+            f" at most {limit}: configure a"
             " bucket",
             bytes=min(sizes),
             limit=limit,
@@ -218,9 +280,15 @@ class RunningJob:
 
 
 def loggable(error: AnimateDiffError) -> dict[str, Any]:
-    """``error`` for the log: of a wrong field only its name and what it may hold, as what came may be a prompt."""
+    """``error`` for the log: of a wrong field only its name and what it may hold, as
+    what came may be a prompt.
+    """
     if isinstance(error, InvalidRequest):
-        return {"code": error.code, "field": error.details["field"], "allowed": error.details["allowed"]}
+        return {
+            "code": error.code,
+            "field": error.details["field"],
+            "allowed": error.details["allowed"],
+        }
     return error.to_dict()
 
 
@@ -230,14 +298,18 @@ def seed_of(job_id: str) -> int:
 
 
 def check_inline_size(request: ResolvedRequest, limit: int) -> None:
-    """Raises InvalidRequest for a job whose file would likely be larger than an answer may be, before any work."""
+    """Raises InvalidRequest for a job whose file would likely be larger than an answer
+    may be, before any work.
+    """
     pixels = request.num_frames * request.width * request.height
     size = int(pixels * catalog.OUTPUT_FORMATS[request.format].bytes_per_pixel)
     if size > limit:
         raise InvalidRequest(
             "num_frames, width, height, format",
-            f"{request.num_frames} frames of {request.width}x{request.height} as {request.format}, about {size} bytes",
-            f"about {limit} bytes, as no bucket is configured here (BUCKET_NAME): smaller, or as mp4",
+            f"{request.num_frames} frames of {request.width}x{request.height} as"
+            f" {request.format}, about {size} bytes",
+            f"about {limit} bytes, as no bucket is configured here (BUCKET_NAME):"
+            f" smaller, or as mp4",
         )
 
 

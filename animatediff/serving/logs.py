@@ -1,4 +1,6 @@
-"""The worker's log: one JSON object a line, on stderr. No prompts, no credentials, no URLs."""
+"""The worker's log: one JSON object a line, on stderr. No prompts, no credentials, no
+URLs.
+"""
 
 import json
 import logging
@@ -10,8 +12,16 @@ from typing import Any
 _log = logging.getLogger("animatediff.events")
 
 
-def log_event(event: str, *, level: int = logging.INFO, cause: BaseException | None = None, **fields: Any) -> None:
-    """Log ``event`` with JSON-ready ``fields``, ``job`` among them where it is about one; ``cause`` with traceback."""
+def log_event(
+    event: str,
+    *,
+    level: int = logging.INFO,
+    cause: BaseException | None = None,
+    **fields: Any,
+) -> None:
+    """Log ``event`` with JSON-ready ``fields``, ``job`` among them where it is about
+    one; ``cause`` with traceback.
+    """
     _log.log(level, event, extra={"fields": fields}, exc_info=cause)
 
 
@@ -20,7 +30,9 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(
+                timespec="milliseconds"
+            ),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
             **getattr(record, "fields", {}),

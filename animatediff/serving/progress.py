@@ -1,4 +1,6 @@
-"""How far a job is, told to whom it concerns: RunPod's clients, or a person at a terminal."""
+"""How far a job is, told to whom it concerns: RunPod's clients, or a person at a
+terminal.
+"""
 
 import time
 from collections.abc import Callable
@@ -29,12 +31,16 @@ class JobProgress(Protocol):
 class ThrottledProgress:
     """Calls ``send`` with step, total and seconds left, on a thread of ``pool``.
 
-    One at a time, at most one in ``MIN_INTERVAL``. None is sent after ``close``, and ``close`` waits for the one under
-    way: an update that came after the job's result would make the job seem not to be finished.
+    One at a time, at most one in ``MIN_INTERVAL``. None is sent after ``close``, and
+    ``close`` waits for the one under way: an update that came after the job's result
+    would make the job seem not to be finished.
     """
 
     def __init__(
-        self, send: Callable[[dict[str, Any]], Any], pool: Executor, clock: Callable[[], float] = time.monotonic
+        self,
+        send: Callable[[dict[str, Any]], Any],
+        pool: Executor,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send, self._pool, self._clock = send, pool, clock
         self._start = self._last = clock()

@@ -1,4 +1,6 @@
-"""Where finished files go: a bucket; without one into the answer itself, or, on a machine of one's own, a folder."""
+"""Where finished files go: a bucket; without one into the answer itself, or, on a
+machine of one's own, a folder.
+"""
 
 import base64
 import re
@@ -17,15 +19,23 @@ from ..settings import BucketSettings, Settings
 from ..video.clip import EncodedVideo
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
-"""How long a bucket may take to be connected to, and to go on with an answer. What takes longer is tried again."""
+"""How long a bucket may take to be connected to, and to go on with an answer. What
+takes longer is tried again.
+"""
 _AWS = "s3.amazonaws.com"
 
 
 class Storage(Protocol):
     """Keeps a finished file."""
 
-    def put(self, encoded: EncodedVideo, job_id: str, check: Callable[[], None] = lambda: None) -> str:
-        """Store the file and return its URL. ``check`` may end it by raising. Raises StorageError.
+    def put(
+        self,
+        encoded: EncodedVideo,
+        job_id: str,
+        check: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Store the file and return its URL. ``check`` may end it by raising. Raises
+        StorageError.
 
         The same file of the same job is stored once, however often.
         """
@@ -36,7 +46,11 @@ def make_storage(settings: Settings) -> Storage:
     """The storage that ``settings`` describe."""
     if settings.bucket:
         return S3Storage(settings.bucket)
-    return LocalStorage(settings.output_dir) if settings.inline_limit is None else InlineStorage()
+    return (
+        LocalStorage(settings.output_dir)
+        if settings.inline_limit is None
+        else InlineStorage()
+    )
 
 
 def object_key(template: str, encoded: EncodedVideo, job_id: str) -> str:
@@ -50,14 +64,23 @@ def object_key(template: str, encoded: EncodedVideo, job_id: str) -> str:
 
 
 def safe_name(job_id: str) -> str:
-    """``job_id`` as part of a file name: letters, digits, dot, dash and underscore, at most 100, no leading dot."""
+    """``job_id`` as part of a file name: letters, digits, dot, dash and underscore, at
+    most 100, no leading dot.
+    """
     return re.sub(r"[^A-Za-z0-9._-]", "_", job_id)[:100].lstrip(".") or "job"
 
 
 class InlineStorage:
-    """The answer itself: a data URL. For workers of the platform without a bucket, whose disk goes with them."""
+    """The answer itself: a data URL. For workers of the platform without a bucket,
+    whose disk goes with them.
+    """
 
-    def put(self, encoded: EncodedVideo, job_id: str, check: Callable[[], None] = lambda: None) -> str:
+    def put(
+        self,
+        encoded: EncodedVideo,
+        job_id: str,
+        check: Callable[[], None] = lambda: None,
+    ) -> str:
         del job_id
         check()
         return f"data:{encoded.mime};base64,{base64.b64encode(encoded.path.read_bytes()).decode()}"
@@ -69,9 +92,17 @@ class LocalStorage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
 
-    def put(self, encoded: EncodedVideo, job_id: str, check: Callable[[], None] = lambda: None) -> str:
+    def put(
+        self,
+        encoded: EncodedVideo,
+        job_id: str,
+        check: Callable[[], None] = lambda: None,
+    ) -> str:
         check()
-        target = self.folder / f"{safe_name(job_id)}-{encoded.sha256[:12]}{encoded.path.suffix}"
+        target = (
+            self.folder
+            / f"{safe_name(job_id)}-{encoded.sha256[:12]}{encoded.path.suffix}"
+        )
         part = target.with_name(f".{target.name}.{time.time_ns()}.part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,21 +111,26 @@ class LocalStorage:
         except OSError as error:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-            raise StorageError(f"the output folder cannot be written: {error.strerror}") from error
+            raise StorageError(
+                f"the output folder cannot be written: {error.strerror}"
+            ) from error
         return target.as_uri()
 
 
 class S3Storage:
-    """A bucket of AWS or of any server that speaks S3. boto3 retries what is worth it, three times.
+    """A bucket of AWS or of any server that speaks S3. boto3 retries what is worth it,
+    three times.
 
-    An object that is there already, with this content, is not uploaded again: the key of a job that is delivered
-    twice is the same.
+    An object that is there already, with this content, is not uploaded again: the key
+    of a job that is delivered twice is the same.
     """
 
     def __init__(self, bucket: BucketSettings) -> None:
         self.bucket = bucket
         self._client: Any = None
-        self._connecting = threading.Lock()  # jobs end side by side, and boto3 makes one client at a time
+        self._connecting = (
+            threading.Lock()
+        )  # jobs end side by side, and boto3 makes one client at a time
 
     def check_reachable(self) -> None:
         """Raises StorageError unless the bucket answers to these credentials."""
@@ -103,12 +139,19 @@ class S3Storage:
         def ask() -> None:
             try:
                 self._connected().head_bucket(Bucket=self.bucket.name)
-            except ClientError:  # the answer to a HEAD has no body: only the one to a GET says why
+            except (
+                ClientError
+            ):  # the answer to a HEAD has no body: only the one to a GET says why
                 self._connected().list_objects_v2(Bucket=self.bucket.name, MaxKeys=1)
 
         self._translated(ask)
 
-    def put(self, encoded: EncodedVideo, job_id: str, check: Callable[[], None] = lambda: None) -> str:
+    def put(
+        self,
+        encoded: EncodedVideo,
+        job_id: str,
+        check: Callable[[], None] = lambda: None,
+    ) -> str:
         key = object_key(self.bucket.key_template, encoded, job_id)
 
         def upload() -> str:
@@ -118,7 +161,10 @@ class S3Storage:
                     str(encoded.path),
                     self.bucket.name,
                     key,
-                    ExtraArgs={"ContentType": encoded.mime, "Metadata": {"sha256": encoded.sha256}},
+                    ExtraArgs={
+                        "ContentType": encoded.mime,
+                        "Metadata": {"sha256": encoded.sha256},
+                    },
                     Callback=lambda _count: check(),
                 )
             return self._url(key)
@@ -132,8 +178,13 @@ class S3Storage:
             found = self._connected().head_object(Bucket=self.bucket.name, Key=key)
         except ClientError:  # mostly 404; where it is anything else, the upload says so
             return False
-        named = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
-        return (found["ContentLength"], named.get("sha256")) == (encoded.bytes, encoded.sha256)
+        named = {
+            name.lower(): value for name, value in found.get("Metadata", {}).items()
+        }
+        return (found["ContentLength"], named.get("sha256")) == (
+            encoded.bytes,
+            encoded.sha256,
+        )
 
     def _translated(self, call: Callable[[], Any]) -> Any:
         """``call``, its errors as StorageError."""
@@ -145,19 +196,31 @@ class S3Storage:
         except AnimateDiffError:
             raise
         except ClientError as error:
-            raise StorageError("the bucket refused the request", reason=_reason(error)) from error
+            raise StorageError(
+                "the bucket refused the request", reason=_reason(error)
+            ) from error
         except Boto3Error as error:
             cause = error.__cause__ or error.__context__
-            reason = _reason(cause) if isinstance(cause, ClientError) else type(cause or error).__name__
-            raise StorageError("the bucket refused the request", reason=reason) from error
+            reason = (
+                _reason(cause)
+                if isinstance(cause, ClientError)
+                else type(cause or error).__name__
+            )
+            raise StorageError(
+                "the bucket refused the request", reason=reason
+            ) from error
         except (BotoCoreError, OSError) as error:
-            raise StorageError("the bucket cannot be reached", reason=type(error).__name__) from error
+            raise StorageError(
+                "the bucket cannot be reached", reason=type(error).__name__
+            ) from error
 
     def _url(self, key: str) -> str:
         if self.bucket.public_base_url:
             return f"{self.bucket.public_base_url}/{quote(key)}"
         return self._connected().generate_presigned_url(
-            "get_object", Params={"Bucket": self.bucket.name, "Key": key}, ExpiresIn=self.bucket.url_ttl_seconds
+            "get_object",
+            Params={"Bucket": self.bucket.name, "Key": key},
+            ExpiresIn=self.bucket.url_ttl_seconds,
         )
 
     def _connected(self) -> Any:
@@ -172,12 +235,14 @@ class S3Storage:
 
         endpoint_url, style = endpoint_of(self.bucket)
         config = Config(
-            signature_version="s3v4",  # boto3 would presign for other endpoints than AWS with version 2
+            # boto3 would presign for other endpoints than AWS with version 2
+            signature_version="s3v4",
             s3={"addressing_style": style},
             retries={"mode": "standard", "total_max_attempts": 3},
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
-            request_checksum_calculation="when_required",  # servers other than AWS do not know the new ones
+            # servers other than AWS do not know the new ones
+            request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
         return Session().client(
@@ -206,11 +271,20 @@ _SERVICES = tuple(
 
 def _service(host: str) -> dict[str, str | None] | None:
     """What the host of a well-known service says."""
-    return next((match.groupdict() for pattern in _SERVICES if (match := pattern.fullmatch(host))), None)
+    return next(
+        (
+            match.groupdict()
+            for pattern in _SERVICES
+            if (match := pattern.fullmatch(host))
+        ),
+        None,
+    )
 
 
 def region_of(endpoint_url: str | None) -> str:
-    """The region that requests to an S3 endpoint are signed for, where its host names it; else AWS's first."""
+    """The region that requests to an S3 endpoint are signed for, where its host names
+    it; else AWS's first.
+    """
     host = urlsplit(endpoint_url or "").hostname or ""
     said = _service(host) or {}
     if said.get("account"):
@@ -222,11 +296,15 @@ def region_of(endpoint_url: str | None) -> str:
 def endpoint_of(bucket: BucketSettings) -> tuple[str | None, str]:
     """The endpoint for boto3, None being AWS's of the region, and the addressing style.
 
-    A well-known service's console shows its URL together with the bucket, in the host or in the path; boto3 adds the
-    bucket itself. AWS's global host answers a request signed for another region than its own with a redirect, which a
-    presigned URL does not survive, and boto3's "auto" would presign for it.
+    A well-known service's console shows its URL together with the bucket, in the host
+    or in the path; boto3 adds the bucket itself. AWS's global host answers a request
+    signed for another region than its own with a redirect, which a presigned URL does
+    not survive, and boto3's "auto" would presign for it.
     """
-    url, style = urlsplit(bucket.endpoint_url or f"https://{_AWS}"), bucket.addressing_style
+    url, style = (
+        urlsplit(bucket.endpoint_url or f"https://{_AWS}"),
+        bucket.addressing_style,
+    )
     said = _service(url.hostname or "")
     if said is None:
         return bucket.endpoint_url, style

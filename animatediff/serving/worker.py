@@ -1,4 +1,6 @@
-"""The RunPod side of a worker: an async handler around a device that does one thing at a time."""
+"""The RunPod side of a worker: an async handler around a device that does one thing at
+a time.
+"""
 
 import asyncio
 import json
@@ -18,11 +20,12 @@ from .progress import JobProgress
 class Worker:
     """The handler that is given to ``runpod.serverless.start``.
 
-    A job's frames are made on one thread, the device's; what comes before and after (downloads, encoding, upload) runs
-    on others, beside the frames of the next job. A cancelled job is told so and, where it is on the device, waited
-    for: the device is free when the next one starts. ``progress`` makes what is told of a job's steps; it is closed
-    before the job is answered. ``warm`` runs on the device's thread at once, so that models load while the SDK fetches
-    the first job.
+    A job's frames are made on one thread, the device's; what comes before and after
+    (downloads, encoding, upload) runs on others, beside the frames of the next job. A
+    cancelled job is told so and, where it is on the device, waited for: the device is
+    free when the next one starts. ``progress`` makes what is told of a job's steps; it
+    is closed before the job is answered. ``warm`` runs on the device's thread at once,
+    so that models load while the SDK fetches the first job.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class Worker:
             self._device.submit(_warm, warm)
 
     async def __call__(self, job: Mapping[str, Any]) -> Answer:
-        """The job's output, or ``{"error": text}``, the text being JSON: the SDK's local API takes no object there."""
+        """The job's output, or ``{"error": text}``, the text being JSON: the SDK's
+        local API takes no object there.
+        """
         cancelled = threading.Event()
         progress = self._progress(job)
         running = self._runner.start(job, progress, cancelled)
@@ -64,16 +69,23 @@ class Worker:
         return answer
 
     async def _on(
-        self, pool: Executor, stage: Callable[[], Answer | None], cancelled: threading.Event
+        self,
+        pool: Executor,
+        stage: Callable[[], Answer | None],
+        cancelled: threading.Event,
     ) -> Answer | None:
-        """``stage`` on a thread of ``pool``. When this job is cancelled, the device's thread is waited for."""
+        """``stage`` on a thread of ``pool``. When this job is cancelled, the device's
+        thread is waited for.
+        """
         work = pool.submit(stage)
         waiting = asyncio.wrap_future(work)
         try:
             return await asyncio.shield(waiting)
         except asyncio.CancelledError:
             cancelled.set()
-            if not work.cancel() and pool is self._device:  # it runs: until the next step
+            if (
+                not work.cancel() and pool is self._device
+            ):  # it runs: until the next step
                 await asyncio.wait([waiting])
             raise
 

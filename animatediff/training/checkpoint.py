@@ -1,4 +1,6 @@
-"""Where a run was left: all that the next step depends on, in one folder that is there whole or not at all."""
+"""Where a run was left: all that the next step depends on, in one folder that is there
+whole or not at all.
+"""
 
 import pickle
 import re
@@ -23,11 +25,17 @@ def folder_of(output_dir: Path, step: int) -> Path:
 def whole_ones(output_dir: Path) -> list[Path]:
     """The checkpoints of a run, the newest last."""
     found = (output_dir / "checkpoints").glob("step-*")
-    return sorted(path for path in found if _NAME.fullmatch(path.name) and (path / STATE).is_file())
+    return sorted(
+        path
+        for path in found
+        if _NAME.fullmatch(path.name) and (path / STATE).is_file()
+    )
 
 
 def begin(output_dir: Path, step: int) -> Path:
-    """An empty folder to write a checkpoint into, which ``finish`` makes one. What a killed process left goes."""
+    """An empty folder to write a checkpoint into, which ``finish`` makes one. What a
+    killed process left goes.
+    """
     part = folder_of(output_dir, step).with_suffix(".part")
     for old in part.parent.glob("*.part"):
         shutil.rmtree(old, ignore_errors=True)
@@ -46,14 +54,18 @@ def finish(part: Path, keep: int) -> Path:
 
 
 def find(config: TrainConfig) -> Path | None:
-    """The checkpoint that ``config.resume`` means. Raises ConfigurationError for one that is not there."""
+    """The checkpoint that ``config.resume`` means. Raises ConfigurationError for one
+    that is not there.
+    """
     if config.resume == "never":
         return None
     if config.resume == "auto":
         return next(reversed(whole_ones(Path(config.output_dir))), None)
     path = Path(config.resume)
     if not (path / STATE).is_file():
-        raise ConfigurationError(f"resume: there is no checkpoint in {path}", setting="resume")
+        raise ConfigurationError(
+            f"resume: there is no checkpoint in {path}", setting="resume"
+        )
     return path
 
 
@@ -61,11 +73,22 @@ def read(path: Path) -> dict[str, Any]:
     """Raises CheckpointError for a damaged one."""
     try:
         return torch.load(path / STATE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path.name}/{STATE} cannot be read: it is damaged", file=path.name) from error
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise CheckpointError(
+            f"{path.name}/{STATE} cannot be read: it is damaged", file=path.name
+        ) from error
 
 
-def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> list[str]:
+def changed_keys(
+    before: Mapping[str, Any], now: Mapping[str, Any], place: str = ""
+) -> list[str]:
     """The keys, with dots, in which two tables differ."""
     changed = []
     for key in sorted(before.keys() | now.keys()):

@@ -1,4 +1,6 @@
-"""What a training run is told: a YAML file, changed by ``key=value`` on the command line, as one checked value."""
+"""What a training run is told: a YAML file, changed by ``key=value`` on the command
+line, as one checked value.
+"""
 
 import difflib
 import hashlib
@@ -43,13 +45,17 @@ class ShotConfig(_Strict):
 
 
 class DataConfig(_Strict):
-    """Where clips come from, and how they are cut: a ``ClipFolder``, ``PictureFolder`` or ``World`` of ``data.py``."""
+    """Where clips come from, and how they are cut: a ``ClipFolder``, ``PictureFolder``
+    or ``World`` of ``data.py``.
+    """
 
     kind: Literal["clips", "pictures", "world"]
     root: str | None = None
     """The folder of clips or pictures."""
     manifest: str | None = None
-    """A table (.csv, WebVid's too, or .jsonl) that names files below ``root``; None: all, with captions beside them."""
+    """A table (.csv, WebVid's too, or .jsonl) that names files below ``root``; None:
+    all, with captions beside them.
+    """
     num_frames: Count = 16
     stride: Count = 4
     """Frames of the file per frame of the clip."""
@@ -60,7 +66,8 @@ class DataConfig(_Strict):
     max_broken: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """The share of files that may be unreadable before training stops."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that read clips beside each training process; 0: it reads them itself."""
+    """Processes that read clips beside each training process; 0: it reads them itself.
+    """
     size: Count = 4096
     """Of the world: how many different clips there are."""
     split: Literal["train", "validation", "held_out"] = "train"
@@ -86,7 +93,10 @@ class DataConfig(_Strict):
     @model_validator(mode="after")
     def _has_files(self) -> "DataConfig":
         if self.kind != "world" and self.root is None:
-            raise ValueError(f"data of the kind {self.kind} need data.root, the folder that they are in")
+            raise ValueError(
+                f"data of the kind {self.kind} need data.root, the folder that they"
+                f" are in"
+            )
         return self
 
 
@@ -107,7 +117,9 @@ class UNetShape(_Strict):
 
 
 class VaeShape(_Strict):
-    """A VAE that is trained from nothing; names as in its config.json. Four widths make 8 pixels a latent."""
+    """A VAE that is trained from nothing; names as in its config.json. Four widths make
+    8 pixels a latent.
+    """
 
     block_out_channels: list[Count] = [128, 256, 512, 512]
     layers_per_block: Count = 2
@@ -128,11 +140,15 @@ class ModelSection(_Strict):
     """What training starts from."""
 
     base: str | None = None
-    """A folder in diffusers' layout: unet/, vae/, text_encoder/, tokenizer/. A stage needs only some of them."""
+    """A folder in diffusers' layout: unet/, vae/, text_encoder/, tokenizer/. A stage
+    needs only some of them.
+    """
     single_file: str | None = None
     """An SD 1.5 file whose weights take the place of the folder's."""
     loras: list[LoraFileConfig] = []
-    """LoRAs, domain adapters or MotionLoRAs that are added to the weights, and stay as they are."""
+    """LoRAs, domain adapters or MotionLoRAs that are added to the weights, and stay as
+    they are.
+    """
     motion_module: str | None = None
     """A file, or "new": modules that change nothing yet."""
     motion_module_version: Literal["v1", "v2", "v3", "animatelcm"] | None = None
@@ -140,17 +156,23 @@ class ModelSection(_Strict):
     """A file, of another version even, whose layers a new motion module begins with."""
     control: Literal["rgb", "scribble"] | None = None
     control_file: str | None = None
-    """A SparseCtrl file to go on from; None: a branch made of the UNet's own encoder."""
+    """A SparseCtrl file to go on from; None: a branch made of the UNet's own encoder.
+    """
     unet: UNetShape | None = None
     vae: VaeShape | None = None
     text_encoder: TextShape | None = None
     trainable: list[str] = ["."]
-    """Of the image stage: parameters whose names hold one of these. "." is in all of them."""
+    """Of the image stage: parameters whose names hold one of these. "." is in all of
+    them.
+    """
 
     @model_validator(mode="after")
     def _only_a_new_module_begins_with_another(self) -> "ModelSection":
         if self.motion_module_from is not None and self.motion_module != "new":
-            raise ValueError('motion_module_from is what a new one begins with, so motion_module must be "new"')
+            raise ValueError(
+                "motion_module_from is what a new one begins with, so motion_module"
+                ' must be "new"'
+            )
         return self
 
 
@@ -164,28 +186,41 @@ class OptimizerSection(_Strict):
 
 
 class ScheduleSection(_Strict):
-    """How the learning rate goes: up over ``warmup_steps``, then constant, or down to 0 along a half cosine."""
+    """How the learning rate goes: up over ``warmup_steps``, then constant, or down to 0
+    along a half cosine.
+    """
 
     name: Literal["constant", "cosine"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
 
 
 class EmaSection(_Strict):
-    """What is exported is the moving average of the weights. 0 exports the weights themselves."""
+    """What is exported is the moving average of the weights. 0 exports the weights
+    themselves.
+    """
 
     decay: Share = 0.9999
-    """After n steps at most (1 + n) / (10 + n), so that a young average forgets its start."""
+    """After n steps at most (1 + n) / (10 + n), so that a young average forgets its
+    start.
+    """
 
 
 class LossConfig(_Strict):
     beta_schedule: Literal["linear", "scaled_linear"] | None = None
-    """None: the stage's own, "linear" with motion modules and "scaled_linear" without."""
+    """None: the stage's own, "linear" with motion modules and "scaled_linear" without.
+    """
     min_snr_gamma: Positive | None = None
     object_weight: Annotated[float, Field(ge=0)] = 0.0
-    """How much more latents count that show more than background, where the data tell them."""
+    """How much more latents count that show more than background, where the data tell
+    them.
+    """
     emphasis: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of timesteps that is drawn from ``emphasis_range``; the others are uniform in 0..999."""
-    emphasis_range: tuple[Annotated[int, Field(ge=0, le=1000)], Annotated[int, Field(ge=0, le=1000)]] = (350, 990)
+    """The share of timesteps that is drawn from ``emphasis_range``; the others are
+    uniform in 0..999.
+    """
+    emphasis_range: tuple[
+        Annotated[int, Field(ge=0, le=1000)], Annotated[int, Field(ge=0, le=1000)]
+    ] = (350, 990)
     stratified: bool = False
     """Spread the timesteps of a batch evenly, in place of independent draws."""
 
@@ -203,18 +238,24 @@ class VaeSection(_Strict):
     decoder_only: bool = False
     """Leave the latents as they are."""
     scaling_items: Count = 256
-    """Clips over which the latents' spread is measured, for scaling_factor, unless only the decoder trains."""
+    """Clips over which the latents' spread is measured, for scaling_factor, unless only
+    the decoder trains.
+    """
 
 
 class TextSection(_Strict):
     unknown: Share = 0.15
-    """The share of captions into which a word is put that means nothing; unused words get its vector."""
+    """The share of captions into which a word is put that means nothing; unused words
+    get its vector.
+    """
     vocabulary_captions: Count = 4000
     """Captions that are read to find the tokens that are used."""
 
 
 class ControlSection(_Strict):
-    """Which frames a SparseCtrl branch is shown (arXiv 2311.16933, section 3.3): one to some, at random places."""
+    """Which frames a SparseCtrl branch is shown (arXiv 2311.16933, section 3.3): one to
+    some, at random places.
+    """
 
     first_frame: Share = 0.5
     """The share of clips where it is the first frame alone: what animates a picture."""
@@ -227,7 +268,8 @@ class LcmSection(_Strict):
     guidance: Annotated[float, Field(ge=1)] = 7.5
     """The teacher's guidance scale, which the student gives without guidance."""
     solver_steps: Annotated[int, Field(ge=2, le=500)] = 50
-    """Steps of the teacher's sampler; 50 is what diffusers' LCMScheduler counts with."""
+    """Steps of the teacher's sampler; 50 is what diffusers' LCMScheduler counts with.
+    """
     target_decay: Share = 0.95
     huber_c: Positive = 0.001
 
@@ -280,7 +322,9 @@ class TrainConfig(_Strict):
     gradient_accumulation_steps: Count = 1
     max_grad_norm: Positive = 1.0
     gradient_checkpointing: bool = False
-    """Compute a layer again on the way back instead of keeping what it made: less memory, more time."""
+    """Compute a layer again on the way back instead of keeping what it made: less
+    memory, more time.
+    """
     precision: Literal["no", "fp16", "bf16"] = "no"
     text_dropout: Share = 0.1
     """The share of captions that are left out, for guidance."""
@@ -289,7 +333,8 @@ class TrainConfig(_Strict):
     keep: Count = 2
     """Checkpoints that stay; older ones are removed."""
     resume: str = "auto"
-    """ "auto": from the newest checkpoint in output_dir; "never"; or the folder of a checkpoint."""
+    """ "auto": from the newest checkpoint in output_dir; "never"; or the folder of a checkpoint.
+    """
 
     @property
     def shows_sketches(self) -> bool:
@@ -298,25 +343,44 @@ class TrainConfig(_Strict):
 
     def fingerprint(self) -> str:
         """A hash of all that decides about the weights, and of nothing else."""
-        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            json.dumps(self.deciding(), sort_keys=True).encode()
+        ).hexdigest()[:16]
 
     def deciding(self) -> dict[str, Any]:
-        """The keys that a run that goes on must not change, as plain values. A longer run at one rate is the same."""
-        told = ["output_dir", "log_every", "checkpoint_every", "keep", "resume", "validation"]
+        """The keys that a run that goes on must not change, as plain values. A longer
+        run at one rate is the same.
+        """
+        told = [
+            "output_dir",
+            "log_every",
+            "checkpoint_every",
+            "keep",
+            "resume",
+            "validation",
+        ]
         told += ["steps"] if self.schedule.name == "constant" else []
-        exclude: Any = {**dict.fromkeys(told, True), "latent_cache": {"folder"}, "data": {"workers"}}
+        exclude: Any = {
+            **dict.fromkeys(told, True),
+            "latent_cache": {"folder"},
+            "data": {"workers"},
+        }
         return self.model_dump(mode="json", exclude=exclude)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """A YAML file with ``key=value`` overrides; keys have dots between levels, values are YAML.
+    """A YAML file with ``key=value`` overrides; keys have dots between levels, values
+    are YAML.
 
-    Raises ConfigurationError that names the file or key, what is wrong, and for a misspelt key the nearest right one.
+    Raises ConfigurationError that names the file or key, what is wrong, and for a
+    misspelt key the nearest right one.
     """
     path = Path(path)
     raw = _read_yaml(path.read_text, str(path))
     if not isinstance(raw, dict):
-        raise ConfigurationError(f"{path}: a training config is a table of keys", setting=str(path))
+        raise ConfigurationError(
+            f"{path}: a training config is a table of keys", setting=str(path)
+        )
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -359,7 +423,11 @@ def _keys_at(place: Sequence[Any]) -> list[str]:
             continue
         annotation = model.model_fields[step].annotation
         candidates = [annotation, *get_args(annotation)]
-        model = next(each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel))
+        model = next(
+            each
+            for each in candidates
+            if isinstance(each, type) and issubclass(each, BaseModel)
+        )
     return list(model.model_fields)
 
 
@@ -367,6 +435,10 @@ def _read_yaml(read: Any, place: str) -> Any:
     try:
         return yaml.safe_load(read())
     except OSError as error:
-        raise ConfigurationError(f"{place} cannot be read: {error.strerror}", setting=place) from None
+        raise ConfigurationError(
+            f"{place} cannot be read: {error.strerror}", setting=place
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{place} is not YAML: {' '.join(str(error).split())}", setting=place) from None
+        raise ConfigurationError(
+            f"{place} is not YAML: {' '.join(str(error).split())}", setting=place
+        ) from None

@@ -1,6 +1,8 @@
-"""What training sees: clips of a folder, pictures of a folder, or the synthetic world, each with its caption.
+"""What training sees: clips of a folder, pictures of a folder, or the synthetic world,
+each with its caption.
 
-An item is a function of the source's config, the epoch and the index: the same in every process and after a resume.
+An item is a function of the source's config, the epoch and the index: the same in every
+process and after a resume.
 
     pixels            float32 (f, 3, H, W), -1..1
     caption           str; never dropped here
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..conditioning.control import fit_picture, read_picture
+from ..controls.pictures import fit_picture, read_picture
 from ..errors import AssetError, ConfigurationError, InvalidRequest
 from ..video.reading import count_frames, read_frames
 from .manifests import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Entry, open_listing
@@ -50,12 +52,14 @@ def _check_files(max_broken: float, seed: int) -> None:
 
 @dataclass(frozen=True)
 class ClipFolder:
-    """Videos below ``root``: those that ``manifest`` names, or all, with captions in .txt files beside them.
+    """Videos below ``root``: those that ``manifest`` names, or all, with captions in
+    .txt files beside them.
 
-    Every ``stride``-th frame from a random start, ``num_frames`` of them (1: a random picture), resized to cover
-    height x width and cut about the centre. ``flip``: mirrored in half of the cases, a whole clip at a time; not for
-    captions that name sides. Where a greater share of the files than ``max_broken`` cannot be read, training
-    stops. Raises ConfigurationError.
+    Every ``stride``-th frame from a random start, ``num_frames`` of them (1: a random
+    picture), resized to cover height x width and cut about the centre. ``flip``:
+    mirrored in half of the cases, a whole clip at a time; not for captions that name
+    sides. Where a greater share of the files than ``max_broken`` cannot be read,
+    training stops. Raises ConfigurationError.
     """
 
     root: Path
@@ -77,7 +81,9 @@ class ClipFolder:
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """Still pictures (png, jpg, webp) below ``root``, else as ``ClipFolder``. Raises ConfigurationError."""
+    """Still pictures (png, jpg, webp) below ``root``, else as ``ClipFolder``. Raises
+    ConfigurationError.
+    """
 
     root: Path
     manifest: Path | None = None
@@ -94,12 +100,14 @@ class PictureFolder:
 
 @dataclass(frozen=True)
 class World:
-    """``size`` clips of the synthetic world, of 64 x 64 pixels. Raises ConfigurationError.
+    """``size`` clips of the synthetic world, of 64 x 64 pixels. Raises
+    ConfigurationError.
 
-    A clip is the same in every epoch; its words, and which ``num_frames`` neighbours of its 16 frames are taken, are
-    not. With 0 frames an item is words alone, and nothing is drawn. ``shots``: each clip is shown in one of them; a
-    shot named twice is taken twice as often. ``two_objects``: the share of clips with a second one. ``sketches``: items
-    have the frames' outlines too, as a scribble branch is shown them.
+    A clip is the same in every epoch; its words, and which ``num_frames`` neighbours of
+    its 16 frames are taken, are not. With 0 frames an item is words alone, and nothing
+    is drawn. ``shots``: each clip is shown in one of them; a shot named twice is taken
+    twice as often. ``two_objects``: the share of clips with a second one. ``sketches``:
+    items have the frames' outlines too, as a scribble branch is shown them.
     """
 
     size: int = 4096
@@ -114,19 +122,32 @@ class World:
         _check("size", self.size, self.size >= 1, "1 or more")
         _check("split", self.split, self.split in world.SPLITS, ", ".join(world.SPLITS))
         _check("shots", self.shots, len(self.shots) > 0, "at least one")
-        _check("two_objects", self.two_objects, 0 <= self.two_objects <= 1, "a share from 0 to 1")
-        _check("num_frames", self.num_frames, 0 <= self.num_frames <= world.NUM_FRAMES, f"0 to {world.NUM_FRAMES}")
+        _check(
+            "two_objects",
+            self.two_objects,
+            0 <= self.two_objects <= 1,
+            "a share from 0 to 1",
+        )
+        _check(
+            "num_frames",
+            self.num_frames,
+            0 <= self.num_frames <= world.NUM_FRAMES,
+            f"0 to {world.NUM_FRAMES}",
+        )
         _check("seed", self.seed, self.seed >= 0, "0 or more")
 
 
 Source = ClipFolder | PictureFolder | World
 
 
-def clip_indices(num_available: int, num_frames: int, stride: int, rng: np.random.Generator) -> np.ndarray:
-    """Which frames a clip is made of, by the published rule (animatediff/data/dataset.py): int64 (num_frames,).
+def clip_indices(
+    num_available: int, num_frames: int, stride: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Which frames a clip is made of, by the published rule
+    (animatediff/data/dataset.py): int64 (num_frames,).
 
-    A random stretch of (num_frames - 1) x stride + 1 frames, or all there are, evenly sampled and cut to whole numbers:
-    a short video gives denser, or repeated, frames.
+    A random stretch of (num_frames - 1) x stride + 1 frames, or all there are, evenly
+    sampled and cut to whole numbers: a short video gives denser, or repeated, frames.
     """
     length = min(num_available, (num_frames - 1) * stride + 1)
     start = int(rng.integers(num_available - length + 1))
@@ -139,7 +160,9 @@ def order(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 class SourceDataset(Dataset[Item]):
-    """Map-style: ``item(epoch, index)``, or ``dataset[epoch, index]`` as a DataLoader asks; a bare index is epoch 0."""
+    """Map-style: ``item(epoch, index)``, or ``dataset[epoch, index]`` as a DataLoader
+    asks; a bare index is epoch 0.
+    """
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -154,7 +177,9 @@ class SourceDataset(Dataset[Item]):
         return self.item(epoch, index)
 
     def note(self, broken: Sequence[tuple[str, str]]) -> None:
-        """Counts what an item's ``broken`` says; with loader processes, the main one hears of it in no other way."""
+        """Counts what an item's ``broken`` says; with loader processes, the main one
+        hears of it in no other way.
+        """
 
     def report(self) -> list[tuple[str, str]]:
         """Every file that was found broken so far, by name, with the reason."""
@@ -162,7 +187,8 @@ class SourceDataset(Dataset[Item]):
 
 
 class FileDataset(SourceDataset):
-    """A broken file's place is taken by the next one that can be read, of at most 16, the same in every process.
+    """A broken file's place is taken by the next one that can be read, of at most 16,
+    the same in every process.
 
     Raises AssetError where too many files are broken, naming some.
     """
@@ -170,7 +196,9 @@ class FileDataset(SourceDataset):
     suffixes: tuple[str, ...]
 
     def __init__(self, source: ClipFolder | PictureFolder) -> None:
-        self.listing = open_listing(Path(source.root), source.manifest and Path(source.manifest), self.suffixes)
+        self.listing = open_listing(
+            Path(source.root), source.manifest and Path(source.manifest), self.suffixes
+        )
         self.max_broken, self.seed = source.max_broken, source.seed
         self._broken: dict[str, str] = {}
 
@@ -182,22 +210,35 @@ class FileDataset(SourceDataset):
         for step in range(min(_SUBSTITUTES + 1, len(self))):
             place = (index + step) % len(self)
             entry = self.listing[place]
-            reason = self._broken.get(entry.name) or ("there is no caption in UTF-8" if entry.caption is None else None)
+            reason = self._broken.get(entry.name) or (
+                "there is no caption in UTF-8" if entry.caption is None else None
+            )
             if reason is None:
                 try:
-                    made = self._read(entry, np.random.default_rng([self.seed, epoch, index, step]))
-                    return {**made, "caption": entry.caption, "index": torch.tensor(place), "broken": broken}
+                    made = self._read(
+                        entry, np.random.default_rng([self.seed, epoch, index, step])
+                    )
+                    return {
+                        **made,
+                        "caption": entry.caption,
+                        "index": torch.tensor(place),
+                        "broken": broken,
+                    }
                 except AssetError as error:
                     reason = error.message.removeprefix(f"{entry.path.name}: ")
             broken.append((entry.name, reason))
             self.note(broken)
-        raise AssetError(f"{len(broken)} files in a row cannot be read: {_told(broken)}", broken=broken)
+        raise AssetError(
+            f"{len(broken)} files in a row cannot be read: {_told(broken)}",
+            broken=broken,
+        )
 
     def note(self, broken: Sequence[tuple[str, str]]) -> None:
         self._broken.update(broken)
         if len(self._broken) > self.max_broken * len(self):
             raise AssetError(
-                f"{len(self._broken)} of {len(self)} files cannot be read, more than the share of {self.max_broken:g}"
+                f"{len(self._broken)} of {len(self)} files cannot be read, more than"
+                f" the share of {self.max_broken:g}"
                 f" that max_broken allows: {_told(self.report())}",
                 broken=self.report(),
             )
@@ -240,9 +281,15 @@ class ClipDataset(FileDataset):
             values = values.flip(-1)
         return {"pixels": values.contiguous(), "frames": torch.from_numpy(indices)}
 
-    def _frames(self, path: Path, available: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        indices = clip_indices(available, self.source.num_frames, self.source.stride, rng)
-        return indices, read_frames(path, indices.tolist(), self.source.width, self.source.height)
+    def _frames(
+        self, path: Path, available: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        indices = clip_indices(
+            available, self.source.num_frames, self.source.stride, rng
+        )
+        return indices, read_frames(
+            path, indices.tolist(), self.source.width, self.source.height
+        )
 
 
 class PictureDataset(FileDataset):
@@ -261,7 +308,9 @@ class PictureDataset(FileDataset):
             raise AssetError(f"{entry.path.name}: {error.strerror}") from error
         except InvalidRequest as error:
             raise AssetError(f"{entry.path.name}: {error.details['got']}") from error
-        values = fit_picture(picture, self.source.width, self.source.height)[None] * 2 - 1
+        values = (
+            fit_picture(picture, self.source.width, self.source.height)[None] * 2 - 1
+        )
         if self.source.flip and rng.random() < 0.5:
             values = values.flip(-1)
         return {"pixels": values, "frames": torch.zeros(1, dtype=torch.int64)}
@@ -279,19 +328,31 @@ class WorldDataset(SourceDataset):
     def scene(self, index: int) -> tuple[world.Scene, world.Shot]:
         """What clip ``index`` shows, and how; nothing is drawn for it."""
         source = self.source
-        return world.draw_scene(source.seed, source.split, index, source.shots, source.two_objects)[:2]
+        return world.draw_scene(
+            source.seed, source.split, index, source.shots, source.two_objects
+        )[:2]
 
     def item(self, epoch: int, index: int) -> Item:
         source, (scene, shot) = self.source, self.scene(index)
         rng = world.generator(source.seed, source.split, index, 1 + epoch)
         caption = describe(scene, rng)
         told = {"caption": caption.text, "attributes": world.attributes(scene, caption)}
-        made: Item = {**told, "strength": torch.tensor(shot.amount), "index": torch.tensor(index), "broken": []}
+        made: Item = {
+            **told,
+            "strength": torch.tensor(shot.amount),
+            "index": torch.tensor(index),
+            "broken": [],
+        }
         if not source.num_frames:
             return made
-        clip = world.clip(source.seed, source.split, index, source.shots, source.two_objects)
+        clip = world.clip(
+            source.seed, source.split, index, source.shots, source.two_objects
+        )
         frames = clip_indices(world.NUM_FRAMES, source.num_frames, 1, rng)
-        pixels = torch.from_numpy(clip.frames[frames]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = (
+            torch.from_numpy(clip.frames[frames]).permute(0, 3, 1, 2).float() / 127.5
+            - 1
+        )
         made |= {
             "pixels": pixels.contiguous(),
             "mask": torch.from_numpy(clip.mask[frames]).float(),
@@ -307,7 +368,11 @@ def open_source(source: Source) -> SourceDataset:
     """Raises ConfigurationError if there is nothing where ``source`` says."""
     if isinstance(source, World):
         return WorldDataset(source)
-    return ClipDataset(source) if isinstance(source, ClipFolder) else PictureDataset(source)
+    return (
+        ClipDataset(source)
+        if isinstance(source, ClipFolder)
+        else PictureDataset(source)
+    )
 
 
 def _told(broken: Sequence[tuple[str, str]]) -> str:

@@ -7,19 +7,26 @@ import torch
 from torch import Tensor, nn
 
 
-def move_towards(averages: Iterable[Tensor], values: Iterable[Tensor], share: float) -> None:
+def move_towards(
+    averages: Iterable[Tensor], values: Iterable[Tensor], share: float
+) -> None:
     """Every average, in place, by ``share`` of its way to its value."""
     torch._foreach_lerp_(list(averages), list(values), share)  # pyright: ignore[reportPrivateImportUsage]
 
 
 class MovingAverage:
-    """Weights averaged over the steps of training, with a decay that grows: min(decay, (1 + n) / (10 + n))."""
+    """Weights averaged over the steps of training, with a decay that grows: min(decay,
+    (1 + n) / (10 + n)).
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters = dict(parameters)
         self._decay = decay
         self.num_updates = 0
-        self.average = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self.average = {
+            name: parameter.detach().clone()
+            for name, parameter in self._parameters.items()
+        }
 
     @torch.no_grad()
     def update(self) -> None:
@@ -29,8 +36,13 @@ class MovingAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model with the average as its weights; afterwards it has its own again, bit for bit."""
-        own = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        """The model with the average as its weights; afterwards it has its own again,
+        bit for bit.
+        """
+        own = {
+            name: parameter.detach().clone()
+            for name, parameter in self._parameters.items()
+        }
         self._write(self.average)
         try:
             yield

@@ -1,6 +1,8 @@
-"""diffusers' keys -> the layout of Stable Diffusion's first release, the single file that every program reads.
+"""diffusers' keys -> the layout of Stable Diffusion's first release, the single file
+that every program reads.
 
-The way back from ``checkpoints.ldm``, for UNets and VAEs of SD 1.5's architecture, whatever their widths.
+The way back from ``checkpoints.ldm``, for UNets and VAEs of SD 1.5's architecture,
+whatever their widths.
 """
 
 import re
@@ -30,19 +32,31 @@ _UNET_LAYER = re.compile(
 
 
 def single_file(
-    unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], text_encoder: Mapping[str, Tensor], layers_per_block: int
+    unet: Mapping[str, Tensor],
+    vae: Mapping[str, Tensor],
+    text_encoder: Mapping[str, Tensor],
+    layers_per_block: int,
 ) -> dict[str, Tensor]:
     """A whole model under the first release's keys."""
-    attentive = {key.partition(".attentions.")[0] for key in unet if ".attentions." in key}
-    vae_levels = 1 + max(int(found[1]) for key in vae if (found := re.search(r"up_blocks\.(\d+)", key)))
+    attentive = {
+        key.partition(".attentions.")[0] for key in unet if ".attentions." in key
+    }
+    vae_levels = 1 + max(
+        int(found[1]) for key in vae if (found := re.search(r"up_blocks\.(\d+)", key))
+    )
     weights = {
-        f"model.diffusion_model.{_unet_key(key, layers_per_block, attentive)}": tensor for key, tensor in unet.items()
+        f"model.diffusion_model.{_unet_key(key, layers_per_block, attentive)}": tensor
+        for key, tensor in unet.items()
     }
     for key, tensor in vae.items():
         new = _vae_key(key, vae_levels)
-        weights[f"first_stage_model.{new}"] = tensor[:, :, None, None] if _was_conv(new, tensor) else tensor
+        weights[f"first_stage_model.{new}"] = (
+            tensor[:, :, None, None] if _was_conv(new, tensor) else tensor
+        )
     for key, tensor in text_encoder.items():
-        weights[f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"] = tensor
+        weights[
+            f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"
+        ] = tensor
     return weights
 
 
@@ -70,17 +84,35 @@ def _unet_key(key: str, layers: int, attentive: set[str]) -> str:
     return f"output_blocks.{first + i}.{int(kind == 'attentions')}.{rest}"
 
 
-_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
 
 
 def _vae_key(key: str, levels: int) -> str:
-    key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
+    key = re.sub(
+        r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key
+    )
     key = re.sub(r"mid_block\.attentions\.0", "mid.attn_1", key)
     key = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", key)
     key = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", key)
-    key = re.sub(r"up_blocks\.(\d+)\.resnets", lambda m: f"up.{levels - 1 - int(m[1])}.block", key)
-    key = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", key)
-    key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    key = re.sub(
+        r"up_blocks\.(\d+)\.resnets",
+        lambda m: f"up.{levels - 1 - int(m[1])}.block",
+        key,
+    )
+    key = re.sub(
+        r"up_blocks\.(\d+)\.upsamplers\.0",
+        lambda m: f"up.{levels - 1 - int(m[1])}.upsample",
+        key,
+    )
+    key = key.replace("conv_norm_out", "norm_out").replace(
+        "conv_shortcut", "nin_shortcut"
+    )
     if ".mid.attn_1." in key:
         before, _, rest = key.partition(".mid.attn_1.")
         name, _, end = rest.rpartition(".")
@@ -89,5 +121,7 @@ def _vae_key(key: str, levels: int) -> str:
 
 
 def _was_conv(key: str, tensor: Tensor) -> bool:
-    """The first release's VAE has convolutions over one point where diffusers has linear layers."""
+    """The first release's VAE has convolutions over one point where diffusers has
+    linear layers.
+    """
     return ".attn_1." in key and tensor.ndim == 2

@@ -1,4 +1,6 @@
-"""What a run says: a line of JSON for each measurement, TensorBoard's files, a picture of the loss."""
+"""What a run says: a line of JSON for each measurement, TensorBoard's files, a picture
+of the loss.
+"""
 
 import json
 import math
@@ -11,19 +13,30 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 
 class Report:
-    """Written by one process. A run that goes on at ``first_step`` takes back what was said about later steps."""
+    """Written by one process. A run that goes on at ``first_step`` takes back what was
+    said about later steps.
+    """
 
     def __init__(self, folder: Path, first_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = folder / "metrics.jsonl"
         self._picture = folder / "loss.png"
-        kept = [line for line in read_metrics(self._lines) if line["step"] <= first_step]
-        self._lines.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        kept = [
+            line for line in read_metrics(self._lines) if line["step"] <= first_step
+        ]
+        self._lines.write_text(
+            "".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8"
+        )
+        self._board = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=first_step + 1
+        )
 
     def say(self, step: int, numbers: Mapping[str, float]) -> None:
         """``numbers`` after ``step`` steps. What is not finite is null in JSON."""
-        plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        plain = {
+            name: value if math.isfinite(value) else None
+            for name, value in numbers.items()
+        }
         with self._lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **plain}) + "\n")
         for name, value in numbers.items():
@@ -39,13 +52,20 @@ class Report:
         self._board.add_scalar(f"{name}/fps", fps, step)
 
     def draw(self) -> None:
-        """loss.png: the loss at every measurement, and its mean over the last tenth of them."""
+        """loss.png: the loss at every measurement, and its mean over the last tenth of
+        them.
+        """
         from matplotlib.figure import Figure
 
-        lines = [line for line in read_metrics(self._lines) if line.get("loss") is not None]
+        lines = [
+            line for line in read_metrics(self._lines) if line.get("loss") is not None
+        ]
         if not lines:
             return
-        steps, losses = [line["step"] for line in lines], np.array([line["loss"] for line in lines])
+        steps, losses = (
+            [line["step"] for line in lines],
+            np.array([line["loss"] for line in lines]),
+        )
         width = max(1, len(losses) // 10)
         sums = np.cumsum(np.concatenate([[0.0], losses]))
         ends = np.arange(1, len(losses) + 1)
@@ -53,8 +73,14 @@ class Report:
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(steps, losses, linewidth=0.7, alpha=0.5, label="loss")
-        axes.plot(steps, (sums[ends] - sums[starts]) / (ends - starts), label=f"mean of the last {width}")
-        axes.set(xlabel="step", ylabel="loss", yscale="log" if losses.min() > 0 else "linear")
+        axes.plot(
+            steps,
+            (sums[ends] - sums[starts]) / (ends - starts),
+            label=f"mean of the last {width}",
+        )
+        axes.set(
+            xlabel="step", ylabel="loss", yscale="log" if losses.min() > 0 else "linear"
+        )
         axes.legend()
         figure.savefig(self._picture, dpi=100)
 

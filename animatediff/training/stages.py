@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters.control import build_sparse_controlnet
 from ..catalog import MOTION_MODULE_VERSIONS
 from ..checkpoints import diffusers_folder
 from ..checkpoints.files import check_keys_and_shapes
 from ..checkpoints.motion_module import MotionModuleWeights, read_motion_module
 from ..checkpoints.sparse_controlnet import read_sparse_controlnet
 from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, UNet3DConfig
+from ..controls.sparsectrl import build_sparse_controlnet
 from ..errors import ConfigurationError
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
@@ -47,7 +47,9 @@ from .shapeworld import world
 
 @dataclass(frozen=True)
 class Stage:
-    """One row. ``beta_schedule`` None: no noise is learned. ``words_alone``: captions without pictures are enough."""
+    """One row. ``beta_schedule`` None: no noise is learned. ``words_alone``: captions
+    without pictures are enough.
+    """
 
     title: str
     build: Callable[["Stage", TrainConfig, GlobalBatch], Learner]
@@ -57,7 +59,8 @@ class Stage:
     words_alone: bool = False
 
 
-# ------------------------------------------------------------------------------------------------ what is trained
+# ------------------------------------------------------------------------------------------------
+# what is trained
 
 
 def _given(value: Any, key: str, stage: str) -> Any:
@@ -80,15 +83,21 @@ def _encoders(config: TrainConfig) -> Encoders:
     )
 
 
-def _loaded(config: TrainConfig, *, motion: bool) -> tuple[UNet3DConditionModel, Encoders]:
-    """The base model with all that is to be added to it, in float32, nothing of it training."""
+def _loaded(
+    config: TrainConfig, *, motion: bool
+) -> tuple[UNet3DConditionModel, Encoders]:
+    """The base model with all that is to be added to it, in float32, nothing of it
+    training.
+    """
     model = config.model
     pipeline = AnimationPipeline.from_pretrained(_base(config))
     weights = None
     if motion:
         file = _given(model.motion_module, "model.motion_module", config.stage)
         if file == "new":
-            version = _given(model.motion_module_version, "model.motion_module_version", config.stage)
+            version = _given(
+                model.motion_module_version, "model.motion_module_version", config.stage
+            )
             pipeline.unet.set_motion(MOTION_MODULE_VERSIONS[version])
             pipeline.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             if model.motion_module_from:
@@ -103,13 +112,21 @@ def _loaded(config: TrainConfig, *, motion: bool) -> tuple[UNet3DConditionModel,
 
 
 def _begin_with(unet: UNet3DConditionModel, other: MotionModuleWeights) -> None:
-    """Give the motion modules those layers that ``other`` has; the rest stay new. Raises CheckpointError."""
+    """Give the motion modules those layers that ``other`` has; the rest stay new.
+    Raises CheckpointError.
+    """
     own = unet.state_dict()
-    check_keys_and_shapes(other.name, other.tensors, {key: own[key] for key in other.tensors.keys() & own.keys()})
+    check_keys_and_shapes(
+        other.name,
+        other.tensors,
+        {key: own[key] for key in other.tensors.keys() & own.keys()},
+    )
     unet.load_state_dict(dict(other.tensors), strict=False)
 
 
-def _denoising(stage: Stage, config: TrainConfig, batch: GlobalBatch, *parts: Any) -> tuple[Any, ...]:
+def _denoising(
+    stage: Stage, config: TrainConfig, batch: GlobalBatch, *parts: Any
+) -> tuple[Any, ...]:
     unet, encoders = parts
     beta_schedule = config.loss.beta_schedule or stage.beta_schedule
     return config, batch, unet, encoders, beta_schedule, stage.single_frames
@@ -124,16 +141,24 @@ def _train_only(model: nn.Module, wanted: Callable[[str], bool], key: str) -> No
 
 def _build_image(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner:
     unet, encoders = _loaded(config, motion=False)
-    _train_only(unet, lambda name: any(part in name for part in config.model.trainable), "model.trainable")
+    _train_only(
+        unet,
+        lambda name: any(part in name for part in config.model.trainable),
+        "model.trainable",
+    )
     return DenoisingLearner(*_denoising(stage, config, batch, unet, encoders))
 
 
 def _build_new_unet(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner:
-    shape, encoders = _given(config.model.unet, "model.unet", config.stage), _encoders(config)
+    shape, encoders = (
+        _given(config.model.unet, "model.unet", config.stage),
+        _encoders(config),
+    )
     width = encoders.text_encoder.config.hidden_size
     if shape.cross_attention_dim != width:
         raise ConfigurationError(
-            f"model.unet.cross_attention_dim: got {shape.cross_attention_dim}, and the text encoder's width is {width}",
+            f"model.unet.cross_attention_dim: got {shape.cross_attention_dim}, and"
+            f" the text encoder's width is {width}",
             setting="model.unet.cross_attention_dim",
         )
     levels = len(shape.block_out_channels)
@@ -152,7 +177,9 @@ def _build_new_unet(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Le
     return DenoisingLearner(*_denoising(stage, config, batch, unet, encoders))
 
 
-def _build_spatial_lora(targets: str) -> Callable[[Stage, TrainConfig, GlobalBatch], Learner]:
+def _build_spatial_lora(
+    targets: str,
+) -> Callable[[Stage, TrainConfig, GlobalBatch], Learner]:
     def build(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner:
         unet, encoders = _loaded(config, motion=False)
         lora_layers.inject(unet, config.lora, targets)
@@ -167,7 +194,9 @@ def _build_motion(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Lear
     return DenoisingLearner(*_denoising(stage, config, batch, unet, encoders))
 
 
-def _build_motion_lora(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner:
+def _build_motion_lora(
+    stage: Stage, config: TrainConfig, batch: GlobalBatch
+) -> Learner:
     unet, encoders = _loaded(config, motion=True)
     lora_layers.inject(unet, config.lora, lora_layers.TEMPORAL_ATTENTION)
     return MotionLoraLearner(*_denoising(stage, config, batch, unet, encoders))
@@ -179,23 +208,39 @@ def _build_sparsectrl(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> 
     if config.model.control_file:
         weights = read_sparse_controlnet(config.model.control_file)
         if weights.config.takes_latents != (kind == "rgb"):
-            raise ConfigurationError(f"model.control_file: {weights.name} is no {kind} branch", setting="model.control")
+            raise ConfigurationError(
+                f"model.control_file: {weights.name} is no {kind} branch",
+                setting="model.control",
+            )
         branch = build_sparse_controlnet(unet, weights)
     else:
-        branch = SparseControlNetModel(unet.config, SPARSECTRL_RGB if kind == "rgb" else SPARSECTRL_SCRIBBLE)
+        branch = SparseControlNetModel(
+            unet.config, SPARSECTRL_RGB if kind == "rgb" else SPARSECTRL_SCRIBBLE
+        )
         branch.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         own, of_unet = branch.state_dict(), unet.state_dict()
         branch.load_state_dict(
-            {key: of_unet[key] for key in own if key in of_unet and ".motion_modules." not in key}, strict=False
+            {
+                key: of_unet[key]
+                for key in own
+                if key in of_unet and ".motion_modules." not in key
+            },
+            strict=False,
         )
-    # its noisy input is zero, so that of its first convolution only the bias is ever used
+    # its noisy input is zero, so that of its first convolution only the bias is ever
+    # used
     _train_only(branch, lambda name: name != "conv_in.weight", "model.control")
-    return SparseControlLearner(branch, *_denoising(stage, config, batch, unet, encoders))
+    return SparseControlLearner(
+        branch, *_denoising(stage, config, batch, unet, encoders)
+    )
 
 
 def _build_lcm(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner:
     if config.model.motion_module == "new":
-        raise ConfigurationError("model.motion_module: there is nothing to distil in a new one", setting="model")
+        raise ConfigurationError(
+            "model.motion_module: there is nothing to distil in a new one",
+            setting="model",
+        )
     unet, encoders = _loaded(config, motion=True)
     _train_only(unet, lambda name: ".motion_modules." in name, "model.motion_module")
     return ConsistencyLearner(*_denoising(stage, config, batch, unet, encoders))
@@ -206,7 +251,9 @@ def _build_vae(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner
 
     shape = config.model.vae
     if shape is None:
-        vae = diffusers_folder.load_vae(_base(config) / "vae", torch.device("cpu"), torch.float32)
+        vae = diffusers_folder.load_vae(
+            _base(config) / "vae", torch.device("cpu"), torch.float32
+        )
     else:
         levels = len(shape.block_out_channels)
         make: Any = AutoencoderKL  # whose annotations are narrower than what it takes
@@ -219,15 +266,24 @@ def _build_vae(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
         )
-        with torch.no_grad():  # begin with little noise: a decoder that learns from noise first learns gray
+        # begin with little noise: a decoder that learns from noise first learns gray
+        with torch.no_grad():
             vae.quant_conv.bias[vae.config.latent_channels :] = -6
     learner = VaeLearner(config, batch, vae.to(memory_format=torch.channels_last))
     decoder = ("decoder.", "post_quant_conv.")
-    _train_only(learner.vae, lambda name: not config.vae.decoder_only or name.startswith(decoder), "vae")
+    _train_only(
+        learner.vae,
+        lambda name: not config.vae.decoder_only or name.startswith(decoder),
+        "vae",
+    )
     return learner
 
 
-def _build_text_encoder(stage: Stage, config: TrainConfig, batch: GlobalBatch) -> Learner:  # noqa: ARG001
+def _build_text_encoder(
+    stage: Stage,  # noqa: ARG001
+    config: TrainConfig,
+    batch: GlobalBatch,
+) -> Learner:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     shape = _given(config.model.text_encoder, "model.text_encoder", config.stage)
@@ -261,42 +317,70 @@ def _build_text_encoder(stage: Stage, config: TrainConfig, batch: GlobalBatch) -
     return TextLearner(config, batch, encoder, tokenizer, rows, classes)
 
 
-# ------------------------------------------------------------------------------------------------ what comes of it
+# ------------------------------------------------------------------------------------------------
+# what comes of it
 
 
-def _export_model(learner: DenoisingLearner, config: TrainConfig, folder: Path, origin: Origin) -> list[Path]:
+def _export_model(
+    learner: DenoisingLearner, config: TrainConfig, folder: Path, origin: Origin
+) -> list[Path]:
     beta_schedule = config.loss.beta_schedule or str(STAGES[config.stage].beta_schedule)
-    return write_model(folder, learner.unet, learner.encoders, _base(config), beta_schedule, origin)
+    return write_model(
+        folder, learner.unet, learner.encoders, _base(config), beta_schedule, origin
+    )
 
 
-def _export_motion(learner: DenoisingLearner, _config: TrainConfig, folder: Path, origin: Origin) -> list[Path]:
-    return [write_weights(folder / "motion_module.safetensors", motion_weights(learner.unet), origin)]
+def _export_motion(
+    learner: DenoisingLearner, _config: TrainConfig, folder: Path, origin: Origin
+) -> list[Path]:
+    return [
+        write_weights(
+            folder / "motion_module.safetensors", motion_weights(learner.unet), origin
+        )
+    ]
 
 
 def _export_lora(
     name: str, layout: Callable[..., Mapping[str, Tensor]]
 ) -> Callable[[DenoisingLearner, TrainConfig, Path, Origin], list[Path]]:
-    def export(learner: DenoisingLearner, config: TrainConfig, folder: Path, origin: Origin) -> list[Path]:
-        return [write_weights(folder / f"{name}.safetensors", layout(learner.unet, config.lora), origin)]
+    def export(
+        learner: DenoisingLearner, config: TrainConfig, folder: Path, origin: Origin
+    ) -> list[Path]:
+        return [
+            write_weights(
+                folder / f"{name}.safetensors",
+                layout(learner.unet, config.lora),
+                origin,
+            )
+        ]
 
     return export
 
 
-def _export_sparsectrl(learner: SparseControlLearner, config: TrainConfig, folder: Path, origin: Origin) -> list[Path]:
+def _export_sparsectrl(
+    learner: SparseControlLearner, config: TrainConfig, folder: Path, origin: Origin
+) -> list[Path]:
     name = f"sparsectrl_{config.model.control}.safetensors"
     return [write_weights(folder / name, with_tables(learner.branch), origin)]
 
 
-def _export_vae(learner: VaeLearner, _config: TrainConfig, folder: Path, origin: Origin) -> list[Path]:
+def _export_vae(
+    learner: VaeLearner, _config: TrainConfig, folder: Path, origin: Origin
+) -> list[Path]:
     write_vae(folder / "vae", learner.vae, origin)
     return [folder / "vae"]
 
 
-def _export_text(learner: TextLearner, config: TrainConfig, folder: Path, origin: Origin) -> list[Path]:
+def _export_text(
+    learner: TextLearner, config: TrainConfig, folder: Path, origin: Origin
+) -> list[Path]:
     from transformers import CLIPTextConfig
 
     tokenizer, small = learner.tokenizer, learner.encoder.config.to_dict()
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    special = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id")
+        for name in ("bos", "eos", "pad")
+    }
     full = CLIPTextConfig(**{**small, **special, "vocab_size": len(tokenizer)})
     weights = dict(learner.encoder.state_dict())
     table = next(key for key in weights if key.endswith("token_embedding.weight"))
@@ -310,8 +394,15 @@ _LINEAR, _SCALED = "linear", "scaled_linear"
 
 STAGES: Mapping[str, Stage] = {
     "vae": Stage("autoencoder", _build_vae, _export_vae, single_frames=True),
-    "text_encoder": Stage("text tower of the synthetic world", _build_text_encoder, _export_text, words_alone=True),
-    "text_to_image": Stage("image UNet from nothing", _build_new_unet, _export_model, _SCALED, True),
+    "text_encoder": Stage(
+        "text tower of the synthetic world",
+        _build_text_encoder,
+        _export_text,
+        words_alone=True,
+    ),
+    "text_to_image": Stage(
+        "image UNet from nothing", _build_new_unet, _export_model, _SCALED, True
+    ),
     "image": Stage("image UNet, finetuned", _build_image, _export_model, _SCALED, True),
     "lora": Stage(
         "image LoRA",
@@ -334,13 +425,18 @@ STAGES: Mapping[str, Stage] = {
         _export_lora("motion_lora", lora_layers.processors),
         _LINEAR,
     ),
-    "sparsectrl": Stage("SparseCtrl branch", _build_sparsectrl, _export_sparsectrl, _LINEAR),
-    "lcm": Stage("motion modules, distilled to few steps", _build_lcm, _export_motion, _LINEAR),
+    "sparsectrl": Stage(
+        "SparseCtrl branch", _build_sparsectrl, _export_sparsectrl, _LINEAR
+    ),
+    "lcm": Stage(
+        "motion modules, distilled to few steps", _build_lcm, _export_motion, _LINEAR
+    ),
 }
 
 
 def build_learner(config: TrainConfig, batch: GlobalBatch) -> Learner:
-    """The learner of the config's stage, on the CPU. What is new in it follows from the config's seed.
+    """The learner of the config's stage, on the CPU. What is new in it follows from the
+    config's seed.
 
     Raises ConfigurationError, AssetError, CheckpointError.
     """
@@ -354,7 +450,8 @@ def build_learner(config: TrainConfig, batch: GlobalBatch) -> Learner:
 
 
 def open_clips(config: TrainConfig, *, whole: bool = False) -> SourceDataset:
-    """The config's data as its stage reads them; ``whole``: all frames of a clip, also where one is enough.
+    """The config's data as its stage reads them; ``whole``: all frames of a clip, also
+    where one is enough.
 
     Raises ConfigurationError.
     """
@@ -365,21 +462,51 @@ def open_clips(config: TrainConfig, *, whole: bool = False) -> SourceDataset:
         num_frames = 0 if stage.words_alone else 1 if single else data.num_frames
         return _open_world(config, num_frames, sketches=config.shows_sketches)
     if stage.words_alone or (data.kind == "pictures" and not stage.single_frames):
-        raise ConfigurationError(f"data.kind: the stage {config.stage} cannot use {data.kind}", setting="data.kind")
+        raise ConfigurationError(
+            f"data.kind: the stage {config.stage} cannot use {data.kind}",
+            setting="data.kind",
+        )
     size = {"height": data.height, "width": data.width, "flip": data.flip}
-    common = {"root": Path(str(data.root)), "manifest": manifest, "max_broken": data.max_broken, "seed": data.seed}
+    common = {
+        "root": Path(str(data.root)),
+        "manifest": manifest,
+        "max_broken": data.max_broken,
+        "seed": data.seed,
+    }
     if data.kind == "pictures":
         return open_source(PictureFolder(**common, **size))
-    return open_source(ClipFolder(**common, **size, num_frames=1 if single else data.num_frames, stride=data.stride))
+    return open_source(
+        ClipFolder(
+            **common,
+            **size,
+            num_frames=1 if single else data.num_frames,
+            stride=data.stride,
+        )
+    )
 
 
 def open_words(config: TrainConfig) -> SourceDataset | None:
-    """The world's captions alone, which are others in every epoch; None for data whose captions stay."""
+    """The world's captions alone, which are others in every epoch; None for data whose
+    captions stay.
+    """
     return _open_world(config, 0) if config.data.kind == "world" else None
 
 
-def _open_world(config: TrainConfig, num_frames: int, *, sketches: bool = False) -> SourceDataset:
+def _open_world(
+    config: TrainConfig, num_frames: int, *, sketches: bool = False
+) -> SourceDataset:
     data = config.data
-    shots = tuple(world.Shot(shot.camera, shot.style, shot.watermark, shot.amount) for shot in data.shots)
-    source = World(data.size, data.split, shots, data.two_objects, num_frames, sketches, seed=data.seed)
+    shots = tuple(
+        world.Shot(shot.camera, shot.style, shot.watermark, shot.amount)
+        for shot in data.shots
+    )
+    source = World(
+        data.size,
+        data.split,
+        shots,
+        data.two_objects,
+        num_frames,
+        sketches,
+        seed=data.seed,
+    )
     return open_source(source)

@@ -1,4 +1,6 @@
-"""From finished frames to a file. Nothing here loads torch but ``grid``, which is imported by its own name."""
+"""From finished frames to a file. Nothing here loads torch but ``grid``, which is
+imported by its own name.
+"""
 
 from .clip import EncodedVideo, Video
 from .metadata import read_metadata

@@ -21,10 +21,19 @@ class Video:
 
     def __post_init__(self) -> None:
         shape = self.frames.shape
-        if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-            raise EncodeError(f"frames must be uint8 (f, h, w, 3), got {self.frames.dtype} {shape}")
+        if (
+            self.frames.dtype != np.uint8
+            or len(shape) != 4
+            or shape[3] != 3
+            or 0 in shape
+        ):
+            raise EncodeError(
+                f"frames must be uint8 (f, h, w, 3), got {self.frames.dtype} {shape}"
+            )
         if type(self.fps) is not int or self.fps < 1:
-            raise EncodeError(f"fps must be a whole number of at least 1, got {self.fps!r}")
+            raise EncodeError(
+                f"fps must be a whole number of at least 1, got {self.fps!r}"
+            )
 
     @property
     def num_frames(self) -> int:
@@ -60,9 +69,12 @@ class EncodedVideo:
 
 
 def frame_delays(num_frames: int, fps: int, ticks_per_second: int) -> list[int]:
-    """Whole ticks that each frame stays. Every frame starts within half a tick of its true time, so no error adds up.
+    """Whole ticks that each frame stays. Every frame starts within half a tick of its
+    true time, so no error adds up.
 
     At 8 fps and 100 ticks: 12, 13, 12, 13, ...
     """
-    starts = [-((fps - 2 * i * ticks_per_second) // (2 * fps)) for i in range(num_frames + 1)]  # rounds half down
+    starts = [
+        -((fps - 2 * i * ticks_per_second) // (2 * fps)) for i in range(num_frames + 1)
+    ]  # rounds half down
     return [end - start for start, end in pairwise(starts)]

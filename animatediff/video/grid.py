@@ -1,4 +1,6 @@
-"""The file that AnimateDiff's own scripts write: the clips of a batch side by side, as one GIF."""
+"""The file that AnimateDiff's own scripts write: the clips of a batch side by side, as
+one GIF.
+"""
 
 from pathlib import Path
 
@@ -15,19 +17,34 @@ _PADDING = 2  # pixels; torchvision's make_grid default
 _LOOPS = 65535  # what the published code's files say instead of 0, "forever"
 
 
-def video_grid(videos: torch.Tensor, n_rows: int = 6, rescale: bool = False) -> np.ndarray:
-    """``videos`` (b, c, f, h, w), c 3 or 1, values 0..1, or -1..1 with ``rescale``, or uint8 -> uint8 (f, H, W, 3).
+def video_grid(
+    videos: torch.Tensor, n_rows: int = 6, rescale: bool = False
+) -> np.ndarray:
+    """``videos`` (b, c, f, h, w), c 3 or 1, values 0..1, or -1..1 with ``rescale``, or
+    uint8 -> uint8 (f, H, W, 3).
 
-    ``n_rows`` is the number of clips in one row, as in torchvision's ``make_grid(nrow=...)``. There are lines of 2 px
-    around each clip, and none if there is only one; their value is 0 before ``rescale``, so black without it and grey
-    with it. Values out of range are clamped, then 255 x is cut to a whole number. All but the clamping is as in the
-    published code. Raises EncodeError for another shape.
+    ``n_rows`` is the number of clips in one row, as in torchvision's
+    ``make_grid(nrow=...)``. There are lines of 2 px around each clip, and none if there
+    is only one; their value is 0 before ``rescale``, so black without it and grey with
+    it. Values out of range are clamped, then 255 x is cut to a whole number. All but
+    the clamping is as in the published code. Raises EncodeError for another shape.
     """
-    if videos.ndim != 5 or 0 in videos.shape or videos.shape[1] not in (1, 3) or n_rows < 1:
+    if (
+        videos.ndim != 5
+        or 0 in videos.shape
+        or videos.shape[1] not in (1, 3)
+        or n_rows < 1
+    ):
         raise EncodeError(
-            f"a grid needs (b, c, f, h, w) with c 1 or 3, and n_rows >= 1; got {tuple(videos.shape)}, {n_rows}"
+            f"a grid needs (b, c, f, h, w) with c 1 or 3, and n_rows >= 1; got"
+            f" {tuple(videos.shape)}, {n_rows}"
         )
-    clips = _pixels(videos, rescale).permute(0, 2, 3, 4, 1).expand(-1, -1, -1, -1, 3).numpy()  # b f h w 3
+    clips = (
+        _pixels(videos, rescale)
+        .permute(0, 2, 3, 4, 1)
+        .expand(-1, -1, -1, -1, 3)
+        .numpy()
+    )  # b f h w 3
     if len(clips) == 1:
         return np.ascontiguousarray(clips[0])
     count, frames, height, width, _ = clips.shape
@@ -52,17 +69,24 @@ def _pixels(values: torch.Tensor, rescale: bool) -> torch.Tensor:
 
 
 def save_videos_grid(
-    videos: torch.Tensor, path: str | Path, rescale: bool = False, n_rows: int = 6, fps: int = 8
+    videos: torch.Tensor,
+    path: str | Path,
+    rescale: bool = False,
+    n_rows: int = 6,
+    fps: int = 8,
 ) -> None:
-    """``video_grid`` as a file, of the format that the suffix of ``path`` names. Makes missing folders.
+    """``video_grid`` as a file, of the format that the suffix of ``path`` names. Makes
+    missing folders.
 
-    A GIF is timed as the published code's: one delay for all frames, 1/fps rounded to 1/100 s (8 fps gives 130 ms).
-    Raises EncodeError.
+    A GIF is timed as the published code's: one delay for all frames, 1/fps rounded to
+    1/100 s (8 fps gives 130 ms). Raises EncodeError.
     """
     path = Path(path)
     formats = {kind.suffix: name for name, kind in OUTPUT_FORMATS.items()}
     if path.suffix.lower() not in formats:
-        raise EncodeError(f"unknown suffix {path.suffix!r}, there are: {', '.join(formats)}")
+        raise EncodeError(
+            f"unknown suffix {path.suffix!r}, there are: {', '.join(formats)}"
+        )
     video = Video(video_grid(videos, n_rows, rescale), fps)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

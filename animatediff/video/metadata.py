@@ -14,7 +14,9 @@ from .ffmpeg import read_comment
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:
-    """One line of ASCII, which every container can hold as it is. Raises EncodeError if JSON cannot say it."""
+    """One line of ASCII, which every container can hold as it is. Raises EncodeError if
+    JSON cannot say it.
+    """
     try:
         return json.dumps(dict(metadata), ensure_ascii=True, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -52,15 +54,26 @@ _READERS: Mapping[str, Callable[[Path], str]] = {
 
 
 def read_metadata(path: Path, format: str) -> dict[str, Any]:
-    """What ``write_video`` was given as metadata. Raises EncodeError if the file holds nothing of the kind."""
+    """What ``write_video`` was given as metadata. Raises EncodeError if the file holds
+    nothing of the kind.
+    """
     if format not in _READERS:
         raise EncodeError(f"no reader for the format {format!r}")
     try:
-        path.stat()  # says plainly that there is no such file, before ffmpeg says it its way
+        # says plainly that there is no such file, before ffmpeg says it its way
+        path.stat()
         metadata = json.loads(_READERS[format](path))
     except OSError as error:
-        raise EncodeError(f"cannot read the {format} file: {error.strerror or 'it is of another kind'}") from error
-    except (KeyError, ValueError, SyntaxError, zipfile.BadZipFile) as error:  # SyntaxError: Pillow's broken PNG
+        raise EncodeError(
+            f"cannot read the {format} file:"
+            f" {error.strerror or 'it is of another kind'}"
+        ) from error
+    except (
+        KeyError,
+        ValueError,
+        SyntaxError,
+        zipfile.BadZipFile,
+    ) as error:  # SyntaxError: Pillow's broken PNG
         raise EncodeError(f"the {format} file has no metadata of ours") from error
     if not isinstance(metadata, dict):
         raise EncodeError(f"the {format} file has no metadata of ours")

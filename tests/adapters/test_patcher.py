@@ -1,4 +1,6 @@
-"""What the patcher promises: what the weights are depends on the last stack alone, whatever came before or failed."""
+"""What the patcher promises: what the weights are depends on the last stack alone,
+whatever came before or failed.
+"""
 
 import hashlib
 import random
@@ -23,12 +25,17 @@ def fingerprint(pipeline: AnimationPipeline) -> str:
     digest = hashlib.sha256()
     for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         for key, tensor in model.state_dict().items():
-            digest.update(key.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                key.encode()
+                + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
     return digest.hexdigest()
 
 
 def pipeline_in(dtype: torch.dtype, golden: Path) -> AnimationPipeline:
-    return load_weights(Golden(golden, dtype).pipeline, golden / "loading" / "mm_v2.ckpt")
+    return load_weights(
+        Golden(golden, dtype).pipeline, golden / "loading" / "mm_v2.ckpt"
+    )
 
 
 @pytest.fixture
@@ -68,13 +75,23 @@ def configure(pipeline: AnimationPipeline, stack: Stack) -> None:
 
 def random_stack(chance: random.Random, folder: Path, vae: Path) -> Stack:
     base = folder / "dreambooth_ldm.safetensors" if chance.random() < 0.3 else None
-    names = ["kohya_lora.safetensors", "v3_adapter.ckpt", "motion_lora_A.ckpt", "motion_lora_B_wrapped.ckpt"]
+    names = [
+        "kohya_lora.safetensors",
+        "v3_adapter.ckpt",
+        "motion_lora_A.ckpt",
+        "motion_lora_B_wrapped.ckpt",
+    ]
     chosen = chance.sample(names, chance.randint(0, 4))
-    loras = tuple(LoraFile(folder / n, chance.choice((0.5, 1.0)), chance.random() < 0.5) for n in chosen)
+    loras = tuple(
+        LoraFile(folder / n, chance.choice((0.5, 1.0)), chance.random() < 0.5)
+        for n in chosen
+    )
     return base, loras, vae if chance.random() < 0.3 else None
 
 
-def test_weights_depend_on_the_stack_alone(golden: Path, tmp_path: Path, failing: dict[str, Any]) -> None:
+def test_weights_depend_on_the_stack_alone(
+    golden: Path, tmp_path: Path, failing: dict[str, Any]
+) -> None:
     chance = random.Random(0)
     folder = golden / "loading"
     pipeline, twin = (pipeline_in(torch.float16, golden) for _ in range(2))
@@ -87,7 +104,9 @@ def test_weights_depend_on_the_stack_alone(golden: Path, tmp_path: Path, failing
     save_file({key: tensor * 0.5 for key, tensor in weights.items()}, vae)
     pool = [random_stack(chance, folder, vae) for _ in range(25)]
     expected: dict[Any, str] = {}
-    for stack in pool:  # each once, on a pipeline that has seen nothing but its base before
+    for (
+        stack
+    ) in pool:  # each once, on a pipeline that has seen nothing but its base before
         configure(twin, stack)
         expected[stack] = fingerprint(twin)
         twin.patcher.restore()
@@ -100,7 +119,9 @@ def test_weights_depend_on_the_stack_alone(golden: Path, tmp_path: Path, failing
         fault = chance.choices(list(faults), weights=(1, 1, 1, 7))[0]
         if fault == "corrupt":
             with pytest.raises(CheckpointError):
-                configure(pipeline, (stack[0], (*stack[1], LoraFile(corrupt)), stack[2]))
+                configure(
+                    pipeline, (stack[0], (*stack[1], LoraFile(corrupt)), stack[2])
+                )
             assert fingerprint(pipeline) == last  # found before anything was written
         elif fault == "none":
             configure(pipeline, stack)
@@ -119,18 +140,28 @@ def test_weights_depend_on_the_stack_alone(golden: Path, tmp_path: Path, failing
             assert fingerprint(pipeline) == last
         faults[fault] += 1
     assert min(faults.values()) >= 20
-    assert [tensor.data_ptr() for tensor in pipeline.unet.state_dict().values()] == storages
+    assert [
+        tensor.data_ptr() for tensor in pipeline.unet.state_dict().values()
+    ] == storages
     pipeline.patcher.restore()
     assert fingerprint(pipeline) == clean
     assert pipeline.patcher.host_bytes == 0
 
 
-def test_copies_on_the_host_are_bounded(pipeline: AnimationPipeline, golden: Path) -> None:
+def test_copies_on_the_host_are_bounded(
+    pipeline: AnimationPipeline, golden: Path
+) -> None:
     models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
-    size = sum(t.numel() * t.element_size() for model in models for t in model.state_dict().values())
+    size = sum(
+        t.numel() * t.element_size()
+        for model in models
+        for t in model.state_dict().values()
+    )
     lora = LoraFile(golden / "loading" / "kohya_lora.safetensors")
     for _ in range(3):
-        pipeline.configure_weights(None, golden / "loading" / "dreambooth_ldm.safetensors", [lora])
+        pipeline.configure_weights(
+            None, golden / "loading" / "dreambooth_ldm.safetensors", [lora]
+        )
         assert 0 < pipeline.patcher.host_bytes <= size
         assert pipeline.host_bytes <= pipeline.patcher.host_bytes + size
     pipeline.configure_weights(None, None, [lora])
@@ -139,7 +170,10 @@ def test_copies_on_the_host_are_bounded(pipeline: AnimationPipeline, golden: Pat
 
 
 def test_a_base_that_stays_is_neither_read_nor_written_again(
-    pipeline: AnimationPipeline, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pipeline: AnimationPipeline,
+    golden: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base = tmp_path / "base.safetensors"
     base.write_bytes((golden / "loading" / "dreambooth_ldm.safetensors").read_bytes())
@@ -148,8 +182,14 @@ def test_a_base_that_stays_is_neither_read_nor_written_again(
     written: list[Any] = []
     real = patcher._write
     with monkeypatch.context() as patch:
-        patch.setattr("animatediff.pipeline.read_single_file", None)  # would fail if it were called
-        patch.setattr(patcher, "_write", lambda live, value: (written.append(1), real(live, value)))
+        patch.setattr(
+            "animatediff.pipeline.read_single_file", None
+        )  # would fail if it were called
+        patch.setattr(
+            patcher,
+            "_write",
+            lambda live, value: (written.append(1), real(live, value)),
+        )
         pipeline.configure_weights(None, base, [lora])
         touched = len(written)
         pipeline.configure_weights(None, base, [])
@@ -159,10 +199,14 @@ def test_a_base_that_stays_is_neither_read_nor_written_again(
     save_file({key: tensor * 0.5 for key, tensor in changed.items()}, base)
     before = fingerprint(pipeline)
     pipeline.configure_weights(None, base, [])
-    assert fingerprint(pipeline) != before  # another content under the same name is read
+    assert (
+        fingerprint(pipeline) != before
+    )  # another content under the same name is read
 
 
-def test_a_failed_restore_poisons(pipeline: AnimationPipeline, golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_restore_poisons(
+    pipeline: AnimationPipeline, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lora = LoraFile(golden / "loading" / "kohya_lora.safetensors")
     pipeline.configure_weights(None, None, [lora])
 
@@ -178,31 +222,43 @@ def test_a_failed_restore_poisons(pipeline: AnimationPipeline, golden: Path, mon
             pipeline.configure_weights(None, None, [lora])
 
 
-def test_names_and_shapes_are_checked_before_anything_is_written(pipeline: AnimationPipeline) -> None:
+def test_names_and_shapes_are_checked_before_anything_is_written(
+    pipeline: AnimationPipeline,
+) -> None:
     clean = fingerprint(pipeline)
-    layer = LowRank(("unet", "no.such.weight"), torch.zeros(1, 4), torch.zeros(4, 1), None)
+    layer = LowRank(
+        ("unet", "no.such.weight"), torch.zeros(1, 4), torch.zeros(4, 1), None
+    )
     with pytest.raises(CheckpointError, match="no weight"):
-        pipeline.patcher.apply({("unet", "conv_in.bias"): torch.ones(32)}, [patcher.Change(layer, 1.0)])
+        pipeline.patcher.apply(
+            {("unet", "conv_in.bias"): torch.ones(32)}, [patcher.Change(layer, 1.0)]
+        )
     with pytest.raises(CheckpointError, match="replacement"):
         pipeline.patcher.apply({("unet", "conv_in.bias"): torch.ones(31)}, [])
     assert fingerprint(pipeline) == clean
 
 
-def test_nothing_carries_over_between_calls(pipeline: AnimationPipeline, golden: Path) -> None:
+def test_nothing_carries_over_between_calls(
+    pipeline: AnimationPipeline, golden: Path
+) -> None:
     folder = golden / "loading"
     clean = fingerprint(pipeline)
     load_weights(
         pipeline,
         dreambooth_model_path=folder / "dreambooth_ldm.safetensors",
         lora_model_path=folder / "kohya_lora.safetensors",
-        motion_module_lora_configs=[{"path": folder / "motion_lora_A.ckpt", "alpha": 0.5}],
+        motion_module_lora_configs=[
+            {"path": folder / "motion_lora_A.ckpt", "alpha": 0.5}
+        ],
     )
     assert fingerprint(pipeline) != clean
     load_weights(pipeline, folder / "mm_v2.ckpt")
     assert fingerprint(pipeline) == clean
 
 
-def test_a_refused_motion_module_leaves_everything(pipeline: AnimationPipeline, golden: Path, tmp_path: Path) -> None:
+def test_a_refused_motion_module_leaves_everything(
+    pipeline: AnimationPipeline, golden: Path, tmp_path: Path
+) -> None:
     folder = golden / "loading"
     load_weights(pipeline, lora_model_path=folder / "kohya_lora.safetensors")
     before = fingerprint(pipeline)
@@ -214,9 +270,15 @@ def test_a_refused_motion_module_leaves_everything(pipeline: AnimationPipeline, 
     assert fingerprint(pipeline) == before
 
 
-def test_whole_slots_that_a_file_leaves_out_are_empty_and_said(pipeline: AnimationPipeline, golden: Path) -> None:
+def test_whole_slots_that_a_file_leaves_out_are_empty_and_said(
+    pipeline: AnimationPipeline, golden: Path
+) -> None:
     with pytest.warns(UserWarning, match="no weights for .* motion modules"):
         load_weights(pipeline, golden / "loading" / "mm_v2_wrapped.ckpt", "v2")
-    slots = {key.split(".temporal")[0] for key in pipeline.unet.state_dict() if ".motion_modules." in key}
+    slots = {
+        key.split(".temporal")[0]
+        for key in pipeline.unet.state_dict()
+        if ".motion_modules." in key
+    }
     assert slots
     assert all(slot.startswith("down_blocks.1.") for slot in slots)

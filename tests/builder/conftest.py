@@ -13,7 +13,9 @@ from builder.manifest import Manifest, Row, write_manifest
 def manifest(tmp_path: Path) -> Callable[..., Path]:
     def make(*rows: Row) -> Path:
         path = tmp_path / "manifest.json"
-        write_manifest(Manifest({"small": "for tests", "all": "everything"}, rows), path)
+        write_manifest(
+            Manifest({"small": "for tests", "all": "everything"}, rows), path
+        )
         return path
 
     return make

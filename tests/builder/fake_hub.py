@@ -1,4 +1,6 @@
-"""The fake hub of the download tests, with repositories that answer as the real one does."""
+"""The fake hub of the download tests, with repositories that answer as the real one
+does.
+"""
 
 import hashlib
 import json
@@ -29,16 +31,30 @@ def row(**changes: object) -> Row:
 
 
 def hub_answer(content: bytes = CONTENT, **changes: object) -> Answer:
-    values = {"body": content, "headers": {"X-Repo-Commit": COMMIT, "ETag": f'"{sha256(content)}"'}}
+    values = {
+        "body": content,
+        "headers": {"X-Repo-Commit": COMMIT, "ETag": f'"{sha256(content)}"'},
+    }
     return Answer(**{**values, **changes})
 
 
-def give(hub: Site, *answers: Answer, file: str = "folder/file.bin", revision: str = COMMIT) -> None:
+def give(
+    hub: Site, *answers: Answer, file: str = "folder/file.bin", revision: str = COMMIT
+) -> None:
     hub.gives(*answers, path=f"/owner/repo/resolve/{revision}/{file}")
 
 
-def give_repository(hub: Site, files: list[dict], revision: str = "main", commit: str = COMMIT) -> None:
-    """What the hub's API says of a repository. ``files`` as it lists them: rfilename, size, lfs."""
-    body = json.dumps({"id": "owner/repo", "sha": commit, "siblings": files, "private": False}).encode()
+def give_repository(
+    hub: Site, files: list[dict], revision: str = "main", commit: str = COMMIT
+) -> None:
+    """What the hub's API says of a repository. ``files`` as it lists them: rfilename,
+    size, lfs.
+    """
+    body = json.dumps(
+        {"id": "owner/repo", "sha": commit, "siblings": files, "private": False}
+    ).encode()
     tail = "" if revision == "main" else f"/revision/{revision}"
-    hub.gives(Answer(body, headers={"Content-Type": "application/json"}), path=f"/api/models/owner/repo{tail}")
+    hub.gives(
+        Answer(body, headers={"Content-Type": "application/json"}),
+        path=f"/api/models/owner/repo{tail}",
+    )

@@ -17,12 +17,26 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
     """Ends as the command does, with what it said."""
 
-    def call(manifest: Path, *arguments: str, profile: str = "small") -> tuple[int, str]:
+    def call(
+        manifest: Path, *arguments: str, profile: str = "small"
+    ) -> tuple[int, str]:
         models = str(tmp_path / "models")
-        code = main(["--profile", profile, "--manifest", str(manifest), "--models-dir", models, *arguments])
+        code = main(
+            [
+                "--profile",
+                profile,
+                "--manifest",
+                str(manifest),
+                "--models-dir",
+                models,
+                *arguments,
+            ]
+        )
         said = capsys.readouterr()
         assert said.out == ""
         return code, said.err
@@ -31,14 +45,22 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
 
 
 def asked(hub: Site, method: str = "GET") -> list[str]:
-    return [path for kind, path, _ in hub.asked if kind == method and "/resolve/" in path]
+    return [
+        path for kind, path, _ in hub.asked if kind == method and "/resolve/" in path
+    ]
 
 
-def test_a_pinned_file_gets_its_place(hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
+def test_a_pinned_file_gets_its_place(
+    hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
     give(hub, hub_answer())
     code, said = run(manifest(row()))
     assert code == 0
@@ -47,7 +69,9 @@ def test_a_pinned_file_gets_its_place(hub: Site, manifest: Make, run: Callable, 
     assert (tmp_path / "models/weights/file.bin").read_bytes() == CONTENT
 
 
-def test_what_is_here_is_not_asked_for(hub: Site, manifest: Make, run: Callable) -> None:
+def test_what_is_here_is_not_asked_for(
+    hub: Site, manifest: Make, run: Callable
+) -> None:
     give(hub, hub_answer())
     path = manifest(row())
     run(path)
@@ -57,7 +81,9 @@ def test_what_is_here_is_not_asked_for(hub: Site, manifest: Make, run: Callable)
     assert "1 of 1 files are here" in said
 
 
-def test_what_is_here_but_wrong_is_fetched_anew(hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
+def test_what_is_here_but_wrong_is_fetched_anew(
+    hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
     target = tmp_path / "models/weights/file.bin"
     target.parent.mkdir(parents=True)
     target.write_bytes(CONTENT[::-1])
@@ -66,7 +92,9 @@ def test_what_is_here_but_wrong_is_fetched_anew(hub: Site, manifest: Make, run: 
     assert target.read_bytes() == CONTENT
 
 
-def test_several_at_once(hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
+def test_several_at_once(
+    hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
     names = [f"file{i}.bin" for i in range(6)]
     for name in names:
         give(hub, hub_answer(), file=name)
@@ -75,8 +103,12 @@ def test_several_at_once(hub: Site, manifest: Make, run: Callable, tmp_path: Pat
     assert files(tmp_path / "models") == names
 
 
-@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"bytes": 2047}], ids=["sha256", "bytes"])
-def test_a_mismatch_keeps_nothing(change: dict, hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"sha256": "0" * 64}, {"bytes": 2047}], ids=["sha256", "bytes"]
+)
+def test_a_mismatch_keeps_nothing(
+    change: dict, hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
     give(hub, hub_answer())
     code, said = run(manifest(row(**change)), "--cache", str(tmp_path / "cache"))
     assert code == 1
@@ -86,18 +118,26 @@ def test_a_mismatch_keeps_nothing(change: dict, hub: Site, manifest: Make, run: 
     assert not list((tmp_path / "cache").rglob("file.bin"))
 
 
-def test_one_failure_does_not_stop_the_others(hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
+def test_one_failure_does_not_stop_the_others(
+    hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
     give(hub, hub_answer(), file="good.bin")
     give(hub, Answer(b"", 404, {"X-Error-Code": "EntryNotFound"}), file="none.bin")
-    path = manifest(row(file="good.bin", target="good.bin"), row(file="none.bin", target="none.bin"))
+    path = manifest(
+        row(file="good.bin", target="good.bin"), row(file="none.bin", target="none.bin")
+    )
     code, said = run(path, "--jobs", "1", "--cache", str(tmp_path / "cache"))
     assert code == 1
     assert "FAILED owner/repo/none.bin: HTTP 404" in said
     assert files(tmp_path / "models") == ["good.bin"]
 
 
-@pytest.mark.parametrize(("status", "headers"), [(401, {}), (403, {"X-Error-Code": "GatedRepo"})])
-def test_a_gate_is_said_to_need_a_token(status: int, headers: dict, hub: Site, manifest: Make, run: Callable) -> None:
+@pytest.mark.parametrize(
+    ("status", "headers"), [(401, {}), (403, {"X-Error-Code": "GatedRepo"})]
+)
+def test_a_gate_is_said_to_need_a_token(
+    status: int, headers: dict, hub: Site, manifest: Make, run: Callable
+) -> None:
     give(hub, Answer(b"", status, headers))
     code, said = run(manifest(row()))
     assert code == 1
@@ -105,26 +145,40 @@ def test_a_gate_is_said_to_need_a_token(status: int, headers: dict, hub: Site, m
 
 
 def test_the_token_comes_from_a_file(
-    hub: Site, manifest: Make, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Site,
+    manifest: Make,
+    run: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from huggingface_hub import constants
 
     (tmp_path / "token").write_text("hf_from_a_file\n")
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))  # what the variable HF_TOKEN_PATH sets
+    monkeypatch.setattr(
+        constants, "HF_TOKEN_PATH", str(tmp_path / "token")
+    )  # what the variable HF_TOKEN_PATH sets
     give(hub, hub_answer())
     code, said = run(manifest(row()))
     assert code == 0
-    assert {h.get("authorization") for _, path, h in hub.asked if "/resolve/" in path} == {"Bearer hf_from_a_file"}
+    assert {
+        h.get("authorization") for _, path, h in hub.asked if "/resolve/" in path
+    } == {"Bearer hf_from_a_file"}
     assert "hf_from_a_file" not in said
 
 
 def test_a_broken_download_goes_on_where_it_broke(
-    hub: Site, manifest: Make, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Site,
+    manifest: Make,
+    run: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from huggingface_hub import constants, file_download
 
     monkeypatch.setattr(file_download.time, "sleep", lambda _: None)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 256)  # less than what arrives before the break
+    monkeypatch.setattr(
+        constants, "DOWNLOAD_CHUNK_SIZE", 256
+    )  # less than what arrives before the break
     half = len(CONTENT) // 2
     rest = hub_answer(CONTENT[half:], status=206)
     rest.headers["Content-Range"] = f"bytes {half}-{len(CONTENT) - 1}/{len(CONTENT)}"
@@ -132,12 +186,20 @@ def test_a_broken_download_goes_on_where_it_broke(
     code, said = run(manifest(row()))
     assert code == 0, said
     assert (tmp_path / "models/weights/file.bin").read_bytes() == CONTENT
-    ranges = [headers.get("range") for method, path, headers in hub.asked if method == "GET" and "/resolve/" in path]
+    ranges = [
+        headers.get("range")
+        for method, path, headers in hub.asked
+        if method == "GET" and "/resolve/" in path
+    ]
     assert ranges == [None, f"bytes={half}-"]
 
 
-def test_a_second_run_fetches_only_what_is_missing(hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
-    path = manifest(row(file="a.bin", target="a.bin"), row(file="b.bin", target="b.bin"))
+def test_a_second_run_fetches_only_what_is_missing(
+    hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
+    path = manifest(
+        row(file="a.bin", target="a.bin"), row(file="b.bin", target="b.bin")
+    )
     give(hub, hub_answer(), file="a.bin")
     give(hub, Answer(b"", 404, {"X-Error-Code": "EntryNotFound"}), file="b.bin")
     assert run(path)[0] == 1
@@ -148,7 +210,9 @@ def test_a_second_run_fetches_only_what_is_missing(hub: Site, manifest: Make, ru
     assert files(tmp_path / "models") == ["a.bin", "b.bin"]
 
 
-def test_a_kept_cache_serves_the_next_run(hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
+def test_a_kept_cache_serves_the_next_run(
+    hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
     give(hub, hub_answer())
     path, cache = manifest(row()), str(tmp_path / "cache")
     run(path, "--cache", cache)
@@ -160,8 +224,12 @@ def test_a_kept_cache_serves_the_next_run(hub: Site, manifest: Make, run: Callab
 
 
 @pytest.mark.parametrize("field", ["revision", "sha256", "bytes"])
-def test_unpinned_is_refused(field: str, hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
-    code, said = run(manifest(row(), row(file="other.bin", target="other.bin", **{field: None})))
+def test_unpinned_is_refused(
+    field: str, hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
+    code, said = run(
+        manifest(row(), row(file="other.bin", target="other.bin", **{field: None}))
+    )
     assert code == 2
     assert "not pinned: owner/repo/other.bin" in said
     assert "make pin" in said
@@ -169,25 +237,41 @@ def test_unpinned_is_refused(field: str, hub: Site, manifest: Make, run: Callabl
     assert not (tmp_path / "models").exists()
 
 
-def test_unpinned_is_taken_when_it_is_allowed(hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
+def test_unpinned_is_taken_when_it_is_allowed(
+    hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
     give(hub, hub_answer(), revision="main")
-    code, said = run(manifest(row(revision=None, sha256=None, bytes=None)), "--allow-unpinned")
+    code, said = run(
+        manifest(row(revision=None, sha256=None, bytes=None)), "--allow-unpinned"
+    )
     assert code == 0, said
     assert "NOT PINNED, not checked" in said
     assert files(tmp_path / "models") == ["weights/file.bin"]
 
 
-def test_what_an_unpinned_row_does_say_is_checked(hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
+def test_what_an_unpinned_row_does_say_is_checked(
+    hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
     give(hub, hub_answer(), revision="main")
-    code, _ = run(manifest(row(revision=None, sha256="0" * 64, bytes=None)), "--allow-unpinned")
+    code, _ = run(
+        manifest(row(revision=None, sha256="0" * 64, bytes=None)), "--allow-unpinned"
+    )
     assert code == 1
     assert not list((tmp_path / "models").rglob("file.bin"))
 
 
-def test_dry_run_asks_nobody(hub: Site, manifest: Make, run: Callable, tmp_path: Path) -> None:
-    code, said = run(manifest(row(), row(file="b.bin", target="b.bin", sha256=None, bytes=None)), "--dry-run")
+def test_dry_run_asks_nobody(
+    hub: Site, manifest: Make, run: Callable, tmp_path: Path
+) -> None:
+    code, said = run(
+        manifest(row(), row(file="b.bin", target="b.bin", sha256=None, bytes=None)),
+        "--dry-run",
+    )
     assert code == 0
-    assert f"weights/file.bin  <-  owner/repo/folder/file.bin  (0.0 MB, pinned at {COMMIT[:12]})" in said
+    assert (
+        f"weights/file.bin  <-  owner/repo/folder/file.bin  (0.0 MB, pinned at"
+        f" {COMMIT[:12]})" in said
+    )
     assert "b.bin  <-  owner/repo/b.bin  (size unknown, NOT PINNED)" in said
     assert "2 files, 0.00 GB and 1 of unknown size" in said
     assert hub.asked == []
@@ -230,7 +314,9 @@ def test_no_manifest_at_all(text: str, tmp_path: Path) -> None:
 
 
 def test_two_rows_for_one_place(manifest: Make) -> None:
-    with pytest.raises(ManifestError, match="two rows have the target weights/file.bin"):
+    with pytest.raises(
+        ManifestError, match="two rows have the target weights/file.bin"
+    ):
         read_manifest(manifest(row(), row(file="other.bin")))
 
 
@@ -239,21 +325,41 @@ def test_our_manifest_puts_published_files_where_the_worker_looks() -> None:
         name, folder = each.target.rpartition("/")[2], each.target.rpartition("/")[0]
         if name in catalog.PUBLISHED_FILES:
             published = catalog.PUBLISHED_FILES[name]
-            assert (each.repo, each.file, folder) == (published.repo, name, published.folders[0])
+            assert (each.repo, each.file, folder) == (
+                published.repo,
+                name,
+                published.folders[0],
+            )
         else:
             assert each.target == f"{catalog.BASE_MODELS['sd15'].folder}/{each.file}"
-        if each.bytes and (counted := catalog.PUBLISHED_FILES.get(name)) and counted.bytes:
-            assert 0 <= each.bytes - counted.bytes < 0.005 * counted.bytes  # the file is its numbers and a header
+        if (
+            each.bytes
+            and (counted := catalog.PUBLISHED_FILES.get(name))
+            and counted.bytes
+        ):
+            assert (
+                0 <= each.bytes - counted.bytes < 0.005 * counted.bytes
+            )  # the file is its numbers and a header
 
 
 BASE = {
     *("text_encoder/config.json", "text_encoder/model.fp16.safetensors"),
     *("unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors"),
     *("vae/config.json", "vae/diffusion_pytorch_model.fp16.safetensors"),
-    *(f"tokenizer/{name}" for name in ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")),
+    *(
+        f"tokenizer/{name}"
+        for name in (
+            "merges.txt",
+            "special_tokens_map.json",
+            "tokenizer_config.json",
+            "vocab.json",
+        )
+    ),
 }
 OURS = ("guoyww/animatediff", "wangfuyun/AnimateLCM", "ByteDance/AnimateDiff-Lightning")
-PUBLISHED = {name for name, file in catalog.PUBLISHED_FILES.items() if file.repo in OURS}
+PUBLISHED = {
+    name for name, file in catalog.PUBLISHED_FILES.items() if file.repo in OURS
+}
 MOTION_LORAS = {name for name in PUBLISHED if name.startswith("v2_lora_")}
 PROFILES = {
     "shapeworld": set(),
@@ -268,7 +374,10 @@ PROFILES = {
 
 def test_profiles_are_complete() -> None:
     ours = read_manifest()
-    assert {profile: {each.file for each in ours.of_profile(profile)} for profile in ours.profiles} == PROFILES
+    assert {
+        profile: {each.file for each in ours.of_profile(profile)}
+        for profile in ours.profiles
+    } == PROFILES
     assert len(MOTION_LORAS) == 8
 
 

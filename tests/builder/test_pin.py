@@ -33,14 +33,19 @@ def test_small_files_are_hashed_here(hub: Site, manifest: Make) -> None:
     give(hub, hub_answer(b"{}"), file="config.json")
     path = manifest(row(file="config.json", **NOTHING))
     assert main(["--manifest", str(path)]) == 0
-    assert read_manifest(path).rows == (row(file="config.json", sha256=sha256(b"{}"), bytes=2),)
+    assert read_manifest(path).rows == (
+        row(file="config.json", sha256=sha256(b"{}"), bytes=2),
+    )
 
 
 def test_a_repository_is_asked_for_once(hub: Site, manifest: Make) -> None:
     give_repository(hub, [LARGE, {**LARGE, "rfilename": "b.bin"}])
     path = manifest(row(**NOTHING), row(file="b.bin", target="b.bin", **NOTHING))
     assert main(["--manifest", str(path)]) == 0
-    assert len([asked for _, asked, _ in hub.asked if asked.startswith("/api/models/")]) == 1
+    assert (
+        len([asked for _, asked, _ in hub.asked if asked.startswith("/api/models/")])
+        == 1
+    )
 
 
 def test_a_known_revision_is_kept(hub: Site, manifest: Make) -> None:
@@ -63,7 +68,9 @@ def test_another_content_than_known_changes_nothing(
     change: dict, hub: Site, manifest: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     give_repository(hub, [LARGE, {**LARGE, "rfilename": "b.bin"}], revision=COMMIT)
-    path = manifest(row(**change), row(file="b.bin", target="b.bin", sha256=None, bytes=None))
+    path = manifest(
+        row(**change), row(file="b.bin", target="b.bin", sha256=None, bytes=None)
+    )
     before = path.read_text()
     assert main(["--manifest", str(path)]) == 1
     assert path.read_text() == before
@@ -81,7 +88,11 @@ def test_another_content_than_known_changes_nothing(
     ids=["no repository", "401", "no JSON", "no file"],
 )
 def test_what_the_hub_does_not_have(
-    answer: Answer | None, told: str, hub: Site, manifest: Make, capsys: pytest.CaptureFixture[str]
+    answer: Answer | None,
+    told: str,
+    hub: Site,
+    manifest: Make,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     give_repository(hub, [SMALL])
     if answer:

@@ -1,6 +1,8 @@
-"""The bucket storage against Ceph's S3: what the everyday tests ask of rclone, and what rclone does not know.
+"""The bucket storage against Ceph's S3: what the everyday tests ask of rclone, and what
+rclone does not know.
 
-Ceph must be there: without it these tests fail. ``make test-ceph`` installs it where it can.
+Ceph must be there: without it these tests fail. ``make test-ceph`` installs it where it
+can.
 """
 
 import asyncio
@@ -32,14 +34,23 @@ from tests.video.decoding import decode_frames
 
 READER, WRITER = {"access_key_id": "AKIDREADER"}, {"access_key_id": "AKIDWRITER"}
 """Users who may only read, and only write. They share the owner's secret key."""
-SMALL = {"prompt": "a red circle", "num_frames": 4, "num_inference_steps": 2, "width": 64, "height": 64}
+SMALL = {
+    "prompt": "a red circle",
+    "num_frames": 4,
+    "num_inference_steps": 2,
+    "width": 64,
+    "height": 64,
+}
 
 at_once = any_server.at_once
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with tempfile.TemporaryDirectory(prefix="ceph-") as folder, ceph_cluster(Path(folder)) as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="ceph-") as folder,
+        ceph_cluster(Path(folder)) as running,
+    ):
         running.add_user("reader", READER["access_key_id"], running.server.secret_key)
         running.add_user("writer", WRITER["access_key_id"], running.server.secret_key)
         yield running
@@ -50,7 +61,9 @@ def server(cluster: Cluster) -> S3Server:
     client = cluster.server.client()
     for name in ("clips", "public", "versions"):
         client.create_bucket(Bucket=name)
-    client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
+    client.put_bucket_versioning(
+        Bucket="versions", VersioningConfiguration={"Status": "Enabled"}
+    )
     allow(client, "clips", "arn:aws:iam:::user/reader", "s3:GetObject", "s3:ListBucket")
     allow(client, "clips", "arn:aws:iam:::user/writer", "s3:PutObject")
     allow(client, "public", "*", "s3:GetObject")
@@ -65,35 +78,54 @@ def allow(client: Any, name: str, who: str, *actions: str) -> None:
         policy = {"Version": "2012-10-17", "Statement": []}
     resources = [f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*"]
     policy["Statement"].append(
-        {"Effect": "Allow", "Principal": {"AWS": [who]}, "Action": list(actions), "Resource": resources}
+        {
+            "Effect": "Allow",
+            "Principal": {"AWS": [who]},
+            "Action": list(actions),
+            "Resource": resources,
+        }
     )
     client.put_bucket_policy(Bucket=name, Policy=json.dumps(policy))
 
 
 class TestBucket(any_server.TestBucket):
-    """The tests of any server, and what rclone has not: versions, ETags of parts, policies, public buckets."""
+    """The tests of any server, and what rclone has not: versions, ETags of parts,
+    policies, public buckets.
+    """
 
-    def test_the_same_job_makes_one_version(self, server: S3Server, tmp_path: Path) -> None:
+    def test_the_same_job_makes_one_version(
+        self, server: S3Server, tmp_path: Path
+    ) -> None:
         settings = bucket(server, "v", name="versions")
         for content in (CONTENT, CONTENT, CONTENT[::-1]):
             S3Storage(settings).put(file_of(content, tmp_path), "j")
-        versions = server.client().list_object_versions(Bucket="versions", Prefix="v/")["Versions"]
+        versions = server.client().list_object_versions(Bucket="versions", Prefix="v/")[
+            "Versions"
+        ]
         assert [each["Size"] for each in versions] == [len(CONTENT)] * 2
         assert [each["IsLatest"] for each in versions] == [True, False]
 
-    def test_the_server_counts_the_parts(self, server: S3Server, tmp_path: Path) -> None:
+    def test_the_server_counts_the_parts(
+        self, server: S3Server, tmp_path: Path
+    ) -> None:
         S3Storage(bucket(server, "parts")).put(file_of(LARGE, tmp_path), "j")
         found = server.client().head_object(Bucket="clips", Key="parts/j.mp4")
         assert found["ETag"].endswith('-3"')
         assert found["ContentLength"] == len(LARGE)
 
-    def test_a_public_bucket_needs_no_signature(self, server: S3Server, clip: EncodedVideo) -> None:
+    def test_a_public_bucket_needs_no_signature(
+        self, server: S3Server, clip: EncodedVideo
+    ) -> None:
         base = f"{server.url}/public"
-        url = S3Storage(bucket(server, "ü b", name="public", public_base_url=base)).put(clip, "j")
+        url = S3Storage(bucket(server, "ü b", name="public", public_base_url=base)).put(
+            clip, "j"
+        )
         assert url == f"{base}/%C3%BC%20b/j.mp4"
         assert fetch(url) == (CONTENT, "video/mp4")
 
-    def test_keys_that_may_not_write_are_told_so(self, server: S3Server, clip: EncodedVideo) -> None:
+    def test_keys_that_may_not_write_are_told_so(
+        self, server: S3Server, clip: EncodedVideo
+    ) -> None:
         reader = bucket(server, "read", **READER)
         check_bucket(Settings(bucket=reader))  # only a write would tell, and would stay
         with pytest.raises(StorageError) as caught:
@@ -101,9 +133,13 @@ class TestBucket(any_server.TestBucket):
         assert caught.value.details["reason"] == "AccessDenied"
         assert server.keys("read/") == []
 
-    def test_keys_that_may_only_write_store_and_are_not_fit(self, server: S3Server, clip: EncodedVideo) -> None:
+    def test_keys_that_may_only_write_store_and_are_not_fit(
+        self, server: S3Server, clip: EncodedVideo
+    ) -> None:
         writer = bucket(server, "write", **WRITER)
-        S3Storage(writer).put(clip, "j")  # whether it is there already, is refused them too
+        S3Storage(writer).put(
+            clip, "j"
+        )  # whether it is there already, is refused them too
         assert server.keys("write/") == ["write/j.mp4"]
         with pytest.raises(StorageError) as caught:
             S3Storage(writer).check_reachable()
@@ -112,13 +148,18 @@ class TestBucket(any_server.TestBucket):
 
 def work(engine: Engine, settings: Settings, job: Mapping[str, Any]) -> JobOutput:
     """The output of ``job`` from a worker that has just started."""
-    runner = JobRunner(engine, make_storage(settings), settings, parse_job_input, render_job_output)
+    runner = JobRunner(
+        engine, make_storage(settings), settings, parse_job_input, render_job_output
+    )
     answer = asyncio.run(Worker(runner, lambda _job: BarProgress())(job))
     return JobOutput.model_validate(answer)
 
 
 def test_a_whole_job_and_the_same_again(server: S3Server, tmp_path: Path) -> None:
-    settings = Settings(bucket=bucket(server, key_template="jobs/{job_id}-{sha256:.12}{suffix}"), on_platform=True)
+    settings = Settings(
+        bucket=bucket(server, key_template="jobs/{job_id}-{sha256:.12}{suffix}"),
+        on_platform=True,
+    )
     engine, job = Engine(settings), {"id": "job-1", "input": SMALL}
     output = work(engine, settings, job)
     path = tmp_path / "clip.mp4"
@@ -134,4 +175,6 @@ def test_a_whole_job_and_the_same_again(server: S3Server, tmp_path: Path) -> Non
     again = work(engine, settings, job)
     assert again.url.split("?")[0] == output.url.split("?")[0]
     assert server.keys("jobs/") == [key]
-    assert server.client().head_object(Bucket="clips", Key=key)["LastModified"] == stored
+    assert (
+        server.client().head_object(Bucket="clips", Key=key)["LastModified"] == stored
+    )

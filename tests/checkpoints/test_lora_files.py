@@ -25,18 +25,24 @@ def saved(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     return folder / "x.safetensors"
 
 
-def pair(stem: str, down: str, up: str, c_out: int = 8, c_in: int = 8) -> dict[str, torch.Tensor]:
+def pair(
+    stem: str, down: str, up: str, c_out: int = 8, c_in: int = 8
+) -> dict[str, torch.Tensor]:
     return {f"{stem}{down}": torch.randn(2, c_in), f"{stem}{up}": torch.randn(c_out, 2)}
 
 
 LAYOUTS = {
-    "kohya": pair("lora_unet_" + Q.replace(".", "_"), ".lora_down.weight", ".lora_up.weight"),
+    "kohya": pair(
+        "lora_unet_" + Q.replace(".", "_"), ".lora_down.weight", ".lora_up.weight"
+    ),
     "peft": pair(f"unet.{Q}", ".lora_A.weight", ".lora_B.weight"),
     "peft with an adapter's name": pair(
         f"base_model.model.unet.{Q}", ".lora_A.default.weight", ".lora_B.default.weight"
     ),
     "diffusers": pair(f"unet.{Q}", ".lora.down.weight", ".lora.up.weight"),
-    "processor": pair(Q.replace(".to_q", ".processor.to_q_lora"), ".down.weight", ".up.weight"),
+    "processor": pair(
+        Q.replace(".to_q", ".processor.to_q_lora"), ".down.weight", ".up.weight"
+    ),
 }
 
 
@@ -58,7 +64,9 @@ def test_layouts_name_the_same_weight(layout: str, tmp_path: Path) -> None:
 )
 def test_text_encoder(stem: str, tmp_path: Path) -> None:
     ends = (
-        (".lora_down.weight", ".lora_up.weight") if stem.startswith("lora_te") else (".lora_A.weight", ".lora_B.weight")
+        (".lora_down.weight", ".lora_up.weight")
+        if stem.startswith("lora_te")
+        else (".lora_A.weight", ".lora_B.weight")
     )
     (layer,) = read_lora(saved(tmp_path, pair(stem, *ends, 6, 6)), SHAPES).layers
     assert layer.address == ("text_encoder", "encoder.layers.0.self_attn.q_proj.weight")
@@ -77,20 +85,30 @@ def test_locon_and_alpha(tmp_path: Path) -> None:
 
 
 def test_left_over_keys_are_told(tmp_path: Path) -> None:
-    surplus = {"lora_unet_no_such_layer.lora_down.weight": torch.zeros(1, 1), "note": torch.zeros(1)}
+    surplus = {
+        "lora_unet_no_such_layer.lora_down.weight": torch.zeros(1, 1),
+        "note": torch.zeros(1),
+    }
     lora = read_lora(saved(tmp_path, {**LAYOUTS["kohya"], **surplus}), SHAPES)
     assert len(lora.layers) == 1
     assert set(lora.unmatched) == set(surplus)
 
 
 BAD = {
-    "fits no layer": pair("lora_unet_elsewhere", ".lora_down.weight", ".lora_up.weight"),
+    "fits no layer": pair(
+        "lora_unet_elsewhere", ".lora_down.weight", ".lora_up.weight"
+    ),
     "not a LoRA file": {"conv_in.weight": torch.zeros(1)},
-    "does not fit this model": pair(f"unet.{Q}", ".lora_A.weight", ".lora_B.weight", c_in=9),
+    "does not fit this model": pair(
+        f"unet.{Q}", ".lora_A.weight", ".lora_B.weight", c_in=9
+    ),
     "needs down and up": {f"unet.{Q}.lora_A.weight": torch.zeros(2, 8)},
     "DoRA": {**LAYOUTS["kohya"], "lora_unet_x.dora_scale": torch.zeros(1)},
     "LoHa": {"lora_unet_x.hada_w1_a": torch.zeros(1)},
-    "an alpha of 2 numbers": {**LAYOUTS["kohya"], "lora_unet_" + Q.replace(".", "_") + ".alpha": torch.zeros(2)},
+    "an alpha of 2 numbers": {
+        **LAYOUTS["kohya"],
+        "lora_unet_" + Q.replace(".", "_") + ".alpha": torch.zeros(2),
+    },
 }
 
 
@@ -101,8 +119,12 @@ def test_refused(message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-@pytest.mark.parametrize("content", [b"", b"words", b"\x80\x02c__builtin__\neval\n(X\x01\x00\x00\x001tR."])
-def test_files_that_hold_no_weights(suffix: str, content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"words", b"\x80\x02c__builtin__\neval\n(X\x01\x00\x00\x001tR."]
+)
+def test_files_that_hold_no_weights(
+    suffix: str, content: bytes, tmp_path: Path
+) -> None:
     (tmp_path / f"x{suffix}").write_bytes(content)
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_lora(tmp_path / f"x{suffix}", SHAPES)
@@ -111,12 +133,19 @@ def test_files_that_hold_no_weights(suffix: str, content: bytes, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["motion_lora_v2_rank64", "v3_adapter_rank128"])
-def test_published_keys_all_fit_at_full_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_keys_all_fit_at_full_size(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with torch.device("meta"):
         unet = UNet3DConditionModel(SD15, V2 if "v2" in name else V3)
-        raw = {key: torch.empty(shape) for key, shape in json.loads((KEYS / f"{name}.json").read_text()).items()}
+        raw = {
+            key: torch.empty(shape)
+            for key, shape in json.loads((KEYS / f"{name}.json").read_text()).items()
+        }
     monkeypatch.setattr("animatediff.checkpoints.lora.read_weights", lambda _path: raw)
-    lora = read_lora(name, {("unet", key): tensor.shape for key, tensor in unet.state_dict().items()})
+    lora = read_lora(
+        name, {("unet", key): tensor.shape for key, tensor in unet.state_dict().items()}
+    )
     assert (len(lora.layers) * 2, lora.unmatched) == (len(raw), ())
 
 

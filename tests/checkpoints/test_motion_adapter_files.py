@@ -1,4 +1,6 @@
-"""Motion modules in diffusers' MotionAdapter layout, in which AnimateDiff-Lightning and many others are published."""
+"""Motion modules in diffusers' MotionAdapter layout, in which AnimateDiff-Lightning and
+many others are published.
+"""
 
 import json
 from dataclasses import replace
@@ -45,7 +47,9 @@ def saved(adapter: MotionAdapter, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("motion", [V1, V2, V3, ANIMATELCM, replace(V2, max_length=16)])
-def test_keys_and_version_are_exact(motion: MotionModuleConfig, tiny_config: UNet3DConfig, tmp_path: Path) -> None:
+def test_keys_and_version_are_exact(
+    motion: MotionModuleConfig, tiny_config: UNet3DConfig, tmp_path: Path
+) -> None:
     read = read_motion_module(saved(adapter(tiny_config, motion), tmp_path))
     with torch.device("meta"):
         wanted = UNet3DConditionModel(tiny_config, motion).state_dict()
@@ -62,13 +66,23 @@ def test_every_slot_computes_what_diffusers_computes(
 ) -> None:
     theirs = adapter(tiny_config, motion)
     ours = UNet3DConditionModel(tiny_config).double()
-    assert install_motion_module(ours, read_motion_module(saved(theirs, tmp_path))) == ()
-    slots = {place: m for place, m in theirs.double().named_modules() if isinstance(m, AnimateDiffTransformer3D)}
-    assert len(slots) == 4 * (2 * tiny_config.layers_per_block + 1) + motion.use_mid_block
+    assert (
+        install_motion_module(ours, read_motion_module(saved(theirs, tmp_path))) == ()
+    )
+    slots = {
+        place: m
+        for place, m in theirs.double().named_modules()
+        if isinstance(m, AnimateDiffTransformer3D)
+    }
+    assert (
+        len(slots) == 4 * (2 * tiny_config.layers_per_block + 1) + motion.use_mid_block
+    )
     generator = torch.Generator().manual_seed(2)
     for place, module in slots.items():
         module.norm = PerFrameGroupNorm(module.norm)  # type: ignore[assignment]
-        x = torch.randn(2 * 5, module.in_channels, 3, 4, generator=generator, dtype=torch.float64)
+        x = torch.randn(
+            2 * 5, module.in_channels, 3, 4, generator=generator, dtype=torch.float64
+        )
         x = x.contiguous(memory_format=torch.channels_last)
         got = ours.get_submodule(place)(x, 5, attention_function("sdpa"))
         wanted = module(x, num_frames=5)
@@ -77,17 +91,30 @@ def test_every_slot_computes_what_diffusers_computes(
 
 
 @pytest.mark.parametrize(
-    ("keys", "motion"), [("motion_module_v1", V1), ("motion_module_v2", V2), ("motion_module_v3", V3)]
+    ("keys", "motion"),
+    [("motion_module_v1", V1), ("motion_module_v2", V2), ("motion_module_v3", V3)],
 )
-def test_at_full_size_the_keys_become_the_published_ones(keys: str, motion: MotionModuleConfig) -> None:
+def test_at_full_size_the_keys_become_the_published_ones(
+    keys: str, motion: MotionModuleConfig
+) -> None:
     with torch.device("meta"):
-        default = MotionAdapter(motion_max_seq_length=motion.max_length, use_motion_mid_block=motion.use_mid_block)
+        default = MotionAdapter(
+            motion_max_seq_length=motion.max_length,
+            use_motion_mid_block=motion.use_mid_block,
+        )
     weights = default.state_dict()
-    renamed = {published_key(key): list(tensor.shape) for key, tensor in weights.items() if "pos_embed" not in key}
+    renamed = {
+        published_key(key): list(tensor.shape)
+        for key, tensor in weights.items()
+        if "pos_embed" not in key
+    }
     assert renamed == json.loads((KEYS / f"{keys}.json").read_text())
     kind = detect(weights)
     assert kind.kind == "motion module, diffusers MotionAdapter layout"
-    assert (kind.version, kind.parts) == (keys[-2:], (f"positional table of {motion.max_length}",))
+    assert (kind.version, kind.parts) == (
+        keys[-2:],
+        (f"positional table of {motion.max_length}",),
+    )
 
 
 def test_published_keys_stay_as_they_are() -> None:
@@ -96,21 +123,31 @@ def test_published_keys_stay_as_they_are() -> None:
         assert [published_key(key) for key in keys] == keys
 
 
-def test_the_file_s_table_is_the_one_that_is_computed(tiny_config: UNet3DConfig) -> None:
+def test_the_file_s_table_is_the_one_that_is_computed(
+    tiny_config: UNet3DConfig,
+) -> None:
     tables = {}
     for length in (24, 32):
         state = adapter(tiny_config, replace(V2, max_length=length)).state_dict()
-        tables[length] = {key: tensor for key, tensor in state.items() if key.endswith("pos_embed.pe")}
+        tables[length] = {
+            key: tensor for key, tensor in state.items() if key.endswith("pos_embed.pe")
+        }
         for table in tables[length].values():
             assert torch.equal(table, sinusoid_table(length, table.shape[-1]))
     assert tables[24].keys() == tables[32].keys()
-    assert all(torch.equal(table, tables[32][key][:, :24]) for key, table in tables[24].items())
+    assert all(
+        torch.equal(table, tables[32][key][:, :24]) for key, table in tables[24].items()
+    )
 
 
-def test_a_weight_under_both_names_is_refused(tiny_config: UNet3DConfig, tmp_path: Path) -> None:
+def test_a_weight_under_both_names_is_refused(
+    tiny_config: UNet3DConfig, tmp_path: Path
+) -> None:
     state = adapter(tiny_config, V3).state_dict()
     key = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q.weight"
-    save_file({**state, published_key(key): state[key].clone()}, tmp_path / "x.safetensors")
+    save_file(
+        {**state, published_key(key): state[key].clone()}, tmp_path / "x.safetensors"
+    )
     with pytest.raises(CheckpointError, match="1 weights twice"):
         read_motion_module(tmp_path / "x.safetensors")
 
@@ -120,4 +157,7 @@ def test_an_sdxl_module_is_named(tiny_config: UNet3DConfig, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="for SDXL"):
         read_motion_module(saved(sdxl, tmp_path))
     found = detect(sdxl.state_dict())
-    assert (found.kind, found.version) == ("motion module, diffusers MotionAdapter layout", "SDXL")
+    assert (found.kind, found.version) == (
+        "motion module, diffusers MotionAdapter layout",
+        "SDXL",
+    )

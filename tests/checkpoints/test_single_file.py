@@ -21,17 +21,29 @@ def weights(golden: Path) -> dict[str, torch.Tensor]:
 
 
 def read(pipeline: AnimationPipeline, path: Path) -> SingleFile:
-    return read_single_file(path, pipeline.patcher.shapes(), pipeline.unet.config.layers_per_block, pipeline.vae.config)
+    return read_single_file(
+        path,
+        pipeline.patcher.shapes(),
+        pipeline.unet.config.layers_per_block,
+        pipeline.vae.config,
+    )
 
 
 def test_every_weight_is_found(pipeline: AnimationPipeline, golden: Path) -> None:
     found = read(pipeline, golden / "loading" / "dreambooth_ldm.safetensors")
     assert found.tensors.keys() == pipeline.patcher.shapes().keys()
-    assert (found.name, found.absent, found.unused) == ("dreambooth_ldm.safetensors", (), ())
+    assert (found.name, found.absent, found.unused) == (
+        "dreambooth_ldm.safetensors",
+        (),
+        (),
+    )
 
 
 def test_a_pickle_around_a_state_dict_is_the_same(
-    pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], golden: Path, tmp_path: Path
+    pipeline: AnimationPipeline,
+    weights: dict[str, torch.Tensor],
+    golden: Path,
+    tmp_path: Path,
 ) -> None:
     torch.save({"state_dict": weights, "global_step": 3}, tmp_path / "x.ckpt")
     ours = read(pipeline, tmp_path / "x.ckpt").tensors
@@ -39,13 +51,21 @@ def test_a_pickle_around_a_state_dict_is_the_same(
     assert all(torch.equal(ours[address], theirs[address]) for address in theirs)
 
 
-def test_parts_may_be_absent(pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    save_file({k: v for k, v in weights.items() if k.startswith("model.")}, tmp_path / "x.safetensors")
+def test_parts_may_be_absent(
+    pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file(
+        {k: v for k, v in weights.items() if k.startswith("model.")},
+        tmp_path / "x.safetensors",
+    )
     found = read(pipeline, tmp_path / "x.safetensors")
     assert {model for model, _ in found.tensors} == {"unet"}
     assert found.absent == ("vae", "text_encoder")
     said = pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
-    assert [text.split(" has no ")[1].split(":")[0] for text in said] == ["vae", "text_encoder"]
+    assert [text.split(" has no ")[1].split(":")[0] for text in said] == [
+        "vae",
+        "text_encoder",
+    ]
     pipeline.patcher.restore()
 
 
@@ -61,7 +81,9 @@ BESIDE = {  # as trainers leave it in their files
     "model_ema.num_updates": torch.zeros(()),
     "first_stage_model.loss.logvar": torch.zeros(()),
     "first_stage_model.loss.discriminator.main.0.weight": torch.zeros(1),
-    "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.zeros(1, 77),
+    "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.zeros(
+        1, 77
+    ),
 }
 SURPLUS = (
     "model.diffusion_model.no_such_part.weight",
@@ -81,7 +103,10 @@ def test_left_over_keys_are_told_and_noise_is_not(
     assert set(found.unused) == set(SURPLUS)
     assert found.tensors.keys() == pipeline.patcher.shapes().keys()
     (said,) = pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
-    assert said == f"x.safetensors: 5 keys fit no layer and are not used ({', '.join(found.unused[:3])})"
+    assert (
+        said == f"x.safetensors: 5 keys fit no layer and are not used"
+        f" ({', '.join(found.unused[:3])})"
+    )
     pipeline.patcher.restore()
 
 
@@ -94,19 +119,34 @@ def test_left_over_keys_are_told_and_noise_is_not(
     ],
 )
 def test_a_resampler_without_its_bias_is_not_whole(
-    key: str, pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], tmp_path: Path
+    key: str,
+    pipeline: AnimationPipeline,
+    weights: dict[str, torch.Tensor],
+    tmp_path: Path,
 ) -> None:
-    save_file({k: v for k, v in weights.items() if k != key}, tmp_path / "x.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if k != key}, tmp_path / "x.safetensors"
+    )
     with pytest.raises(CheckpointError):
         read(pipeline, tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."])
+@pytest.mark.parametrize(
+    "prefix",
+    ["model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."],
+)
 def test_a_part_must_be_whole(
-    prefix: str, pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], tmp_path: Path
+    prefix: str,
+    pipeline: AnimationPipeline,
+    weights: dict[str, torch.Tensor],
+    tmp_path: Path,
 ) -> None:
     for harm in ("lacking", "other shape"):
-        key = next(key for key in sorted(weights) if key.startswith(prefix) and key.endswith("norm1.weight"))
+        key = next(
+            key
+            for key in sorted(weights)
+            if key.startswith(prefix) and key.endswith("norm1.weight")
+        )
         changed = {k: v for k, v in weights.items() if k != key}
         if harm == "other shape":
             changed[key] = torch.zeros(3)
@@ -123,7 +163,9 @@ def test_a_part_must_be_whole(
         ("lora_unet_x.lora_down.weight", "not an SD 1.5 single file"),
     ],
 )
-def test_other_models_are_named(key: str, message: str, pipeline: AnimationPipeline, tmp_path: Path) -> None:
+def test_other_models_are_named(
+    key: str, message: str, pipeline: AnimationPipeline, tmp_path: Path
+) -> None:
     save_file({key: torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=message):
         read(pipeline, tmp_path / "x.safetensors")

@@ -5,9 +5,9 @@ import torch
 from diffusers import SparseControlNetModel
 from safetensors.torch import load_file, save_file
 
-from animatediff.adapters.control import build_sparse_controlnet
 from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet
 from animatediff.config import UNet3DConfig
+from animatediff.controls.sparsectrl import build_sparse_controlnet
 from animatediff.errors import CheckpointError
 from animatediff.models.unet import UNet3DConditionModel
 
@@ -27,14 +27,26 @@ def test_the_published_layout_is_the_same_branch(
     weights = load_file(plain)
     key = next(key for key in weights if key.endswith("attention_blocks.0.to_q.weight"))
     table = key.replace("to_q.weight", "pos_encoder.pe")
-    published = {f"module.{key}": tensor for key, tensor in {**weights, table: torch.zeros(1, 48, 32)}.items()}
-    torch.save({"controlnet": {**published, "animatediff_config": {"a": 1}}, "epoch": 3}, tmp_path / "x.ckpt")
+    published = {
+        f"module.{key}": tensor
+        for key, tensor in {**weights, table: torch.zeros(1, 48, 32)}.items()
+    }
+    torch.save(
+        {"controlnet": {**published, "animatediff_config": {"a": 1}}, "epoch": 3},
+        tmp_path / "x.ckpt",
+    )
 
     ours = build_sparse_controlnet(unet, read_sparse_controlnet(plain))
     theirs = build_sparse_controlnet(unet, read_sparse_controlnet(tmp_path / "x.ckpt"))
     assert ours.control.takes_latents == (kind == "sparsectrl_rgb")
-    assert (ours.control.motion.max_length, theirs.control.motion.max_length) == (32, 48)
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert (ours.control.motion.max_length, theirs.control.motion.max_length) == (
+        32,
+        48,
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,7 +67,9 @@ def test_diffusers_layout_fits_key_by_key(
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter)
     save_file(theirs.state_dict(), tmp_path / "x.safetensors")
-    ours = build_sparse_controlnet(unet, read_sparse_controlnet(tmp_path / "x.safetensors"))
+    ours = build_sparse_controlnet(
+        unet, read_sparse_controlnet(tmp_path / "x.safetensors")
+    )
     assert ours.control.takes_latents == takes_latents
     assert ours.control.motion.max_length == 24
     place = "down_blocks.0.motion_modules.0"
@@ -67,7 +81,9 @@ def test_diffusers_layout_fits_key_by_key(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("harm", ["missing", "unexpected", "shape"])
-def test_loading_is_strict(kind: str, harm: str, golden: Path, tmp_path: Path, unet: UNet3DConditionModel) -> None:
+def test_loading_is_strict(
+    kind: str, harm: str, golden: Path, tmp_path: Path, unet: UNet3DConditionModel
+) -> None:
     weights = load_file(golden / kind / "weights.safetensors")
     if harm == "unexpected":
         weights["surplus.weight"] = torch.zeros(1)
@@ -77,7 +93,9 @@ def test_loading_is_strict(kind: str, harm: str, golden: Path, tmp_path: Path, u
         weights["controlnet_mid_block.bias"] = torch.zeros(1)
     save_file(weights, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=harm):
-        build_sparse_controlnet(unet, read_sparse_controlnet(tmp_path / "x.safetensors"))
+        build_sparse_controlnet(
+            unet, read_sparse_controlnet(tmp_path / "x.safetensors")
+        )
 
 
 @pytest.mark.parametrize("other", ["motion", "unet2d", "vae"])

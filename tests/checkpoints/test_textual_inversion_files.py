@@ -14,12 +14,27 @@ from animatediff.errors import AssetError, CheckpointError
 
 Layout = Callable[[Tensor], dict[str, Any]]
 PICKLED: dict[str, tuple[Layout, str | None]] = {
-    "A1111": (lambda v: {"string_to_param": {"*": v}, "string_to_token": {"*": 265}, "name": "cat", "step": 9}, None),
-    "A1111, token as a tensor": (
-        lambda v: {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": v}, "name": "cat"},
+    "A1111": (
+        lambda v: {
+            "string_to_param": {"*": v},
+            "string_to_token": {"*": 265},
+            "name": "cat",
+            "step": 9,
+        },
         None,
     ),
-    "A1111, trained": (lambda v: {"string_to_param": {"*": torch.nn.Parameter(v)}, "name": "cat"}, None),
+    "A1111, token as a tensor": (
+        lambda v: {
+            "string_to_token": {"*": torch.tensor(265)},
+            "string_to_param": {"*": v},
+            "name": "cat",
+        },
+        None,
+    ),
+    "A1111, trained": (
+        lambda v: {"string_to_param": {"*": torch.nn.Parameter(v)}, "name": "cat"},
+        None,
+    ),
     "kohya": (lambda v: {"emb_params": v}, None),
     "diffusers": (lambda v: {"<cat>": v}, "<cat>"),
 }
@@ -34,12 +49,19 @@ def saved(content: dict[str, Any], path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn]
+)
 @pytest.mark.parametrize(
     ("layout", "suffix"),
-    [*((layout, ".pt") for layout in PICKLED), *((layout, ".safetensors") for layout in IN_SAFETENSORS)],
+    [
+        *((layout, ".pt") for layout in PICKLED),
+        *((layout, ".safetensors") for layout in IN_SAFETENSORS),
+    ],
 )
-def test_every_layout_holds_the_same_vectors(layout: str, suffix: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_every_layout_holds_the_same_vectors(
+    layout: str, suffix: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
     vectors = torch.randn(3, 768).to(dtype)
     wrap, token = PICKLED[layout]
     path = saved(wrap(vectors.clone()), tmp_path / f"x{suffix}")
@@ -54,21 +76,29 @@ def test_every_layout_holds_the_same_vectors(layout: str, suffix: str, dtype: to
 @pytest.mark.parametrize("layout", PICKLED)
 def test_a_single_vector_is_one_row(layout: str, tmp_path: Path) -> None:
     vector = torch.randn(768)
-    read = read_textual_inversion(saved(PICKLED[layout][0](vector.clone()), tmp_path / "x.bin"), 768)
+    read = read_textual_inversion(
+        saved(PICKLED[layout][0](vector.clone()), tmp_path / "x.bin"), 768
+    )
     assert torch.equal(read.vectors, vector[None])
 
 
 @pytest.mark.parametrize("layout", PICKLED)
 @pytest.mark.parametrize(("width", "said"), [(1024, r"1024 \(SD 2\)"), (640, "640")])
-def test_another_text_encoder_s_width_is_named(layout: str, width: int, said: str, tmp_path: Path) -> None:
+def test_another_text_encoder_s_width_is_named(
+    layout: str, width: int, said: str, tmp_path: Path
+) -> None:
     path = saved(PICKLED[layout][0](torch.zeros(2, width)), tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=f"of width {said}; this text encoder's is 768"):
+    with pytest.raises(
+        CheckpointError, match=f"of width {said}; this text encoder's is 768"
+    ):
         read_textual_inversion(path, 768)
 
 
 def test_the_width_is_the_model_s(tmp_path: Path) -> None:
     path = saved({"<cat>": torch.zeros(2, 768)}, tmp_path / "x.bin")
-    with pytest.raises(CheckpointError, match=r"768 \(SD 1.5\); this text encoder's is 32"):
+    with pytest.raises(
+        CheckpointError, match=r"768 \(SD 1.5\); this text encoder's is 32"
+    ):
         read_textual_inversion(path, 32)
 
 
@@ -103,8 +133,12 @@ def test_unusable_vectors_are_refused(harm: str, tmp_path: Path) -> None:
         ("common/vae.safetensors", "VAE, diffusers layout"),
     ],
 )
-def test_other_files_are_refused_by_what_they_are(file: str, kind: str, golden: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"is not a textual inversion of SD 1.5: it is {kind}"):
+def test_other_files_are_refused_by_what_they_are(
+    file: str, kind: str, golden: Path
+) -> None:
+    with pytest.raises(
+        CheckpointError, match=f"is not a textual inversion of SD 1.5: it is {kind}"
+    ):
         read_textual_inversion(golden / file, 768)
 
 

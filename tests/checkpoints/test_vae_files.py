@@ -15,7 +15,12 @@ from animatediff.checkpoints.vae import read_vae
 from animatediff.errors import AssetError, CheckpointError
 
 Weights = dict[str, Tensor]
-OLD_NAMES = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+OLD_NAMES = {
+    ".to_q.": ".query.",
+    ".to_k.": ".key.",
+    ".to_v.": ".value.",
+    ".to_out.0.": ".proj_attn.",
+}
 
 
 def made(widths: tuple[int, ...], groups: int) -> AutoencoderKL:
@@ -59,7 +64,9 @@ def old_names(weights: Weights) -> Weights:
 def ldm_key(key: str) -> str:
     """The first release's name for diffusers' ``key``, in a VAE of four levels."""
     key = re.sub(r"up_blocks\.(\d)", lambda match: f"up.{3 - int(match[1])}", key)
-    key = re.sub(r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}", key)
+    key = re.sub(
+        r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}", key
+    )
     for ours, theirs in {
         "down_blocks.": "down.",
         ".resnets.": ".block.",
@@ -79,15 +86,22 @@ def ldm_key(key: str) -> str:
 
 
 def as_convolutions(weights: Weights) -> Weights:
-    """Attention's linear layers as convolutions over one point, as in the first release."""
+    """Attention's linear layers as convolutions over one point, as in the first
+    release.
+    """
     return {
-        key: tensor[:, :, None, None] if ".attentions." in key and tensor.ndim == 2 else tensor
+        key: tensor[:, :, None, None]
+        if ".attentions." in key and tensor.ndim == 2
+        else tensor
         for key, tensor in weights.items()
     }
 
 
 def ldm(weights: Weights, prefix: str = "") -> Weights:
-    return {prefix + ldm_key(key): tensor for key, tensor in as_convolutions(weights).items()}
+    return {
+        prefix + ldm_key(key): tensor
+        for key, tensor in as_convolutions(weights).items()
+    }
 
 
 BESIDE = {
@@ -104,16 +118,24 @@ LAYOUTS: Mapping[str, Callable[[Weights], dict[str, Any]]] = {
     "LDM": ldm,
     "LDM, prefix": lambda w: ldm(w, "first_stage_model."),
     "LDM, trainer": lambda w: {"state_dict": {**ldm(w), **BESIDE}, "global_step": 7},
-    "LDM, prefix, trainer": lambda w: {"state_dict": {**ldm(w, "first_stage_model."), **BESIDE}},
+    "LDM, prefix, trainer": lambda w: {
+        "state_dict": {**ldm(w, "first_stage_model."), **BESIDE}
+    },
 }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_the_same_vae(
-    layout: str, dtype: torch.dtype, vae: AutoencoderKL, weights: Weights, tmp_path: Path
+    layout: str,
+    dtype: torch.dtype,
+    vae: AutoencoderKL,
+    weights: Weights,
+    tmp_path: Path,
 ) -> None:
-    content = LAYOUTS[layout]({key: tensor.to(dtype) for key, tensor in weights.items()})
+    content = LAYOUTS[layout](
+        {key: tensor.to(dtype) for key, tensor in weights.items()}
+    )
     torch.save(content, tmp_path / "x.vae.pt")
     read = read_vae(tmp_path / "x.vae.pt", shapes_of(vae), vae.config)
     assert (read.name, read.absent, read.unused) == ("x.vae.pt", (), ())
@@ -127,10 +149,17 @@ def test_every_layout_is_the_same_vae(
 def test_the_reference_file_has_these_names(golden: Path) -> None:
     """What ``ldm_key`` and ``old_names`` say of the layouts is not made up."""
     plain = load_file(golden / "common" / "vae.safetensors")
-    new = {key.replace(old, name) for key in plain for name, old in OLD_NAMES.items() if old in key}
+    new = {
+        key.replace(old, name)
+        for key in plain
+        for name, old in OLD_NAMES.items()
+        if old in key
+    }
     new |= {key for key in plain if not any(old in key for old in OLD_NAMES.values())}
     single = load_file(golden / "loading" / "dreambooth_ldm.safetensors")
-    assert {f"first_stage_model.{ldm_key(key)}" for key in new} == {k for k in single if k.startswith("first_stage")}
+    assert {f"first_stage_model.{ldm_key(key)}" for key in new} == {
+        k for k in single if k.startswith("first_stage")
+    }
     assert old_names(dict.fromkeys(new, torch.zeros(1))).keys() == plain.keys()
 
 
@@ -146,26 +175,47 @@ def test_at_full_size(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "LDM"])
-def test_left_over_keys_are_told(layout: str, vae: AutoencoderKL, weights: Weights, tmp_path: Path) -> None:
+def test_left_over_keys_are_told(
+    layout: str, vae: AutoencoderKL, weights: Weights, tmp_path: Path
+) -> None:
     surplus = {"style.weight": torch.zeros(2, 2), "notes": torch.zeros(1)}
-    save_file({**LAYOUTS[layout](weights), **surplus, **BESIDE}, tmp_path / "x.safetensors")
+    save_file(
+        {**LAYOUTS[layout](weights), **surplus, **BESIDE}, tmp_path / "x.safetensors"
+    )
     read = read_vae(tmp_path / "x.safetensors", shapes_of(vae), vae.config)
     assert set(read.unused) == set(surplus)
     assert len(read.tensors) == len(weights)
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "diffusers, old names", "LDM", "LDM, prefix"])
+@pytest.mark.parametrize(
+    "layout", ["diffusers", "diffusers, old names", "LDM", "LDM, prefix"]
+)
 @pytest.mark.parametrize("harm", ["missing", "of another shape"])
-@pytest.mark.parametrize("end", ["norm1.weight", "k.bias", "downsample.conv.weight", "downsample.conv.bias"])
+@pytest.mark.parametrize(
+    "end", ["norm1.weight", "k.bias", "downsample.conv.weight", "downsample.conv.bias"]
+)
 def test_a_vae_must_be_whole(
-    layout: str, harm: str, end: str, vae: AutoencoderKL, weights: Weights, tmp_path: Path
+    layout: str,
+    harm: str,
+    end: str,
+    vae: AutoencoderKL,
+    weights: Weights,
+    tmp_path: Path,
 ) -> None:
-    content = LAYOUTS[layout]({key: tensor for key, tensor in weights.items() if not ldm_key(key).endswith(end)})
+    content = LAYOUTS[layout](
+        {
+            key: tensor
+            for key, tensor in weights.items()
+            if not ldm_key(key).endswith(end)
+        }
+    )
     if harm == "of another shape":
         wrong = {key: torch.zeros(3) for key in weights if ldm_key(key).endswith(end)}
         content |= LAYOUTS[layout](wrong)
     save_file(content, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match=f"x.safetensors does not fit this model: .*{harm}"):
+    with pytest.raises(
+        CheckpointError, match=f"x.safetensors does not fit this model: .*{harm}"
+    ):
         read_vae(tmp_path / "x.safetensors", shapes_of(vae), vae.config)
 
 
@@ -191,8 +241,12 @@ def test_attention_over_more_than_a_point_is_refused(
         ("loading/dreambooth_ldm.safetensors", r"single file \(LDM\) SD 1.5"),
     ],
 )
-def test_other_files_are_refused_by_what_they_are(file: str, kind: str, golden: Path, vae: AutoencoderKL) -> None:
-    with pytest.raises(CheckpointError, match=f"is not a VAE, which is expected: it is {kind}"):
+def test_other_files_are_refused_by_what_they_are(
+    file: str, kind: str, golden: Path, vae: AutoencoderKL
+) -> None:
+    with pytest.raises(
+        CheckpointError, match=f"is not a VAE, which is expected: it is {kind}"
+    ):
         read_vae(golden / file, shapes_of(vae), vae.config)
 
 

@@ -9,7 +9,10 @@ from safetensors.torch import save_file
 from animatediff.checkpoints.files import read_weights, renamed, written_whole
 from animatediff.errors import CheckpointError
 
-WEIGHTS = {"down.weight": torch.arange(12.0).reshape(3, 4), "up.weight": torch.ones(5, dtype=torch.float16)}
+WEIGHTS = {
+    "down.weight": torch.arange(12.0).reshape(3, 4),
+    "up.weight": torch.ones(5, dtype=torch.float16),
+}
 SAVERS = {
     "safetensors": lambda path: save_file(WEIGHTS, path),
     "ckpt": lambda path: torch.save(WEIGHTS, path),
@@ -28,12 +31,20 @@ def test_every_container_holds_the_same(suffix: str, tmp_path: Path) -> None:
     SAVERS[suffix](path)
     read = read_weights(path)
     assert read.keys() == WEIGHTS.keys()
-    assert all(torch.equal(read[key], WEIGHTS[key]) and read[key].dtype == WEIGHTS[key].dtype for key in WEIGHTS)
+    assert all(
+        torch.equal(read[key], WEIGHTS[key]) and read[key].dtype == WEIGHTS[key].dtype
+        for key in WEIGHTS
+    )
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "controlnet", "string_to_param"])
-def test_what_trainers_put_around_the_weights_is_taken_off(wrapper: str, tmp_path: Path) -> None:
-    torch.save({"epoch": 3, wrapper: {**WEIGHTS, "note": "text"}, "optimizer": {"lr": 1e-4}}, tmp_path / "x.ckpt")
+def test_what_trainers_put_around_the_weights_is_taken_off(
+    wrapper: str, tmp_path: Path
+) -> None:
+    torch.save(
+        {"epoch": 3, wrapper: {**WEIGHTS, "note": "text"}, "optimizer": {"lr": 1e-4}},
+        tmp_path / "x.ckpt",
+    )
     assert read_weights(tmp_path / "x.ckpt").keys() == WEIGHTS.keys()
 
 
@@ -45,7 +56,11 @@ def test_what_trainers_put_around_the_weights_is_taken_off(wrapper: str, tmp_pat
         ("a.safetensors", b"a page of text", "it is not a safetensors file"),
         ("a.ckpt", b"a page of text", "it is not a PyTorch file"),
         ("a.bin", b"<!DOCTYPE html>", "it is not a PyTorch file"),
-        ("a.pt", b"\x80\x02c__builtin__\neval\n(X\x01\x00\x00\x001tR.", r"it wants to run code \(eval\)"),
+        (
+            "a.pt",
+            b"\x80\x02c__builtin__\neval\n(X\x01\x00\x00\x001tR.",
+            r"it wants to run code \(eval\)",
+        ),
         ("a.txt", b"words", "must end in"),
     ],
 )
@@ -77,7 +92,9 @@ def test_whatever_byte_is_wrong_the_error_is_ours(suffix: str, tmp_path: Path) -
     refused = 0
     for place in range(0, len(content), 3):
         path.unlink()  # the one before may still be mapped into memory
-        path.write_bytes(content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :])
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :]
+        )
         try:
             read_weights(path)
         except CheckpointError:
@@ -86,15 +103,21 @@ def test_whatever_byte_is_wrong_the_error_is_ours(suffix: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_pickles_cannot_run_code(zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickles_cannot_run_code(
+    zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({**WEIGHTS, "a": Evil()}, "evil.ckpt", _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {**WEIGHTS, "a": Evil()}, "evil.ckpt", _use_new_zipfile_serialization=zipped
+    )
     with pytest.raises(CheckpointError, match=r"wants to run code \(getattr\)"):
         read_weights("evil.ckpt")
     assert not Path("was-run").exists()
 
 
-@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"state_dict": {"lr": 0.1}}, {"epoch": 1}])
+@pytest.mark.parametrize(
+    "content", [{}, {"state_dict": {}}, {"state_dict": {"lr": 0.1}}, {"epoch": 1}]
+)
 def test_a_file_without_any_weights_is_refused(content: dict, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="x.ckpt holds no weights"):
@@ -117,13 +140,21 @@ def test_content_that_is_no_table_is_refused(tmp_path: Path) -> None:
     ("tensor", "reason"),
     [
         (torch.ones(2, 3).to_sparse(), "no table of real numbers .sparse_coo"),
-        (torch.ones(2, 3, dtype=torch.complex64), "no table of real numbers .*complex64"),
+        (
+            torch.ones(2, 3, dtype=torch.complex64),
+            "no table of real numbers .*complex64",
+        ),
         (torch.ones(2, 3, device="meta"), "no table of real numbers .*meta"),
-        (torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), "no table of real numbers .*float4"),
+        (
+            torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
+            "no table of real numbers .*float4",
+        ),
         (torch.zeros(()).expand(10**12), "claims more numbers than the file holds"),
     ],
 )
-def test_tensors_that_cannot_be_computed_with_are_refused(tensor: torch.Tensor, reason: str, tmp_path: Path) -> None:
+def test_tensors_that_cannot_be_computed_with_are_refused(
+    tensor: torch.Tensor, reason: str, tmp_path: Path
+) -> None:
     torch.save({**WEIGHTS, "odd.weight": tensor}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=rf"x\.ckpt: odd\.weight .*{reason}"):
         read_weights(tmp_path / "x.ckpt")
@@ -138,7 +169,11 @@ def test_keys_that_cannot_be_shown_are_refused(key: str, tmp_path: Path) -> None
 
 def test_two_names_for_one_weight_are_refused() -> None:
     with pytest.raises(CheckpointError, match="x holds 1 weights twice"):
-        renamed("x", {"a": torch.zeros(1), "module.a": torch.zeros(1)}, lambda key: key.removeprefix("module."))
+        renamed(
+            "x",
+            {"a": torch.zeros(1), "module.a": torch.zeros(1)},
+            lambda key: key.removeprefix("module."),
+        )
 
 
 def test_what_is_written_can_be_read_as_any_new_file_can(tmp_path: Path) -> None:
@@ -146,7 +181,9 @@ def test_what_is_written_can_be_read_as_any_new_file_can(tmp_path: Path) -> None
     with written_whole(tmp_path / "folder" / "x.safetensors") as part:
         save_file(WEIGHTS, part)
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["x.safetensors"]
-    assert (tmp_path / "folder" / "x.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert (tmp_path / "folder" / "x.safetensors").stat().st_mode == (
+        tmp_path / "other"
+    ).stat().st_mode
     assert read_weights(tmp_path / "folder" / "x.safetensors").keys() == WEIGHTS.keys()
 
 

@@ -3,13 +3,19 @@ import pytest
 import torch
 from PIL import Image
 
-from animatediff.conditioning.control import fit_picture, normalize_picture, place_images
+from animatediff.controls.pictures import (
+    fit_picture,
+    normalize_picture,
+    place_images,
+)
 from animatediff.errors import InvalidRequest
 
 
 def test_the_crop_is_centred_and_of_the_frames_aspect() -> None:
     picture = Image.new("RGB", (640, 360), "black")
-    picture.paste((255, 255, 255), (50, 0, 590, 360))  # what the published script keeps of it for 384x256
+    picture.paste(
+        (255, 255, 255), (50, 0, 590, 360)
+    )  # what the published script keeps of it for 384x256
     assert fit_picture(picture, 384, 256).shape == (3, 256, 384)
     assert fit_picture(picture, 384, 256).min() == 1
     picture.paste((0, 0, 0), (50, 0, 51, 360))
@@ -36,7 +42,9 @@ def test_normalised_pictures_are_stretched_and_uniform_ones_stay_finite() -> Non
     stretched = normalize_picture(torch.tensor([0.25, 0.5]).expand(3, 1, 2))
     assert (stretched.min(), stretched.max()) == (0, 1)
     for value in (0.0, 0.5, 1.0):
-        assert torch.equal(normalize_picture(torch.full((3, 4, 4), value)), torch.zeros(3, 4, 4))
+        assert torch.equal(
+            normalize_picture(torch.full((3, 4, 4), value)), torch.zeros(3, 4, 4)
+        )
 
 
 def test_images_stand_at_their_frames() -> None:

@@ -19,7 +19,10 @@ def words(shapeworld: AnimationPipeline) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("text", "plain"),
     [
-        ("a <rouge> circle on a black background", "a red circle on a black background"),
+        (
+            "a <rouge> circle on a black background",
+            "a red circle on a black background",
+        ),
         ("a RotKreis, moving up", "a red circle, moving up"),
         ("rotkreis", "red circle"),
         ("<rouge> <rouge>, rotkreis", "red red, red circle"),
@@ -32,10 +35,14 @@ def test_a_word_stands_for_its_vectors(
     for clip_skip in (0, 1):
         got = encode_prompt(*models, text, clip_skip, words).embeds
         assert torch.equal(got, encode_prompt(*models, plain, clip_skip).embeds)
-    assert not torch.equal(encode_prompt(*models, text).embeds, encode_prompt(*models, plain).embeds)
+    assert not torch.equal(
+        encode_prompt(*models, text).embeds, encode_prompt(*models, plain).embeds
+    )
 
 
-@pytest.mark.parametrize("text", ["a rotkreise", "xrotkreis", "<rouge", "nothing of the kind"])
+@pytest.mark.parametrize(
+    "text", ["a rotkreise", "xrotkreis", "<rouge", "nothing of the kind"]
+)
 def test_parts_of_words_are_left_alone(
     text: str, words: dict[str, torch.Tensor], shapeworld: AnimationPipeline
 ) -> None:
@@ -45,9 +52,14 @@ def test_parts_of_words_are_left_alone(
     assert not any(uses(text, word) for word in words)
 
 
-def test_what_does_not_fit_is_said(words: dict[str, torch.Tensor], shapeworld: AnimationPipeline) -> None:
+def test_what_does_not_fit_is_said(
+    words: dict[str, torch.Tensor], shapeworld: AnimationPipeline
+) -> None:
     long = tokenize(shapeworld.tokenizer, "rotkreis " * 37 + "and a house", words)
     assert long.ids.shape == (1, 77)
     assert len(long.vectors) == 74
     assert long.cut == "a house"
-    assert tokenize(shapeworld.tokenizer, "rotkreis " * 38, words).cut == "a textual inversion"
+    assert (
+        tokenize(shapeworld.tokenizer, "rotkreis " * 38, words).cut
+        == "a textual inversion"
+    )

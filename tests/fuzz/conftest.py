@@ -1,6 +1,8 @@
-"""How many cases, from which seed; the service that takes them; and, at the end, what became of them.
+"""How many cases, from which seed; the service that takes them; and, at the end, what
+became of them.
 
-Without a seed the cases are the same every time. ``--cases`` is their number in all tests together.
+Without a seed the cases are the same every time. ``--cases`` is their number in all
+tests together.
 """
 
 import socket
@@ -15,7 +17,9 @@ from tests.fuzz.service import TALLY, Service
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cases", type=int, default=5000, help="fuzz cases, in all tests together")
+    parser.addoption(
+        "--cases", type=int, default=5000, help="fuzz cases, in all tests together"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,7 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
         derandomize=config.getoption("--hypothesis-seed") is None,
         database=None,
         deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],  # it times the drawing, which waits for files that are made once
+        suppress_health_check=[
+            HealthCheck.too_slow
+        ],  # it times the drawing, which waits for files that are made once
     )
     settings.load_profile("fuzz")
 
@@ -40,7 +46,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_network() -> Iterator[None]:
-    """A host that is looked up, or connected to, is an error that no job may be answered with."""
+    """A host that is looked up, or connected to, is an error that no job may be
+    answered with.
+    """
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a host was asked for")

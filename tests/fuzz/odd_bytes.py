@@ -1,4 +1,6 @@
-"""Files with damage: some bytes changed, cut out, put in twice or taken from another file."""
+"""Files with damage: some bytes changed, cut out, put in twice or taken from another
+file.
+"""
 
 import json
 import struct
@@ -11,7 +13,22 @@ from hypothesis import strategies as st
 HEAD = 600
 """Bytes at either end of a file where most of what readers believe stands."""
 SIZES = st.sampled_from([0, 1, 64, 4000, 7072, 65_535, 2**31 - 1, 2**32 - 1])
-DTYPES = ["F16", "F32", "F64", "BF16", "I8", "U8", "I16", "U16", "I64", "U64", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"]
+DTYPES = [
+    "F16",
+    "F32",
+    "F64",
+    "BF16",
+    "I8",
+    "U8",
+    "I16",
+    "U16",
+    "I64",
+    "U64",
+    "BOOL",
+    "F8_E4M3",
+    "F8_E5M2",
+    "F8_E8M0",
+]
 DTYPES += ["F4", "C64", "F128", ""]
 SMALLER = {"F8_E4M3": 2, "F8_E8M0": 2, "BOOL": 2, "F4": 4}
 """Types of which so many take the place of one number in half precision."""
@@ -21,12 +38,23 @@ SMALLER = {"F8_E4M3": 2, "F8_E8M0": 2, "BOOL": 2, "F4": 4}
 def damaged(draw: st.DrawFn, content: bytes, other: bytes) -> bytes:
     """``content`` with up to three damages, one of them perhaps a piece of ``other``."""
     for _ in range(draw(st.integers(1, 3))):
-        place, length = draw(_places(len(content))), draw(st.sampled_from([1, 4, 40, 1000]))
+        place, length = (
+            draw(_places(len(content))),
+            draw(st.sampled_from([1, 4, 40, 1000])),
+        )
         end = place + length
-        way = draw(st.sampled_from(["flip", "flip", "flip", "cut", "remove", "repeat", "zeros", "splice"]))
+        way = draw(
+            st.sampled_from(
+                ["flip", "flip", "flip", "cut", "remove", "repeat", "zeros", "splice"]
+            )
+        )
         if way == "flip":
             mask = draw(st.integers(1, 255))
-            content = content[:place] + bytes(byte ^ mask for byte in content[place : place + 1]) + content[place + 1 :]
+            content = (
+                content[:place]
+                + bytes(byte ^ mask for byte in content[place : place + 1])
+                + content[place + 1 :]
+            )
         elif way == "cut":
             content = content[:place]
         elif way == "remove":
@@ -43,16 +71,24 @@ def damaged(draw: st.DrawFn, content: bytes, other: bytes) -> bytes:
 
 def _places(length: int) -> st.SearchStrategy[int]:
     last = max(length - 1, 0)
-    return st.integers(0, min(HEAD, last)) | st.integers(0, last) | st.integers(max(last - HEAD, 0), last)
+    return (
+        st.integers(0, min(HEAD, last))
+        | st.integers(0, last)
+        | st.integers(max(last - HEAD, 0), last)
+    )
 
 
 def with_checksums(png: bytes) -> bytes:
-    """A PNG's chunks with the checksums that they should have: without them a reader looks no further."""
+    """A PNG's chunks with the checksums that they should have: without them a reader
+    looks no further.
+    """
     whole, place = [png[:8]], 8
     while place + 12 <= len(png):
         (length,) = struct.unpack_from(">I", png, place)
         body = png[place + 4 : place + 8 + length]
-        whole.append(png[place : place + 4] + body + struct.pack(">I", zlib.crc32(body)))
+        whole.append(
+            png[place : place + 4] + body + struct.pack(">I", zlib.crc32(body))
+        )
         place += 12 + length
     return b"".join(whole)
 
@@ -62,13 +98,23 @@ def resized(draw: st.DrawFn, picture: bytes) -> bytes:
     """A picture whose header tells of another size."""
     width, height = draw(SIZES), draw(SIZES)
     if picture.startswith(b"\x89PNG"):
-        return with_checksums(picture[:16] + struct.pack(">II", width, height) + picture[24:])
+        return with_checksums(
+            picture[:16] + struct.pack(">II", width, height) + picture[24:]
+        )
     if picture.startswith(b"GIF8"):
-        return picture[:6] + struct.pack("<HH", width & 0xFFFF, height & 0xFFFF) + picture[10:]
+        return (
+            picture[:6]
+            + struct.pack("<HH", width & 0xFFFF, height & 0xFFFF)
+            + picture[10:]
+        )
     if picture.startswith(b"BM"):
         return picture[:18] + struct.pack("<II", width, height) + picture[26:]
     frame = picture.find(b"\xff\xc0")  # JPEG
-    return picture[: frame + 5] + struct.pack(">HH", height & 0xFFFF, width & 0xFFFF) + picture[frame + 9 :]
+    return (
+        picture[: frame + 5]
+        + struct.pack(">HH", height & 0xFFFF, width & 0xFFFF)
+        + picture[frame + 9 :]
+    )
 
 
 def _odd_entries(header: Mapping[str, Any], key: str) -> st.SearchStrategy[Any]:
@@ -78,8 +124,12 @@ def _odd_entries(header: Mapping[str, Any], key: str) -> st.SearchStrategy[Any]:
     offsets = st.lists(st.integers(0, 2**40), min_size=2, max_size=2)
     return st.one_of(
         st.sampled_from(DTYPES).map(lambda dtype: {**entry, "dtype": dtype}),
-        st.sampled_from(list(SMALLER)).map(lambda dtype: {**entry, "dtype": dtype, "shape": [SMALLER[dtype], *shape]}),
-        st.lists(st.integers(-1, 2**40), max_size=5).map(lambda shape: {**entry, "shape": shape}),
+        st.sampled_from(list(SMALLER)).map(
+            lambda dtype: {**entry, "dtype": dtype, "shape": [SMALLER[dtype], *shape]}
+        ),
+        st.lists(st.integers(-1, 2**40), max_size=5).map(
+            lambda shape: {**entry, "shape": shape}
+        ),
         st.just({**entry, "shape": entry.get("shape", [1])[::-1]}),
         offsets.map(lambda places: {**entry, "data_offsets": places}),
         st.sampled_from([header[other] for other in sorted(header)]),
@@ -98,5 +148,7 @@ def with_odd_header(draw: st.DrawFn, content: bytes) -> bytes:
         if not isinstance(header[key], dict):
             break
     text = json.dumps(header).encode()
-    said = draw(st.sampled_from([len(text)] * 6 + [len(text) - 1, len(text) + 1, 2**63]))
+    said = draw(
+        st.sampled_from([len(text)] * 6 + [len(text) - 1, len(text) + 1, 2**63])
+    )
     return struct.pack("<Q", said) + text + data

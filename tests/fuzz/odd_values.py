@@ -15,21 +15,55 @@ Job = dict[str, Any]
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # a red PNG
 TEXT = st.text(st.characters(), max_size=20) | st.sampled_from(
-    ["", "\0", "a\0b", "\ud800", "\udfff\ud800", "\u202e", "\ufeff", "́" * 50, "İſK", "😀" * 90, "x" * 5000, "{0}", "%s"]
+    [
+        "",
+        "\0",
+        "a\0b",
+        "\ud800",
+        "\udfff\ud800",
+        "\u202e",
+        "\ufeff",
+        "́" * 50,
+        "İſK",
+        "😀" * 90,
+        "x" * 5000,
+        "{0}",
+        "%s",
+    ]
 )
 """Lone surrogates among it, which JSON can hold and UTF-8 cannot."""
 NUMBERS = (
     st.integers()
     | st.floats()
     | st.sampled_from(
-        [0, 1, 7, 63, 64, 65, -1, 2**31, 2**53, 2**63, 2**64 - 1, 2**64, 10**400, -0.0, 1e308, 5e-324, 1e-9]
+        [
+            0,
+            1,
+            7,
+            63,
+            64,
+            65,
+            -1,
+            2**31,
+            2**53,
+            2**63,
+            2**64 - 1,
+            2**64,
+            10**400,
+            -0.0,
+            1e308,
+            5e-324,
+            1e-9,
+        ]
     )
 )
 
 
 @dataclass(frozen=True)
 class Nested:
-    """Stands for a value ``depth`` levels deep until ``built``: hypothesis could not show that itself."""
+    """Stands for a value ``depth`` levels deep until ``built``: hypothesis could not
+    show that itself.
+    """
 
     depth: int
     in_lists: bool
@@ -53,13 +87,34 @@ DEEP = st.builds(Nested, st.sampled_from([3, 50, 400, 900]), st.booleans())
 """The parser of JSON gives up before a thousand."""
 JSON = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT | DEEP,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4)
+    ),
     max_leaves=6,
 )
-MANY = st.builds(lambda n, value: [value] * n, st.sampled_from([9, 65, 1000]), NUMBERS | TEXT | st.just([{}]))
-MANY_KEYS = st.builds(lambda n: {f"{i}": i for i in range(n)}, st.sampled_from([9, 1000]))
+MANY = st.builds(
+    lambda n, value: [value] * n,
+    st.sampled_from([9, 65, 1000]),
+    NUMBERS | TEXT | st.just([{}]),
+)
+MANY_KEYS = st.builds(
+    lambda n: {f"{i}": i for i in range(n)}, st.sampled_from([9, 1000])
+)
 
-_STARTS = ["", "/", "../../", "models/", "~/", "\\", "file://", "hf://", "hf:///", "hf://a/b/", "hf://a/../", "http://"]
+_STARTS = [
+    "",
+    "/",
+    "../../",
+    "models/",
+    "~/",
+    "\\",
+    "file://",
+    "hf://",
+    "hf:///",
+    "hf://a/b/",
+    "hf://a/../",
+    "http://",
+]
 _STARTS += [
     "https://",
     "https://[",
@@ -83,10 +138,41 @@ _MIDDLES = [
     ".",
     "",
 ]
-_MIDDLES += ["h.example/x", "x" * 300, "%00", "?q=1", "owner/repo/file", "\u0131", "con", "a\tb", "x@main", "\u202egpj"]
-_ENDS = ["", ".safetensors", ".ckpt", ".SAFETENSORS", ".bin@main", ".bin@../..", ".bin@/", ".pt?x=.pt", ".png", ".gif"]
-_HASHES = ["", "#sha256=", "#sha256=" + "0" * 64, "#sha256=" + "g" * 64, "#md5=0", "#sha256=" + "0" * 64 + "\n"]
-REFERENCES = st.sampled_from(["shapeworld", "shapeworld_v3", "rgb.safetensors", "models/rgb.safetensors"]) | st.builds(
+_MIDDLES += [
+    "h.example/x",
+    "x" * 300,
+    "%00",
+    "?q=1",
+    "owner/repo/file",
+    "\u0131",
+    "con",
+    "a\tb",
+    "x@main",
+    "\u202egpj",
+]
+_ENDS = [
+    "",
+    ".safetensors",
+    ".ckpt",
+    ".SAFETENSORS",
+    ".bin@main",
+    ".bin@../..",
+    ".bin@/",
+    ".pt?x=.pt",
+    ".png",
+    ".gif",
+]
+_HASHES = [
+    "",
+    "#sha256=",
+    "#sha256=" + "0" * 64,
+    "#sha256=" + "g" * 64,
+    "#md5=0",
+    "#sha256=" + "0" * 64 + "\n",
+]
+REFERENCES = st.sampled_from(
+    ["shapeworld", "shapeworld_v3", "rgb.safetensors", "models/rgb.safetensors"]
+) | st.builds(
     lambda *parts: "".join(parts),
     st.sampled_from(_STARTS),
     st.sampled_from(_MIDDLES) | TEXT,
@@ -94,7 +180,17 @@ REFERENCES = st.sampled_from(["shapeworld", "shapeworld_v3", "rgb.safetensors", 
     st.sampled_from(_HASHES),
 )
 """Names of what is there, and pieces put together of what is not."""
-ODD = st.one_of(st.none(), st.booleans(), NUMBERS, TEXT, REFERENCES, REFERENCES, JSON, MANY, MANY_KEYS)
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    NUMBERS,
+    TEXT,
+    REFERENCES,
+    REFERENCES,
+    JSON,
+    MANY,
+    MANY_KEYS,
+)
 
 LORA: Job = {"path": "loras/a.safetensors", "strength": 0.5, "ignore_file_alpha": True}
 CONTROL: Job = {
@@ -128,7 +224,11 @@ WHOLE: Job = {
     "embeddings": [{"path": "embeddings/b.pt", "token": "<b>"}, {"path": "c.bin"}],
     "controls": [CONTROL],
 }
-PLAIN: Job = {name: value for name, value in WHOLE.items() if name not in ("dreambooth", "vae", "loras", "embeddings")}
+PLAIN: Job = {
+    name: value
+    for name, value in WHOLE.items()
+    if name not in ("dreambooth", "vae", "loras", "embeddings")
+}
 PLAIN.pop("controls")
 VALID: list[Job] = [WHOLE, PLAIN, {"prompt": "a red circle"}]
 
@@ -137,7 +237,13 @@ NAMES_FILES = ("path", "model", "motion_module", "dreambooth", "vae")
 
 def places(value: Any, here: Place = ()) -> Iterator[Place]:
     """Where every value inside of ``value`` is."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, inner in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield (*here, key)
         yield from places(inner, (*here, key))
 
@@ -150,19 +256,29 @@ def at(job: Any, place: Place) -> Any:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[Job, list[Place]]:
-    """A valid job with up to three places changed: another value, another place's, none, or one more key."""
+    """A valid job with up to three places changed: another value, another place's,
+    none, or one more key.
+    """
     job, touched = deepcopy(draw(st.sampled_from(VALID))), []
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         *above, last = place = draw(st.sampled_from(list(places(job))[:200]))
         holder, way = (
             at(job, tuple(above)),
-            draw(st.sampled_from(["odd", "odd", "odd", "of another", "without", "more"])),
+            draw(
+                st.sampled_from(["odd", "odd", "odd", "of another", "without", "more"])
+            ),
         )
         if way == "odd":
             named = last in NAMES_FILES or "images" in above
-            holder[last] = deepcopy(draw(st.one_of(REFERENCES, REFERENCES, REFERENCES, ODD) if named else ODD))
+            holder[last] = deepcopy(
+                draw(
+                    st.one_of(REFERENCES, REFERENCES, REFERENCES, ODD) if named else ODD
+                )
+            )
         elif way == "of another":
-            holder[last] = deepcopy(at(job, draw(st.sampled_from(list(places(job))[:200]))))
+            holder[last] = deepcopy(
+                at(job, draw(st.sampled_from(list(places(job))[:200])))
+            )
         elif way == "without":
             del holder[last]
         elif isinstance(holder, dict):
@@ -177,9 +293,17 @@ def mutated(draw: st.DrawFn) -> tuple[Job, list[Place]]:
 
 
 TINY = st.fixed_dictionaries(
-    {"prompt": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=200)},
+    {
+        "prompt": st.text(
+            st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
+            max_size=200,
+        )
+    },
     optional={
-        "negative_prompt": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=100),
+        "negative_prompt": st.text(
+            st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
+            max_size=100,
+        ),
         "guidance_scale": st.floats(0, 30) | st.integers(0, 30),
         "seed": st.integers(0, 2**64 - 1),
         "scheduler": st.sampled_from(list(catalog.SCHEDULERS)),
@@ -187,14 +311,22 @@ TINY = st.fixed_dictionaries(
         "format": st.sampled_from(list(catalog.OUTPUT_FORMATS)),
         "clip_skip": st.integers(0, 1),
     },
-).map(lambda job: {**job, "num_frames": 1, "width": 64, "height": 64, "num_inference_steps": 1})
+).map(
+    lambda job: {
+        **job,
+        "num_frames": 1,
+        "width": 64,
+        "height": 64,
+        "num_inference_steps": 1,
+    }
+)
 """Jobs that pass the schema, and whose frames take a moment."""
 RAW = st.one_of(
     JSON,
     MANY,
     MANY_KEYS,
     st.dictionaries(st.sampled_from([*JobInput.model_fields]), ODD, max_size=6),
-    st.dictionaries(st.sampled_from([*JobInput.model_fields]) | TEXT, ODD, max_size=4).map(
-        lambda d: {"prompt": "a", **d}
-    ),
+    st.dictionaries(
+        st.sampled_from([*JobInput.model_fields]) | TEXT, ODD, max_size=4
+    ).map(lambda d: {"prompt": "a", **d}),
 )

@@ -1,4 +1,6 @@
-"""A worker on the embedded family, and what must be true of its answer, whatever the job."""
+"""A worker on the embedded family, and what must be true of its answer, whatever the
+job.
+"""
 
 import asyncio
 import json
@@ -25,13 +27,24 @@ from tests.fuzz.weight_files import write_control
 
 TALLY: defaultdict[str, Counter[str]] = defaultdict(Counter)
 """For each group of cases, how often which error code, or "output", was the answer."""
-SMALLEST = {"prompt": "a red circle", "num_frames": 1, "width": 64, "height": 64, "num_inference_steps": 1, "seed": 5}
+SMALLEST = {
+    "prompt": "a red circle",
+    "num_frames": 1,
+    "width": 64,
+    "height": 64,
+    "num_inference_steps": 1,
+    "seed": 5,
+}
 SMALLEST_WORK = 0.009
-"""Megapixel steps of two frames of 64x64: what is larger is refused, so that no case takes long."""
+"""Megapixel steps of two frames of 64x64: what is larger is refused, so that no case
+takes long.
+"""
 ROUND = 40
 """Cases after which the frames are held against a fresh engine's."""
 LONGEST_ANSWER = 50_000
-"""Characters; an answer grows neither with what a job names nor with how much of it is wrong."""
+"""Characters; an answer grows neither with what a job names nor with how much of it is
+wrong.
+"""
 _EXPECTED = {
     cls.code
     for cls in vars(errors).values()
@@ -45,7 +58,9 @@ def share(part: float) -> settings:
 
 
 class Service:
-    """One warm worker, and a second engine that prepares jobs of any size. Neither ever asks a host."""
+    """One warm worker, and a second engine that prepares jobs of any size. Neither ever
+    asks a host.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.models = folder, folder / "models"
@@ -53,17 +68,28 @@ class Service:
             (folder / name).mkdir()
         (self.models / "shapeworld").symlink_to(Settings().models_dir / "shapeworld")
         write_control(self.models / "rgb.safetensors")
-        self._runner = self._make_runner(max_megapixel_steps=SMALLEST_WORK, offline=True)
-        self._preparing = [self._make_runner(offline=True), self._make_runner(download_hosts=())]
+        self._runner = self._make_runner(
+            max_megapixel_steps=SMALLEST_WORK, offline=True
+        )
+        self._preparing = [
+            self._make_runner(offline=True),
+            self._make_runner(download_hosts=()),
+        ]
         self._worker = Worker(self._runner, lambda _job: _Silent())
         self._sent = 0
         self._fresh = self._frames(Engine(self._runner.settings))
 
     def _make_runner(self, **different: Any) -> JobRunner:
-        own = {"models_dir": self.models, "input_dir": self.folder / "inputs", "cache_dir": self.folder / "cache"}
+        own = {
+            "models_dir": self.models,
+            "input_dir": self.folder / "inputs",
+            "cache_dir": self.folder / "cache",
+        }
         settings = Settings(**own, **different)
         storage = LocalStorage(self.folder / "out")
-        return JobRunner(Engine(settings), storage, settings, parse_job_input, render_job_output)
+        return JobRunner(
+            Engine(settings), storage, settings, parse_job_input, render_job_output
+        )
 
     def send(self, group: str, job: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to ``job`` after all its stages: its output, or its error."""
@@ -75,8 +101,12 @@ class Service:
             self.check_frames()
         return checked
 
-    def prepare(self, group: str, job: Mapping[str, Any], way: int = 0) -> dict[str, Any]:
-        """The answer to ``job`` after its first stage; {} where it goes on. ``way``: offline, or without hosts."""
+    def prepare(
+        self, group: str, job: Mapping[str, Any], way: int = 0
+    ) -> dict[str, Any]:
+        """The answer to ``job`` after its first stage; {} where it goes on. ``way``:
+        offline, or without hosts.
+        """
         answer = self._preparing[way].start(job, _Silent(), threading.Event()).prepare()
         if answer is None:
             TALLY[group]["prepared"] += 1
@@ -88,10 +118,16 @@ class Service:
         assert self._frames(self._runner.engine) == self._fresh
 
     def _frames(self, engine: Engine) -> bytes:
-        return engine.generate(engine.prepare(parse_job_input(SMALLEST))).video.frames.tobytes()
+        return engine.generate(
+            engine.prepare(parse_job_input(SMALLEST))
+        ).video.frames.tobytes()
 
-    def _check(self, group: str, job: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-        text = json.dumps(answer, allow_nan=False, ensure_ascii=False)  # as the SDK sends it
+    def _check(
+        self, group: str, job: Mapping[str, Any], answer: dict[str, Any]
+    ) -> dict[str, Any]:
+        text = json.dumps(
+            answer, allow_nan=False, ensure_ascii=False
+        )  # as the SDK sends it
         text.encode()
         assert "Traceback" not in text
         assert len(text) < LONGEST_ANSWER
@@ -101,7 +137,9 @@ class Service:
             return answer
         assert answer.keys() == {"error"}
         error = json.loads(answer["error"])
-        json.dumps(error, ensure_ascii=False).encode()  # no lone surrogate, over which strict parsers stumble
+        json.dumps(
+            error, ensure_ascii=False
+        ).encode()  # no lone surrogate, over which strict parsers stumble
         assert JobError.model_validate(error).code in _EXPECTED, error
         assert str(self.folder) not in text
         if error["code"] == "INVALID_REQUEST":
@@ -112,7 +150,9 @@ class Service:
 
     @contextmanager
     def log_checked(self) -> Iterator[None]:
-        """Within, every record of the log must be a line of JSON, or the test session fails at its end."""
+        """Within, every record of the log must be a line of JSON, or the test session
+        fails at its end.
+        """
         handler = _LogCheck()
         logging.getLogger("animatediff").addHandler(handler)
         yield
@@ -123,10 +163,15 @@ class Service:
 
 def wrong_fields(error: Mapping[str, Any]) -> list[str]:
     """Every field that an INVALID_REQUEST names."""
-    named = [error["field"], *(problem["field"] for problem in error.get("problems", ()))]
+    named = [
+        error["field"],
+        *(problem["field"] for problem in error.get("problems", ())),
+    ]
     several = {fields: fields.split(", ") for fields in named}
     return [
-        field for own in several.values() for field in (own if own[-1] in JobInput.model_fields else [", ".join(own)])
+        field
+        for own in several.values()
+        for field in (own if own[-1] in JobInput.model_fields else [", ".join(own)])
     ]
 
 

@@ -1,4 +1,6 @@
-"""Weight files with damaged bytes, odd headers and odd tensors, in every field that takes a file."""
+"""Weight files with damaged bytes, odd headers and odd tensors, in every field that
+takes a file.
+"""
 
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -24,7 +26,15 @@ pytestmark = [  # what PyTorch says while it makes odd tensors, and reads them
 ]
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin")
 NAMES = count()
-DTYPES = (torch.int8, torch.int64, torch.bool, torch.float64, torch.bfloat16, torch.complex64, torch.float8_e4m3fn)
+DTYPES = (
+    torch.int8,
+    torch.int64,
+    torch.bool,
+    torch.float64,
+    torch.bfloat16,
+    torch.complex64,
+    torch.float8_e4m3fn,
+)
 ODD_TENSORS: Mapping[str, Callable[[Tensor], Any]] = {
     **{str(dtype): lambda t, dtype=dtype: t.to(dtype) for dtype in DTYPES},
     "bytes as numbers": lambda t: t.reshape(-1)[:1].view(torch.uint8),
@@ -40,7 +50,9 @@ ODD_TENSORS: Mapping[str, Callable[[Tensor], Any]] = {
     "sparse": lambda t: t.float().to_sparse(),
     "on no device": lambda t: t.to("meta"),
     "one number for all": lambda t: torch.zeros((), dtype=t.dtype).expand(t.shape),
-    "a billion for one": lambda t: torch.zeros((), dtype=t.dtype).expand(10**9, *t.shape[1:]),
+    "a billion for one": lambda t: torch.zeros((), dtype=t.dtype).expand(
+        10**9, *t.shape[1:]
+    ),
     "for training": lambda t: t.float().detach().requires_grad_(),
     "quantised": lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8),
     "a parameter": lambda t: torch.nn.Parameter(t.float()),
@@ -60,7 +72,11 @@ NAMES_OF: Mapping[str, Callable[[Any], Any]] = {
 
 def _is_plain(value: Any) -> bool:
     """Whether more can be made of ``value``."""
-    dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    dense = (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not value.is_meta
+    )
     return dense and value.dtype is torch.float16
 
 
@@ -74,19 +90,36 @@ def odd_tables(draw: st.DrawFn, kind: str) -> Weights:
         if not keys:
             break
         key = draw(st.sampled_from(keys))
-        chosen = draw(st.sampled_from([[key], [key], keys, [k for k in keys if str(k).endswith(str(key)[-11:])]]))
+        chosen = draw(
+            st.sampled_from(
+                [
+                    [key],
+                    [key],
+                    keys,
+                    [k for k in keys if str(k).endswith(str(key)[-11:])],
+                ]
+            )
+        )
         way = draw(st.sampled_from([*ODD_TENSORS, *NAMES_OF, "below"]))
         if way in ODD_TENSORS:
             new = {k: ODD_TENSORS[way](inner[k]) for k in chosen}
         elif way == "below":
-            table = {draw(st.sampled_from(["state_dict", "controlnet", "string_to_param", "x"])): table}
+            table = {
+                draw(
+                    st.sampled_from(
+                        ["state_dict", "controlnet", "string_to_param", "x"]
+                    )
+                ): table
+            }
             break
         else:
             new = {NAMES_OF[way](k): inner[k] for k in chosen}
             new.pop(None, None)
         kept = {k: v for k, v in inner.items() if k not in chosen or way == "twice"}
         inner = {**kept, **new}
-        table = {**table, "string_to_param": inner} if "string_to_param" in table else inner
+        table = (
+            {**table, "string_to_param": inner} if "string_to_param" in table else inner
+        )
     return table
 
 
@@ -94,7 +127,14 @@ def _file(table: Weights, suffix: str) -> tuple[str, bytes]:
     """A suffix and content: a pickle where a safetensors file cannot hold ``table``."""
     try:
         return suffix, packed(table, suffix)
-    except (SafetensorError, ValueError, TypeError, RuntimeError, AttributeError, KeyError):
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        AttributeError,
+        KeyError,
+    ):
         return ".ckpt", packed(table, ".ckpt")
 
 
@@ -104,7 +144,11 @@ def bad_files(draw: st.DrawFn) -> tuple[str, str, bytes]:
     kind = draw(st.sampled_from(list(KINDS)))
     simple = kind != "inversion of AUTOMATIC1111"
     suffix = draw(st.sampled_from(SUFFIXES if simple else SUFFIXES[1:]))
-    way = draw(st.sampled_from(["damaged", "damaged", "odd header", "odd table", "odd table", "as it is"]))
+    way = draw(
+        st.sampled_from(
+            ["damaged", "damaged", "odd header", "odd table", "odd table", "as it is"]
+        )
+    )
     if way == "odd table":
         suffix, content = _file(draw(odd_tables(kind)), suffix)
     elif way == "odd header" and simple:
@@ -113,20 +157,29 @@ def bad_files(draw: st.DrawFn) -> tuple[str, str, bytes]:
     else:
         content = good_file(kind, suffix)
         if way != "as it is":
-            content = draw(damaged(content, good_file(draw(st.sampled_from(list(KINDS)[3:6])), ".ckpt")))
+            content = draw(
+                damaged(
+                    content, good_file(draw(st.sampled_from(list(KINDS)[3:6])), ".ckpt")
+                )
+            )
     field = draw(st.sampled_from([KINDS[kind]] * 20 + list(FIELDS)))
     return field, suffix, content
 
 
 @share(0.16)
 @given(bad_files())
-def test_a_weight_file_is_used_or_refused(service: Service, bad: tuple[str, str, bytes]) -> None:
+def test_a_weight_file_is_used_or_refused(
+    service: Service, bad: tuple[str, str, bytes]
+) -> None:
     field, suffix, content = bad
-    name = f"bad{next(NAMES)}{suffix}"  # a new one each time: the one before may still be mapped into memory
+    # a new one each time: the one before may still be mapped into memory
+    name = f"bad{next(NAMES)}{suffix}"
     path = service.models / name
     path.write_bytes(content)
     try:
-        answer = service.send(field, {"id": "job", "input": {**SMALLEST, **FIELDS[field](name)}})
+        answer = service.send(
+            field, {"id": "job", "input": {**SMALLEST, **FIELDS[field](name)}}
+        )
     finally:
         path.unlink()
     if answer.get("code") == "CHECKPOINT_MISMATCH":

@@ -7,7 +7,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from animatediff.errors import shorten
-from tests.fuzz.odd_values import JSON, ODD, PIXEL, RAW, REFERENCES, TEXT, TINY, Nested, Place, built, mutated
+from tests.fuzz.odd_values import (
+    JSON,
+    ODD,
+    PIXEL,
+    RAW,
+    REFERENCES,
+    TEXT,
+    TINY,
+    Nested,
+    Place,
+    built,
+    mutated,
+)
 from tests.fuzz.service import Service, share, wrong_fields
 
 RELATED = {  # a field that is all right may make another one wrong
@@ -18,18 +30,26 @@ RELATED = {  # a field that is all right may make another one wrong
     "format": {"fps"},
 }
 NAMING: Mapping[str, Callable[[str], dict[str, Any]]] = {
-    **{field: lambda name, field=field: {field: name} for field in ("model", "motion_module", "dreambooth", "vae")},
+    **{
+        field: lambda name, field=field: {field: name}
+        for field in ("model", "motion_module", "dreambooth", "vae")
+    },
     "loras.0.path": lambda name: {"loras": [{"path": name}]},
     "embeddings.0.path": lambda name: {"embeddings": [{"path": name}]},
     "controls.0.path": lambda name: {"controls": [{"path": name, "images": [PIXEL]}]},
-    "controls.0.images.0": lambda name: {"controls": [{"path": "rgb.safetensors", "images": [name]}]},
+    "controls.0.images.0": lambda name: {
+        "controls": [{"path": "rgb.safetensors", "images": [name]}]
+    },
 }
 JOBS = st.one_of(
     st.just({}),
     st.builds(lambda raw: {"input": raw}, RAW),
     st.builds(lambda raw: {"id": "job", "input": raw}, RAW),
     st.builds(
-        lambda name, raw, more: {**more, "id": name, "input": raw}, ODD, RAW, st.dictionaries(TEXT, JSON, max_size=2)
+        lambda name, raw, more: {**more, "id": name, "input": raw},
+        ODD,
+        RAW,
+        st.dictionaries(TEXT, JSON, max_size=2),
     ),
 )
 
@@ -60,7 +80,9 @@ def test_a_job_that_is_nearly_right_is_prepared_or_told_what_is_wrong(
 
 @share(0.12)
 @given(st.sampled_from(list(NAMING)), REFERENCES, st.integers(0, 1))
-def test_a_reference_is_found_or_its_field_named(service: Service, field: str, reference: str, way: int) -> None:
+def test_a_reference_is_found_or_its_field_named(
+    service: Service, field: str, reference: str, way: int
+) -> None:
     job = {"prompt": "a red circle", **NAMING[field](reference)}
     answer = service.prepare("references", {"id": "job", "input": job}, way)
     if answer.get("code") == "INVALID_REQUEST":
@@ -71,7 +93,9 @@ def test_a_reference_is_found_or_its_field_named(service: Service, field: str, r
 
 @share(0.04)
 @given(ODD, TINY)
-def test_small_jobs_that_the_schema_takes(service: Service, name: Any, job: dict[str, Any]) -> None:
+def test_small_jobs_that_the_schema_takes(
+    service: Service, name: Any, job: dict[str, Any]
+) -> None:
     assert "url" in service.send("small and valid", {"id": built(name), "input": job})
 
 

@@ -1,4 +1,6 @@
-"""Damaged pictures, pictures that claim to be enormous, and base64 that is none, as images of a control."""
+"""Damaged pictures, pictures that claim to be enormous, and base64 that is none, as
+images of a control.
+"""
 
 import base64
 import io
@@ -14,11 +16,16 @@ from tests.fuzz.odd_bytes import damaged, resized, with_checksums
 from tests.fuzz.odd_values import TEXT
 from tests.fuzz.service import SMALLEST, Service, share
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about what it leaves out of a damaged file
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning"
+)  # Pillow's, about what it leaves out of a damaged file
 
 
 def _saved(mode: str, format: str, **options: object) -> bytes:
-    picture, content = Image.radial_gradient("L").resize((33, 21)).convert(mode), io.BytesIO()
+    picture, content = (
+        Image.radial_gradient("L").resize((33, 21)).convert(mode),
+        io.BytesIO(),
+    )
     picture.save(content, format, **options)
     return content.getvalue()
 
@@ -29,7 +36,11 @@ def _originals() -> list[bytes]:
     words.add_text("a", "b")
     words.add_text("zipped", "c" * 200, zip=True)
     words.add_itxt("word", "é", zip=True)
-    more = {"save_all": True, "append_images": [Image.new("RGB", (33, 21), "blue")] * 2, "duration": 50}
+    more = {
+        "save_all": True,
+        "append_images": [Image.new("RGB", (33, 21), "blue")] * 2,
+        "duration": 50,
+    }
     icc = zlib.compress(b"no profile")
     return [
         *(_saved(mode, "PNG") for mode in ("RGB", "RGBA", "LA", "P", "1", "I;16")),
@@ -37,7 +48,15 @@ def _originals() -> list[bytes]:
         _saved("P", "PNG", transparency=3),
         _saved("RGB", "PNG", **more),
         *(_saved(mode, "JPEG", quality=50) for mode in ("L", "RGB", "CMYK")),
-        _saved("RGB", "JPEG", progressive=True, exif=exif, icc_profile=icc, comment="x", dpi=(72, 72)),
+        _saved(
+            "RGB",
+            "JPEG",
+            progressive=True,
+            exif=exif,
+            icc_profile=icc,
+            comment="x",
+            dpi=(72, 72),
+        ),
         _saved("RGB", "WEBP", quality=30, exif=exif),
         _saved("RGBA", "WEBP", lossless=True),
         _saved("RGB", "WEBP", **more),
@@ -49,11 +68,17 @@ def _originals() -> list[bytes]:
 
 
 ORIGINALS = _originals()
-RESIZABLE = [content for content in ORIGINALS if content.startswith((b"\x89PNG", b"GIF8", b"\xff\xd8", b"BM"))]
+RESIZABLE = [
+    content
+    for content in ORIGINALS
+    if content.startswith((b"\x89PNG", b"GIF8", b"\xff\xd8", b"BM"))
+]
 PNGS = [content for content in ORIGINALS if content.startswith(b"\x89PNG")]
 
 
-def _damaged(originals: list[bytes], then: Callable[[bytes], bytes] = bytes) -> st.SearchStrategy[bytes]:
+def _damaged(
+    originals: list[bytes], then: Callable[[bytes], bytes] = bytes
+) -> st.SearchStrategy[bytes]:
     pairs = st.tuples(st.sampled_from(originals), st.sampled_from(ORIGINALS))
     return pairs.flatmap(lambda pair: damaged(*pair)).map(then)
 
@@ -69,8 +94,23 @@ CONTENTS = st.one_of(
 )
 PREFIXES = st.sampled_from(
     [
-        *["", "", "data:image/png;base64,", "data:;base64,", "data:text/html;charset=x;base64,", "data:image/png,"],
-        *["data:image/svg+xml;utf8,", "base64,base64,", "data:base64", " ", "https:/", "file://", "DATA:base64,"],
+        *[
+            "",
+            "",
+            "data:image/png;base64,",
+            "data:;base64,",
+            "data:text/html;charset=x;base64,",
+            "data:image/png,",
+        ],
+        *[
+            "data:image/svg+xml;utf8,",
+            "base64,base64,",
+            "data:base64",
+            " ",
+            "https:/",
+            "file://",
+            "DATA:base64,",
+        ],
     ]
 )
 
@@ -95,9 +135,13 @@ REFERENCES = st.one_of(
 
 @share(0.18)
 @given(REFERENCES, st.booleans())
-def test_a_picture_is_used_or_its_place_named(service: Service, reference: str, normalize: bool) -> None:
+def test_a_picture_is_used_or_its_place_named(
+    service: Service, reference: str, normalize: bool
+) -> None:
     control = {"path": "rgb.safetensors", "images": [reference], "normalize": normalize}
-    answer = service.send("pictures", {"id": "job", "input": {**SMALLEST, "controls": [control]}})
+    answer = service.send(
+        "pictures", {"id": "job", "input": {**SMALLEST, "controls": [control]}}
+    )
     if answer.get("code") == "INVALID_REQUEST":
         assert answer["field"] == "controls.0.images.0"
     else:

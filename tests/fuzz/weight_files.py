@@ -1,4 +1,6 @@
-"""A good file of every kind for the embedded family, and the fields of a job that name one."""
+"""A good file of every kind for the embedded family, and the fields of a job that name
+one.
+"""
 
 import io
 from collections.abc import Callable, Mapping
@@ -22,7 +24,10 @@ EMBEDDED = Settings().models_dir / "shapeworld"
 Weights = dict[str, Any]
 
 FIELDS: Mapping[str, Callable[[str], dict[str, Any]]] = {
-    "motion_module": lambda path: {"motion_module": path, "motion_module_version": "v3"},
+    "motion_module": lambda path: {
+        "motion_module": path,
+        "motion_module_version": "v3",
+    },
     "dreambooth": lambda path: {"dreambooth": path},
     "vae": lambda path: {"vae": path},
     "loras": lambda path: {"loras": [{"path": path}]},
@@ -51,25 +56,55 @@ def weights(kind: str) -> Weights:
         return dict(load_file(EMBEDDED / "motion_module_v3.safetensors"))
     if kind == "single file":  # without the text encoder, which is half of it
         parts = {"unet": "unet", "vae": "vae"}
-        return {ldm_key(part, key): tensor for part, folder in parts.items() for key, tensor in _part(folder).items()}
+        return {
+            ldm_key(part, key): tensor
+            for part, folder in parts.items()
+            for key, tensor in _part(folder).items()
+        }
     if kind == "VAE":
         return _part("vae")
     if kind == "LoRA":
-        layers = [key for key, tensor in _part("unet").items() if ".attn" in key and tensor.ndim == 2]
-        names = {"lora_unet_" + key.removesuffix(".weight").replace(".", "_"): _part("unet")[key] for key in layers[:8]}
-        return {name: part for layer, weight in names.items() for name, part in _kohya(layer, weight).items()}
+        layers = [
+            key
+            for key, tensor in _part("unet").items()
+            if ".attn" in key and tensor.ndim == 2
+        ]
+        names = {
+            "lora_unet_" + key.removesuffix(".weight").replace(".", "_"): _part("unet")[
+                key
+            ]
+            for key in layers[:8]
+        }
+        return {
+            name: part
+            for layer, weight in names.items()
+            for name, part in _kohya(layer, weight).items()
+        }
     if kind == "MotionLoRA":
         block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks"
-        names = [f"{block}.{i}.processor.to_{to}_lora" for i in range(2) for to in "qkv"]
+        names = [
+            f"{block}.{i}.processor.to_{to}_lora" for i in range(2) for to in "qkv"
+        ]
         shapes = {"down": (4, 32), "up": (32, 4)}
-        return {f"{name}.{part}.weight": torch.randn(shape) / 9 for name in names for part, shape in shapes.items()}
+        return {
+            f"{name}.{part}.weight": torch.randn(shape) / 9
+            for name in names
+            for part, shape in shapes.items()
+        }
     if kind == "textual inversion":
         return {"emb_params": torch.randn(2, 64)}
     if kind == "inversion of AUTOMATIC1111":
-        return {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.randn(1, 64)}, "name": "x", "step": 3}
+        return {
+            "string_to_token": {"*": 265},
+            "string_to_param": {"*": torch.randn(1, 64)},
+            "name": "x",
+            "step": 3,
+        }
     control = SPARSECTRL_RGB if kind == "SparseCtrl rgb" else SPARSECTRL_SCRIBBLE
     unet = load_unet(EMBEDDED / "unet", torch.device("cpu"), torch.float32, "sdpa")
-    branch = SparseControlNetModel(unet.config, replace(control, embedding_channels=(8, 16, 24, 32)))
+    branch = SparseControlNetModel(
+        unet.config, replace(control, embedding_channels=(8, 16, 24, 32))
+    )
     return {key: tensor.half() for key, tensor in branch.state_dict().items()}
 
 
@@ -80,12 +115,20 @@ def _part(folder: str) -> dict[str, Tensor]:
 
 def _kohya(layer: str, weight: Tensor) -> dict[str, Tensor]:
     rows, columns = weight.shape
-    parts = {"lora_down.weight": torch.randn(4, columns) / 9, "lora_up.weight": torch.randn(rows, 4) / 9}
-    return {f"{layer}.{part}": tensor for part, tensor in {**parts, "alpha": torch.tensor(2.0)}.items()}
+    parts = {
+        "lora_down.weight": torch.randn(4, columns) / 9,
+        "lora_up.weight": torch.randn(rows, 4) / 9,
+    }
+    return {
+        f"{layer}.{part}": tensor
+        for part, tensor in {**parts, "alpha": torch.tensor(2.0)}.items()
+    }
 
 
 def packed(content: Weights, suffix: str) -> bytes:
-    """``content`` as a file: .safetensors, or PyTorch's containers, the new (.ckpt, .bin) and the old (.pt)."""
+    """``content`` as a file: .safetensors, or PyTorch's containers, the new (.ckpt,
+    .bin) and the old (.pt).
+    """
     if suffix == ".safetensors":
         return save(content)
     file = io.BytesIO()

@@ -1,4 +1,6 @@
-"""Run inside the image: python check_clip.py FILE WIDTH HEIGHT FRAMES. Every frame is decoded, and they must differ."""
+"""Run inside the image: python check_clip.py FILE WIDTH HEIGHT FRAMES. Every frame is
+decoded, and they must differ.
+"""
 
 import sys
 
@@ -12,7 +14,11 @@ def main() -> int:
     frames = list(reader)
     found = (size, len(frames), {len(frame) for frame in frames}, len(set(frames)) > 1)
     expected = ((width, height), count, {width * height * 3}, True)
-    print(f"{count} frames of {width}x{height}" if found == expected else f"found {found}, expected {expected}")
+    print(
+        f"{count} frames of {width}x{height}"
+        if found == expected
+        else f"found {found}, expected {expected}"
+    )
     return 0 if found == expected else 1
 
 

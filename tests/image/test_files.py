@@ -1,4 +1,6 @@
-"""Dockerfile, bake file, hub.json and workflows say the same as settings, catalog and manifest. Nothing is built."""
+"""Dockerfile, bake file, hub.json and workflows say the same as settings, catalog and
+manifest. Nothing is built.
+"""
 
 import json
 import os
@@ -21,27 +23,49 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BAKE = (ROOT / "docker-bake.hcl").read_text()
 HUB = json.loads((ROOT / ".runpod/hub.json").read_text())
 HUB_TESTS = json.loads((ROOT / ".runpod/tests.json").read_text())
-WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").iterdir()}
+WORKFLOWS = {
+    path.name: yaml.safe_load(path.read_text())
+    for path in (ROOT / ".github/workflows").iterdir()
+}
 VARIABLES = {**settings.VARIABLES, **settings.BUCKET_VARIABLES}
 PROFILES = set(read_manifest().profiles)
 
 
 def instructions() -> list[tuple[str, str]]:
     """(instruction, its arguments) in order, continued lines joined, comments left out."""
-    lines = "\n".join(line for line in DOCKERFILE.splitlines() if not line.lstrip().startswith("#"))
+    lines = "\n".join(
+        line for line in DOCKERFILE.splitlines() if not line.lstrip().startswith("#")
+    )
     joined = re.sub(r"\\\n\s*", " ", lines)
-    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+    return [
+        (name, rest.strip())
+        for name, _, rest in (
+            line.partition(" ") for line in joined.splitlines() if line
+        )
+    ]
 
 
 def stage(name: str) -> list[tuple[str, str]]:
     found = instructions()
-    start = next(i for i, (word, rest) in enumerate(found) if word == "FROM" and rest.endswith(f" AS {name}"))
-    end = next((i for i, (word, _) in enumerate(found) if word == "FROM" and i > start), len(found))
+    start = next(
+        i
+        for i, (word, rest) in enumerate(found)
+        if word == "FROM" and rest.endswith(f" AS {name}")
+    )
+    end = next(
+        (i for i, (word, _) in enumerate(found) if word == "FROM" and i > start),
+        len(found),
+    )
     return found[start:end]
 
 
 def environment() -> dict[str, str]:
-    return dict(re.findall(r"(\w+)=(\S+)", " ".join(rest for word, rest in stage("worker") if word == "ENV")))
+    return dict(
+        re.findall(
+            r"(\w+)=(\S+)",
+            " ".join(rest for word, rest in stage("worker") if word == "ENV"),
+        )
+    )
 
 
 def hub_inputs() -> dict[str, dict[str, Any]]:
@@ -69,40 +93,62 @@ def test_python_is_process_1_and_not_root() -> None:
 
 
 def test_what_changes_most_often_comes_last() -> None:
-    """Dependencies, weights, code, labels: nothing that a commit changes may stand above something heavy."""
+    """Dependencies, weights, code, labels: nothing that a commit changes may stand
+    above something heavy.
+    """
     order = [rest for word, rest in stage("worker") if word in ("COPY", "ARG")]
-    assert [next(word for word in rest.split() if not word.startswith("--")) for rest in order] == [
+    assert [
+        next(word for word in rest.split() if not word.startswith("--"))
+        for rest in order
+    ] == [
         *("/models", "models/shapeworld", "schemas", "animatediff", "handler.py"),
         *("VERSION=dev", "REVISION=unknown"),
     ]
-    heavy = [rest for word, rest in stage("dependencies") + stage("fetch") if word == "COPY"]
+    heavy = [
+        rest for word, rest in stage("dependencies") + stage("fetch") if word == "COPY"
+    ]
     assert all(
-        word.startswith(("requirements", "${REQUIREMENTS", "builder/", "./")) for r in heavy for word in r.split()
+        word.startswith(("requirements", "${REQUIREMENTS", "builder/", "./"))
+        for r in heavy
+        for word in r.split()
     )
 
 
 def test_tokens_are_secrets_and_nothing_else() -> None:
-    given = [rest.partition("=")[0] for word, rest in instructions() if word == "ARG"] + list(environment())
+    given = [
+        rest.partition("=")[0] for word, rest in instructions() if word == "ARG"
+    ] + list(environment())
     assert not [name for name in given if re.search("TOKEN|SECRET|PASSWORD|KEY", name)]
     assert "--mount=type=secret,id=hf_token" in DOCKERFILE
     assert re.search(r'secret\s*=\s*\["type=env,id=hf_token,env=HF_TOKEN"\]', BAKE)
 
 
 def test_the_images_environment_is_understood() -> None:
-    ours = {name: value for name, value in environment().items() if name.startswith(("ANIMATEDIFF_", "BUCKET_"))}
+    ours = {
+        name: value
+        for name, value in environment().items()
+        if name.startswith(("ANIMATEDIFF_", "BUCKET_"))
+    }
     assert ours.keys() <= VARIABLES.keys()
     found = Settings.from_env(ours)
     assert found.offline
     assert {path.parts[1] for path in (found.output_dir, found.cache_dir)} == {"tmp"}
-    assert {environment()[name] for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")} == {
-        "1"
-    }
+    assert {
+        environment()[name]
+        for name in (
+            "HF_HUB_OFFLINE",
+            "TRANSFORMERS_OFFLINE",
+            "HF_HUB_DISABLE_TELEMETRY",
+        )
+    } == {"1"}
     assert environment()["HOME"] == "/tmp"
     assert environment()["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
 
 
 def ignored(path: str) -> bool:
-    """The rules of .dockerignore for a file below the context: the last that matches decides."""
+    """The rules of .dockerignore for a file below the context: the last that matches
+    decides.
+    """
     result = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         rule = line.strip().lstrip("!").rstrip("/")
@@ -135,23 +181,37 @@ def test_the_context_has_what_is_copied_and_nothing_else() -> None:
 def test_profiles_are_the_manifests() -> None:
     assert "ARG MODELS_PROFILE=shapeworld" in DOCKERFILE
     assert re.search(r'variable "PROFILE" \{\s*default = "(\S+)"', BAKE)[1] in PROFILES  # type: ignore[index]
-    inputs = WORKFLOWS["gpu-smoke.yml"][True]["workflow_dispatch"]["inputs"]  # YAML reads "on" as true
+    inputs = WORKFLOWS["gpu-smoke.yml"][True]["workflow_dispatch"][
+        "inputs"
+    ]  # YAML reads "on" as true
     assert set(inputs["profile"]["options"]) == PROFILES
-    assert set(inputs["target"]["options"]) == set(re.findall(r'^target "(cuda\S+)"', BAKE, re.MULTILINE))
+    assert set(inputs["target"]["options"]) == set(
+        re.findall(r'^target "(cuda\S+)"', BAKE, re.MULTILINE)
+    )
 
 
 def test_bake_gives_arguments_that_there_are() -> None:
     known = {rest.partition("=")[0] for word, rest in instructions() if word == "ARG"}
     given = {
-        name for block in re.findall(r"args = \{(.*?)\}", BAKE, re.DOTALL) for name in re.findall(r"(\w+)\s*=", block)
+        name
+        for block in re.findall(r"args = \{(.*?)\}", BAKE, re.DOTALL)
+        for name in re.findall(r"(\w+)\s*=", block)
     }
     assert given == known
-    assert set(re.findall(r'^target "(\S+)"', BAKE, re.MULTILINE)) == {"common", "cuda13", "cuda12-8"}
+    assert set(re.findall(r'^target "(\S+)"', BAKE, re.MULTILINE)) == {
+        "common",
+        "cuda13",
+        "cuda12-8",
+    }
 
 
 def test_the_other_cuda_overrides_pins_and_adds_xformers() -> None:
     def pins(name: str) -> dict[str, str]:
-        lines = (line.split("==") for line in (ROOT / name).read_text().splitlines() if "==" in line)
+        lines = (
+            line.split("==")
+            for line in (ROOT / name).read_text().splitlines()
+            if "==" in line
+        )
         return dict(lines)
 
     other, ours = pins("requirements-cuda12.8.txt"), pins("requirements.txt")
@@ -159,34 +219,72 @@ def test_the_other_cuda_overrides_pins_and_adds_xformers() -> None:
     assert other["torch"] != ours["torch"]
     merge = re.search(r"awk -F '==' '(.*?)'", DOCKERFILE)
     assert merge
-    command = ["awk", "-F", "==", merge[1], "requirements-cuda12.8.txt", "requirements.txt"]
-    merged = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = [
+        "awk",
+        "-F",
+        "==",
+        merge[1],
+        "requirements-cuda12.8.txt",
+        "requirements.txt",
+    ]
+    merged = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     lines = {line for line in merged.splitlines() if "==" in line}
-    assert lines == {f"{package}=={version}" for package, version in {**ours, **other}.items()}
+    assert lines == {
+        f"{package}=={version}" for package, version in {**ours, **other}.items()
+    }
     same = subprocess.run(
-        [*command[:4], "requirements.txt", "requirements.txt"], cwd=ROOT, capture_output=True, text=True
+        [*command[:4], "requirements.txt", "requirements.txt"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert same.stdout == (ROOT / "requirements.txt").read_text()
 
 
 def test_hub_json_names_variables_that_there_are() -> None:
-    assert (HUB["type"], HUB["category"], HUB["config"]["runsOn"]) == ("serverless", "video", "GPU")
+    assert (HUB["type"], HUB["category"], HUB["config"]["runsOn"]) == (
+        "serverless",
+        "video",
+        "GPU",
+    )
     assert [name for name in hub_inputs() if not is_known(name)] == []
     for preset in HUB["config"]["presets"]:
         assert preset["defaults"].keys() <= hub_inputs().keys()
-        assert preset["defaults"].get("ANIMATEDIFF_DEFAULT_MODEL") in catalog.BASE_MODELS
-    models = {option["value"] for option in hub_inputs()["ANIMATEDIFF_DEFAULT_MODEL"]["options"]}
+        assert (
+            preset["defaults"].get("ANIMATEDIFF_DEFAULT_MODEL") in catalog.BASE_MODELS
+        )
+    models = {
+        option["value"]
+        for option in hub_inputs()["ANIMATEDIFF_DEFAULT_MODEL"]["options"]
+    }
     assert models == {"", *catalog.BASE_MODELS}
 
 
 @pytest.mark.parametrize("name", hub_inputs())
 def test_hub_json_inputs(name: str) -> None:
-    """To the publishing guide's schema, and every value that can be chosen is one that the worker takes."""
+    """To the publishing guide's schema, and every value that can be chosen is one that
+    the worker takes.
+    """
     given = hub_inputs()[name]
-    allowed = {"name", "type", "description", "default", "options", "min", "max", "required", "advanced"}
+    allowed = {
+        "name",
+        "type",
+        "description",
+        "default",
+        "options",
+        "min",
+        "max",
+        "required",
+        "advanced",
+    }
     assert given.keys() <= allowed | {"trueValue", "falseValue"}
     assert given["type"] in ("string", "number", "boolean", "huggingface")
-    values = [option["value"] for option in given.get("options", [])] + [given.get("min", ""), given.get("max", "")]
+    values = [option["value"] for option in given.get("options", [])] + [
+        given.get("min", ""),
+        given.get("max", ""),
+    ]
     if given["type"] == "boolean":
         values += [given["trueValue"], given["falseValue"]]
         default = given["trueValue"] if given["default"] else given["falseValue"]
@@ -197,7 +295,9 @@ def test_hub_json_inputs(name: str) -> None:
             Settings.from_env({name: str(value)})
         image = {name: environment()[name]} if name in environment() else {}
         field = VARIABLES[name].field
-        assert getattr(Settings.from_env({name: default}), field) == getattr(Settings.from_env(image), field)
+        assert getattr(Settings.from_env({name: default}), field) == getattr(
+            Settings.from_env(image), field
+        )
     elif name in environment():
         assert default == environment()[name]
     else:
@@ -219,22 +319,35 @@ def test_the_hubs_tests_are_jobs_that_the_image_can_do() -> None:
 
 def test_workflows_run_what_there_is() -> None:
     commands = [
-        step.get("run", "") for flow in WORKFLOWS.values() for job in flow["jobs"].values() for step in job["steps"]
+        step.get("run", "")
+        for flow in WORKFLOWS.values()
+        for job in flow["jobs"].values()
+        for step in job["steps"]
     ]
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    )
     for command in commands:
         assert set(re.findall(r"^make ([\w-]+)", command, re.MULTILINE)) <= targets
-        for script in re.findall(r"^(?:scripts|tests)/[\w/]+\.sh", command, re.MULTILINE):
+        for script in re.findall(
+            r"^(?:scripts|tests)/[\w/]+\.sh", command, re.MULTILINE
+        ):
             assert os.access(ROOT / script, os.X_OK), script
     assert {"make lint", "make test", "tests/image/run.sh"} <= set(commands)
-    assert all(flow["permissions"] == {"contents": "read"} for flow in WORKFLOWS.values())
+    assert all(
+        flow["permissions"] == {"contents": "read"} for flow in WORKFLOWS.values()
+    )
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
 @pytest.mark.parametrize("arguments", [["--target", "cuda11"], ["--what"]])
 def test_build_image_refuses_what_it_does_not_know(arguments: list[str]) -> None:
     done = subprocess.run(
-        ["sh", "scripts/build_image.sh", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        ["sh", "scripts/build_image.sh", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr

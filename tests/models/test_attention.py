@@ -25,7 +25,11 @@ def test_batch_is_cut_below_the_grid_limit(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(attention, "MAX_BATCH", 4)
     monkeypatch.setattr(attention, "_sdpa", spy)
-    assert torch.allclose(attention_function("sdpa")(*qkv()), F.scaled_dot_product_attention(*qkv()), atol=1e-6)
+    assert torch.allclose(
+        attention_function("sdpa")(*qkv()),
+        F.scaled_dot_product_attention(*qkv()),
+        atol=1e-6,
+    )
     assert seen == [4, 4, 2]
 
 
@@ -43,12 +47,16 @@ def test_xformers_falls_back_with_one_warning(monkeypatch: pytest.MonkeyPatch) -
         assert torch.equal(attend(*qkv()), F.scaled_dot_product_attention(*qkv()))
 
 
-def test_xformers_gets_its_layout_and_the_same_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xformers_gets_its_layout_and_the_same_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     shapes = []
 
     def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         shapes.append(tuple(q.shape))
-        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+        return F.scaled_dot_product_attention(
+            *(x.transpose(1, 2) for x in (q, k, v))
+        ).transpose(1, 2)
 
     package, ops = types.ModuleType("xformers"), types.ModuleType("xformers.ops")
     ops.memory_efficient_attention = kernel  # type: ignore[attr-defined]

@@ -1,11 +1,16 @@
-"""diffusers' UNetMotionModel, with its GroupNorm put right, gives the same output from the same random weights."""
+"""diffusers' UNetMotionModel, with its GroupNorm put right, gives the same output from
+the same random weights.
+"""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionModel
+from diffusers.models.unets.unet_motion_model import (
+    AnimateDiffTransformer3D,
+    UNetMotionModel,
+)
 from torch import Tensor, nn
 
 from animatediff.config import V2, V3, MotionModuleConfig, UNet3DConfig
@@ -22,7 +27,9 @@ RENAMES = {
 
 
 class PerFrameGroupNorm(nn.Module):
-    """32 groups and statistics per frame, as in the published motion module; diffusers takes them across frames."""
+    """32 groups and statistics per frame, as in the published motion module; diffusers
+    takes them across frames.
+    """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -32,19 +39,29 @@ class PerFrameGroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, f, h, w)"""
         frames = x.shape[2]
-        return self.norm(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, frames)).transpose(1, 2)
+        return (
+            self.norm(x.transpose(1, 2).flatten(0, 1))
+            .unflatten(0, (-1, frames))
+            .transpose(1, 2)
+        )
 
 
-def peer(raw: dict, motion: MotionModuleConfig, weights: dict[str, Tensor]) -> UNetMotionModel:
+def peer(
+    raw: dict, motion: MotionModuleConfig, weights: dict[str, Tensor]
+) -> UNetMotionModel:
     model = UNetMotionModel(
         in_channels=4,
         out_channels=4,
         block_out_channels=tuple(raw["block_out_channels"]),
         down_block_types=tuple(
-            kind.replace("2D", "Motion").replace("CrossAttnDownBlock", "CrossAttnDownBlock")
+            kind.replace("2D", "Motion").replace(
+                "CrossAttnDownBlock", "CrossAttnDownBlock"
+            )
             for kind in raw["down_block_types"]
         ),
-        up_block_types=tuple(kind.replace("2D", "Motion") for kind in raw["up_block_types"]),
+        up_block_types=tuple(
+            kind.replace("2D", "Motion") for kind in raw["up_block_types"]
+        ),
         layers_per_block=raw["layers_per_block"],
         norm_num_groups=raw["norm_num_groups"],
         cross_attention_dim=raw["cross_attention_dim"],
@@ -71,7 +88,10 @@ def peer(raw: dict, motion: MotionModuleConfig, weights: dict[str, Tensor]) -> U
 @pytest.mark.parametrize("motion", [V2, V3], ids=["v2", "v3"])
 @torch.inference_mode()
 def test_same_weights_same_output(
-    motion: MotionModuleConfig, golden: Path, tiny_config: UNet3DConfig, tiny_weights: dict[str, Tensor]
+    motion: MotionModuleConfig,
+    golden: Path,
+    tiny_config: UNet3DConfig,
+    tiny_weights: dict[str, Tensor],
 ) -> None:
     raw = json.loads((golden / "common" / "unet2d_config.json").read_text())
     ours = UNet3DConditionModel(tiny_config, motion)
@@ -80,7 +100,9 @@ def test_same_weights_same_output(
     theirs = peer(raw, motion, weights)
     generator = torch.Generator().manual_seed(3)
     sample = torch.randn(2, 4, 6, 12, 16, generator=generator, dtype=torch.float64)
-    text = torch.randn(2, 77, tiny_config.cross_attention_dim, generator=generator, dtype=torch.float64)
+    text = torch.randn(
+        2, 77, tiny_config.cross_attention_dim, generator=generator, dtype=torch.float64
+    )
     wanted = theirs(sample, 321, text.repeat_interleave(6, dim=0)).sample
     got = ours.double().eval()(sample, 321, text)
     assert got.shape == wanted.shape

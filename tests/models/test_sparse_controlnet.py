@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from animatediff.config import SD15, SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, SparseControlNetConfig, UNet3DConfig
+from animatediff.config import (
+    SD15,
+    SPARSECTRL_RGB,
+    SPARSECTRL_SCRIBBLE,
+    SparseControlNetConfig,
+    UNet3DConfig,
+)
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
@@ -14,10 +20,19 @@ KINDS = {"rgb": SPARSECTRL_RGB, "scribble": SPARSECTRL_SCRIBBLE}
 
 def sized(control: SparseControlNetConfig, pixels: int) -> torch.Tensor:
     side = pixels // 8 if control.takes_latents else pixels
-    return torch.rand(1, control.conditioning_channels + 1, 4, side, side, generator=torch.Generator().manual_seed(0))
+    return torch.rand(
+        1,
+        control.conditioning_channels + 1,
+        4,
+        side,
+        side,
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
-def random_branch(config: UNet3DConfig, control: SparseControlNetConfig, seed: int = 1) -> SparseControlNetModel:
+def random_branch(
+    config: UNet3DConfig, control: SparseControlNetConfig, seed: int = 1
+) -> SparseControlNetModel:
     torch.manual_seed(seed)
     model = SparseControlNetModel(config, control).eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -46,13 +61,21 @@ def test_a_new_branch_adds_nothing(kind: str, tiny_config: UNet3DConfig) -> None
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_precision(kind: str, dtype: torch.dtype, tiny_config: UNet3DConfig) -> None:
-    """The median over draws of the weights: now and then a group has almost no variance, and shows any rounding."""
+def test_half_precision(
+    kind: str, dtype: torch.dtype, tiny_config: UNet3DConfig
+) -> None:
+    """The median over draws of the weights: now and then a group has almost no
+    variance, and shows any rounding.
+    """
     control = replace(KINDS[kind], embedding_channels=(8, 16, 24, 32))
 
     def mid(model: SparseControlNetModel, states: torch.Tensor) -> torch.Tensor:
         embedded = model.embed_condition(sized(control, 96))
-        return model.predict(embedded, model.embed_timesteps(torch.tensor([321])), model.encode_text(states)).mid
+        return model.predict(
+            embedded,
+            model.embed_timesteps(torch.tensor([321])),
+            model.encode_text(states),
+        ).mid
 
     errors = []
     for seed in range(1, 6):

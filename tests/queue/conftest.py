@@ -9,9 +9,13 @@ from tests.queue.workers import WorkerProcess
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport() -> Generator[
+    None, pytest.TestReport, pytest.TestReport
+]:
     report = yield
     if report.failed:
-        sections: list[tuple[str, Any]] = [(f"log of {name}", each.log()) for name, each in WorkerProcess.live.items()]
+        sections: list[tuple[str, Any]] = [
+            (f"log of {name}", each.log()) for name, each in WorkerProcess.live.items()
+        ]
         report.sections.extend(sections)
     return report

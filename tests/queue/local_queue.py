@@ -1,7 +1,9 @@
-"""A queue on loopback that speaks the routes of RunPod's serverless SDK (1.12.0), and keeps every request it gets.
+"""A queue on loopback that speaks the routes of RunPod's serverless SDK (1.12.0), and
+keeps every request it gets.
 
-What workers send is the SDK's. When a job is given to another worker is this queue's own rule: when the worker that
-has it was not heard pinging for ``dead_after`` seconds. A job of a living worker, its result lost, stays where it is.
+What workers send is the SDK's. When a job is given to another worker is this queue's
+own rule: when the worker that has it was not heard pinging for ``dead_after`` seconds.
+A job of a living worker, its result lost, stays where it is.
 """
 
 import json
@@ -35,7 +37,9 @@ class State(StrEnum):
 
 @dataclass
 class Job:
-    """``workers`` are all that it was given to, the last one last. Times are of time.monotonic()."""
+    """``workers`` are all that it was given to, the last one last. Times are of
+    time.monotonic().
+    """
 
     id: str
     input: Any
@@ -57,8 +61,9 @@ class Job:
 class Call:
     """A request as it was answered.
 
-    ``kind``: take, stop, ping, result, progress, stream. ``jobs``: those given, stopped, pinged or told of. ``ended``:
-    this result is the one that ended the job. ``began`` and ``time``: when it came, and when it took effect.
+    ``kind``: take, stop, ping, result, progress, stream. ``jobs``: those given,
+    stopped, pinged or told of. ``ended``: this result is the one that ended the job.
+    ``began`` and ``time``: when it came, and when it took effect.
     """
 
     kind: str
@@ -73,7 +78,9 @@ class Call:
 
 @dataclass
 class Fault:
-    """The next ``times`` requests of a kind wait for ``delay`` seconds; then, with a ``status``, they do no more."""
+    """The next ``times`` requests of a kind wait for ``delay`` seconds; then, with a
+    ``status``, they do no more.
+    """
 
     kind: str
     status: int | None
@@ -82,7 +89,9 @@ class Fault:
 
 
 class LocalQueue:
-    """Use it in a ``with`` block. ``hold``: seconds that a poll without an answer is held open."""
+    """Use it in a ``with`` block. ``hold``: seconds that a poll without an answer is
+    held open.
+    """
 
     def __init__(self, hold: float = 2.0, dead_after: float = 5.0) -> None:
         self.hold, self.dead_after = hold, dead_after
@@ -97,7 +106,10 @@ class LocalQueue:
         self._closed = False
         self._server = _Server(_Handler)
         self._server.queue = self
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._server.serve_forever, self._watch)]
+        self._threads = [
+            threading.Thread(target=run, daemon=True)
+            for run in (self._server.serve_forever, self._watch)
+        ]
 
     def __enter__(self) -> "LocalQueue":
         for thread in self._threads:
@@ -147,19 +159,38 @@ class LocalQueue:
         self.until(
             lambda: all(job.state.final for job in jobs),
             timeout,
-            lambda: "these jobs to end: " + str({job.id: str(job.state) for job in jobs if not job.state.final}),
+            lambda: (
+                "these jobs to end: "
+                + str({job.id: str(job.state) for job in jobs if not job.state.final})
+            ),
         )
         return jobs
 
-    def until(self, true: Callable[[], Any], timeout: float, what: Callable[[], str] | str = "a condition") -> None:
-        """Wait until ``true()``, which is asked after every request. Raises TimeoutError that says ``what``."""
+    def until(
+        self,
+        true: Callable[[], Any],
+        timeout: float,
+        what: Callable[[], str] | str = "a condition",
+    ) -> None:
+        """Wait until ``true()``, which is asked after every request. Raises
+        TimeoutError that says ``what``.
+        """
         with self._changed:
             if not self._changed.wait_for(true, timeout):
                 said = what if isinstance(what, str) else what()
                 raise TimeoutError(f"waited {timeout:g} s for {said}")
 
-    def fail(self, kind: str, status: int | None = None, *, times: int = 1, delay: float = 0.0) -> None:
-        """Answer the next ``times`` requests of ``kind`` with ``status``, or only after ``delay``; see Fault."""
+    def fail(
+        self,
+        kind: str,
+        status: int | None = None,
+        *,
+        times: int = 1,
+        delay: float = 0.0,
+    ) -> None:
+        """Answer the next ``times`` requests of ``kind`` with ``status``, or only after
+        ``delay``; see Fault.
+        """
         with self._changed:
             self._faults.append(Fault(kind, status, delay, times))
 
@@ -168,20 +199,28 @@ class LocalQueue:
         with self._changed:
             self._faults.clear()
 
-    def of(self, *kinds: str, job: str | None = None, worker: str | None = None) -> list[Call]:
+    def of(
+        self, *kinds: str, job: str | None = None, worker: str | None = None
+    ) -> list[Call]:
         """The requests of these kinds so far, in the order in which they took effect."""
         with self._changed:
             return [
                 call
                 for call in self.calls
-                if call.kind in kinds and (job is None or job in call.jobs) and worker in (None, call.worker)
+                if call.kind in kinds
+                and (job is None or job in call.jobs)
+                and worker in (None, call.worker)
             ]
 
     # What must never be, by the requests so far
 
     def surplus_results(self) -> list[Call]:
-        """Results that were received of jobs that had one already, or that were cancelled."""
-        return [call for call in self.of("result") if call.status == 200 and not call.ended]
+        """Results that were received of jobs that had one already, or that were
+        cancelled.
+        """
+        return [
+            call for call in self.of("result") if call.status == 200 and not call.ended
+        ]
 
     def late_progress(self) -> list[Call]:
         """Progress that was received after the job's result."""
@@ -208,7 +247,10 @@ class LocalQueue:
                         break
                     self._changed.wait(until - time.monotonic())
                     continue
-                given = [self._jobs[self._waiting.popleft()] for _ in range(min(most, len(self._waiting)))]
+                given = [
+                    self._jobs[self._waiting.popleft()]
+                    for _ in range(min(most, len(self._waiting)))
+                ]
                 for job in given:
                     job.state = State.IN_PROGRESS
                     job.workers.append(worker)
@@ -220,7 +262,9 @@ class LocalQueue:
     def stops(self, worker: str, gone: Callable[[], bool]) -> tuple[int, Any]:
         began = time.monotonic()
         with self._changed:
-            self._changed.wait_for(lambda: self._stops.get(worker) or self._closed or gone(), self.hold)
+            self._changed.wait_for(
+                lambda: self._stops.get(worker) or self._closed or gone(), self.hold
+            )
             stopped = [] if gone() else self._stops.pop(worker, [])
             status = 200 if stopped else 204
             self._record("stop", worker, stopped, status, began)
@@ -243,11 +287,20 @@ class LocalQueue:
             job = self._jobs.get(job_id)
             if job is None:
                 status = status or 404
-            ended = kind == "result" and status is None and job is not None and not job.state.final
+            ended = (
+                kind == "result"
+                and status is None
+                and job is not None
+                and not job.state.final
+            )
             if ended and job is not None:
                 if job.state is State.QUEUED:  # of a worker that was taken for dead
                     self._waiting.remove(job_id)
-                job.output, job.error, job.stop_pod = body.get("output"), body.get("error"), bool(body.get("stopPod"))
+                job.output, job.error, job.stop_pod = (
+                    body.get("output"),
+                    body.get("error"),
+                    bool(body.get("stopPod")),
+                )
                 self._end(job, State.FAILED if job.error else State.COMPLETED)
             self._record(kind, worker, (job_id,), status or 200, began, body, ended)
         return status or 200, {}
@@ -262,7 +315,18 @@ class LocalQueue:
         body: Any = None,
         ended: bool = False,
     ) -> None:
-        self.calls.append(Call(kind, worker, tuple(job_ids), status, began, time.monotonic(), body, ended))
+        self.calls.append(
+            Call(
+                kind,
+                worker,
+                tuple(job_ids),
+                status,
+                began,
+                time.monotonic(),
+                body,
+                ended,
+            )
+        )
         self._changed.notify_all()
 
     def _end(self, job: Job, state: State) -> None:
@@ -271,7 +335,14 @@ class LocalQueue:
 
     def _fault(self, kind: str) -> int | None:
         with self._changed:
-            fault = next((fault for fault in self._faults if fault.kind == kind and fault.times > 0), None)
+            fault = next(
+                (
+                    fault
+                    for fault in self._faults
+                    if fault.kind == kind and fault.times > 0
+                ),
+                None,
+            )
             if fault is None:
                 return None
             fault.times -= 1
@@ -283,7 +354,11 @@ class LocalQueue:
         while not self._closed:
             time.sleep(0.1)
             with self._changed:
-                silent = {name for name, heard in self._pinged.items() if time.monotonic() - heard > self.dead_after}
+                silent = {
+                    name
+                    for name, heard in self._pinged.items()
+                    if time.monotonic() - heard > self.dead_after
+                }
                 for job in self._jobs.values():
                     if job.state is State.IN_PROGRESS and job.worker in silent:
                         job.state = State.QUEUED
@@ -326,7 +401,11 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         elif route == "job-stop":
             self._answer(*queue.stops(worker, self._gone))
         elif route == "ping":
-            self._answer(*queue.ping(worker, query["job_id"].split(",") if query.get("job_id") else []))
+            self._answer(
+                *queue.ping(
+                    worker, query["job_id"].split(",") if query.get("job_id") else []
+                )
+            )
         else:
             self._answer(404)
 
@@ -334,7 +413,11 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         route, worker, job_id, _ = self._read_url()
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if route == "job-done":
-            kind = "progress" if isinstance(body, dict) and body.get("status") == "IN_PROGRESS" else "result"
+            kind = (
+                "progress"
+                if isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
+                else "result"
+            )
         elif route == "job-stream":
             kind = "stream"
         else:
@@ -346,7 +429,12 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         """Route, worker, job (or nothing), and the query."""
         url = urlsplit(self.path)
         route, worker, job_id = [*url.path.split("/")[3:6], "", "", ""][:3]
-        return route, worker, job_id, {key: values[-1] for key, values in parse_qs(url.query).items()}
+        return (
+            route,
+            worker,
+            job_id,
+            {key: values[-1] for key, values in parse_qs(url.query).items()},
+        )
 
     def _answer(self, status: int, body: Any = None) -> None:
         text = b"" if status == 204 else json.dumps(body).encode()

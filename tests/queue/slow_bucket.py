@@ -8,7 +8,9 @@ from tests.serving.quiet_http import Quiet, QuietServer
 
 
 class SlowBucket:
-    """Use it in a ``with`` block. An upload takes ``seconds``, which may be changed; ``objects`` have arrived whole."""
+    """Use it in a ``with`` block. An upload takes ``seconds``, which may be changed;
+    ``objects`` have arrived whole.
+    """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds

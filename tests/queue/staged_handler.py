@@ -1,7 +1,9 @@
-"""handler.py, of which a test can lengthen or break single phases: files named after them in $STAGES_DIR say how.
+"""handler.py, of which a test can lengthen or break single phases: files named after
+them in $STAGES_DIR say how.
 
-Such a file holds a number of seconds to sleep, or the name of a class in animatediff.errors or of a built-in exception
-to raise. It works once. An event ``stage`` on stderr tells that it was reached.
+Such a file holds a number of seconds to sleep, or the name of a class in
+animatediff.errors or of a built-in exception to raise. It works once. An event
+``stage`` on stderr tells that it was reached.
 """
 
 import builtins
@@ -24,11 +26,17 @@ def staged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if file.exists():
             what = file.read_text()
             file.unlink()
-            print(json.dumps({"event": "stage", "stage": name}), file=sys.stderr, flush=True)
+            print(
+                json.dumps({"event": "stage", "stage": name}),
+                file=sys.stderr,
+                flush=True,
+            )
             if what[0].isdigit():
                 time.sleep(float(what))
             else:
-                raise (getattr(errors, what, None) or getattr(builtins, what))("a test broke it")
+                raise (getattr(errors, what, None) or getattr(builtins, what))(
+                    "a test broke it"
+                )
         return function(*args, **kwargs)
 
     return run

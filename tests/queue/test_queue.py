@@ -1,4 +1,6 @@
-"""Real worker processes under the real SDK, against a queue on loopback: each job once, whatever happens."""
+"""Real worker processes under the real SDK, against a queue on loopback: each job once,
+whatever happens.
+"""
 
 import hashlib
 import json
@@ -24,8 +26,16 @@ TINY = {
     "format": "gif",
 }
 SECONDS = {**TINY, "num_frames": 16, "num_inference_steps": 14}
-"""One or two of GPU time, where the SDK's polls, up to one second apart, no longer decide."""
-LONG = {**TINY, "num_frames": 16, "num_inference_steps": 60, "width": 128, "height": 128}
+"""One or two of GPU time, where the SDK's polls, up to one second apart, no longer
+decide.
+"""
+LONG = {
+    **TINY,
+    "num_frames": 16,
+    "num_inference_steps": 60,
+    "width": 128,
+    "height": 128,
+}
 """Half a minute, in steps of about half a second."""
 STAGED = Path(__file__).with_name("staged_handler.py")
 
@@ -63,9 +73,16 @@ def assert_orderly(queue: LocalQueue, since: float = 0.0) -> None:
 
 
 def assert_one_at_a_time(worker: WorkerProcess) -> None:
-    """By the order of its log's lines: every start is followed by the end of the same job."""
+    """By the order of its log's lines: every start is followed by the end of the same
+    job.
+    """
     spans = [(event.name, event.job) for event in worker.events("gpu_start", "gpu_end")]
-    expected = [(name, job) for kind, job in spans if kind == "gpu_start" for name in ("gpu_start", "gpu_end")]
+    expected = [
+        (name, job)
+        for kind, job in spans
+        if kind == "gpu_start"
+        for name in ("gpu_start", "gpu_end")
+    ]
     assert spans == expected[: len(spans)]
 
 
@@ -114,7 +131,14 @@ def warm_staged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture
 def staged(warm_staged: Service) -> Iterator[Service]:
     """handler.py with phases that can be lengthened, and a bucket that can be slow."""
-    yield from one_test(Service(warm_staged.queue, warm_staged.worker, warm_staged.bucket, warm_staged.stages))
+    yield from one_test(
+        Service(
+            warm_staged.queue,
+            warm_staged.worker,
+            warm_staged.bucket,
+            warm_staged.stages,
+        )
+    )
     assert warm_staged.bucket is not None
     warm_staged.bucket.seconds = 0
 
@@ -138,13 +162,24 @@ def test_every_job_is_done_once(service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("job_input", "field"),
-    [({**TINY, "width": 513}, "width"), ({**TINY, "steps": 5}, "steps"), ({}, "prompt"), (None, "input")],
+    [
+        ({**TINY, "width": 513}, "width"),
+        ({**TINY, "steps": 5}, "steps"),
+        ({}, "prompt"),
+        (None, "input"),
+    ],
     ids=["width 513", "unknown field", "nothing", "null"],
 )
-def test_invalid_job_fails_with_a_code_and_the_next_one_completes(service: Service, job_input: Any, field: str) -> None:
+def test_invalid_job_fails_with_a_code_and_the_next_one_completes(
+    service: Service, job_input: Any, field: str
+) -> None:
     failed, done = service.run(job_input, TINY)
     error = error_of(failed)
-    assert (error["code"], error["field"], error["retryable"]) == ("INVALID_REQUEST", field, False)
+    assert (error["code"], error["field"], error["retryable"]) == (
+        "INVALID_REQUEST",
+        field,
+        False,
+    )
     assert not failed.stop_pod
     assert done.state is State.COMPLETED
 
@@ -153,20 +188,32 @@ def test_result_is_delivered_after_two_refusals(service: Service) -> None:
     service.queue.fail("result", 500, times=2)
     (job,) = service.run(TINY)
     assert job.state is State.COMPLETED
-    assert [call.status for call in service.queue.of("result", job=job.id)] == [500, 500, 200]
+    assert [call.status for call in service.queue.of("result", job=job.id)] == [
+        500,
+        500,
+        200,
+    ]
 
 
 @pytest.mark.parametrize("status", [404, 413])
-def test_refused_result_does_not_harm_the_next_job(service: Service, status: int) -> None:
-    """Whether the refused one is told again, or in another way, is the worker's choice; that it lives is not."""
+def test_refused_result_does_not_harm_the_next_job(
+    service: Service, status: int
+) -> None:
+    """Whether the refused one is told again, or in another way, is the worker's choice;
+    that it lives is not.
+    """
     service.queue.fail("result", status)
     (refused,) = service.submit(TINY)
-    service.queue.until(lambda: service.queue.of("result", job=refused), 30, "a result to be refused")
+    service.queue.until(
+        lambda: service.queue.of("result", job=refused), 30, "a result to be refused"
+    )
     assert [job.state for job in service.run(TINY, TINY)] == [State.COMPLETED] * 2
 
 
 def test_progress_is_in_order_and_never_after_the_result(service: Service) -> None:
-    """Updates take longer than the job goes on after the last of them: one that nobody waits for would be late."""
+    """Updates take longer than the job goes on after the last of them: one that nobody
+    waits for would be late.
+    """
     seconds = 3.0
     service.queue.fail("progress", delay=seconds, times=100)
     (job,) = service.run({**SECONDS, "num_inference_steps": 40})
@@ -182,8 +229,12 @@ def test_progress_is_in_order_and_never_after_the_result(service: Service) -> No
 def test_gpu_is_busy_while_jobs_wait(service: Service) -> None:
     jobs = service.run(*[SECONDS] * 12, timeout=120)
     assert {job.state for job in jobs} == {State.COMPLETED}
-    done = [service.worker.until_event("job_done", job=job.id, timeout=5) for job in jobs]
-    start = min(service.worker.until_event("gpu_start", job=job.id).time for job in jobs)
+    done = [
+        service.worker.until_event("job_done", job=job.id, timeout=5) for job in jobs
+    ]
+    start = min(
+        service.worker.until_event("gpu_start", job=job.id).time for job in jobs
+    )
     end = max(service.worker.until_event("gpu_end", job=job.id).time for job in jobs)
     busy = sum(event.fields["gpu_seconds"] for event in done) / (end - start)
     print(f"GPU thread busy {busy:.1%} of {end - start:.1f} s")
@@ -196,7 +247,11 @@ def test_log_tells_each_job_s_way_and_no_prompt(service: Service) -> None:
     assert done.fields["gpu_seconds"] > 0
     assert done.fields["queue_seconds"] >= 0
     names = [event.name for event in service.worker.events(job=job.id)]
-    assert [name for name in names if name in ("job_received", "gpu_start", "gpu_end", "job_done")] == [
+    assert [
+        name
+        for name in names
+        if name in ("job_received", "gpu_start", "gpu_end", "job_done")
+    ] == [
         "job_received",
         "gpu_start",
         "gpu_end",
@@ -226,7 +281,9 @@ def test_cancel_while_it_waits_for_the_gpu(service: Service) -> None:
     assert service.worker.events("gpu_start", job=second) == []
 
 
-def test_cancel_while_denoising_frees_the_gpu_within_two_steps(service: Service) -> None:
+def test_cancel_while_denoising_frees_the_gpu_within_two_steps(
+    service: Service,
+) -> None:
     (long,) = service.submit(LONG)
     start = service.worker.until_event("gpu_start", job=long)
     service.queue.until(lambda: service.queue.of("progress", job=long), 30, "progress")
@@ -240,12 +297,18 @@ def test_cancel_while_denoising_frees_the_gpu_within_two_steps(service: Service)
     assert service.queue.wait([after], 30)[0].state is State.COMPLETED
     service.worker.until_event("job_cancelled", job=long, timeout=5)
     assert service.queue.of("result", job=long) == []
-    assert [call for call in service.queue.of("progress", job=long) if call.began > begun.time] == []
+    assert [
+        call
+        for call in service.queue.of("progress", job=long)
+        if call.began > begun.time
+    ] == []
 
 
 @pytest.mark.parametrize("stage", ["prepare", "load", "decode", "write", "upload"])
 def test_cancel_in_a_phase_that_has_no_steps(staged: Service, stage: str) -> None:
-    """A phase that has the GPU is waited for; one that has not does not keep the next job from it."""
+    """A phase that has the GPU is waited for; one that has not does not keep the next
+    job from it.
+    """
     seconds = 3.0
     if stage == "upload":
         assert staged.bucket is not None
@@ -266,11 +329,15 @@ def test_cancel_in_a_phase_that_has_no_steps(staged: Service, stage: str) -> Non
     begun = staged.worker.until_event("gpu_start", job=after, timeout=30)
     assert begun.time - at < (seconds + 1.5 if stage in ("load", "decode") else 2.0)
     assert staged.queue.wait([after], 30)[0].state is State.COMPLETED
-    time.sleep(max(0.0, at + seconds + 1 - time.monotonic()))  # for whatever would still come of the cancelled one
+    time.sleep(
+        max(0.0, at + seconds + 1 - time.monotonic())
+    )  # for whatever would still come of the cancelled one
     assert staged.queue.of("result", job=job) == []
 
 
-def test_unforeseen_error_is_internal_and_the_next_job_completes(staged: Service) -> None:
+def test_unforeseen_error_is_internal_and_the_next_job_completes(
+    staged: Service,
+) -> None:
     (staged.stages / "load").write_text("ZeroDivisionError")
     (failed,) = staged.run(TINY)
     assert error_of(failed)["code"] == "INTERNAL"
@@ -278,8 +345,15 @@ def test_unforeseen_error_is_internal_and_the_next_job_completes(staged: Service
     assert staged.run(TINY)[0].state is State.COMPLETED
 
 
-def test_worker_that_cannot_be_trusted_asks_for_its_end_and_takes_no_job(tmp_path: Path) -> None:
-    with LocalQueue() as queue, WorkerProcess(queue, tmp_path, "bad", {"STAGES_DIR": str(tmp_path)}, STAGED) as worker:
+def test_worker_that_cannot_be_trusted_asks_for_its_end_and_takes_no_job(
+    tmp_path: Path,
+) -> None:
+    with (
+        LocalQueue() as queue,
+        WorkerProcess(
+            queue, tmp_path, "bad", {"STAGES_DIR": str(tmp_path)}, STAGED
+        ) as worker,
+    ):
         worker.ready()
         assert queue.wait([queue.submit(TINY)], 60)[0].state is State.COMPLETED
         (tmp_path / "load").write_text("EngineCorrupted")
@@ -297,7 +371,10 @@ def test_worker_that_cannot_be_trusted_asks_for_its_end_and_takes_no_job(tmp_pat
 
 
 def test_sigterm_finishes_what_runs_and_ends_with_0(tmp_path: Path) -> None:
-    with LocalQueue(dead_after=3) as queue, WorkerProcess(queue, tmp_path, "busy") as worker:
+    with (
+        LocalQueue(dead_after=3) as queue,
+        WorkerProcess(queue, tmp_path, "busy") as worker,
+    ):
         worker.ready()
         running = queue.submit({**SECONDS, "num_inference_steps": 40})
         queue.until(lambda: queue.of("progress", job=running), 60, "the job to run")
@@ -306,22 +383,31 @@ def test_sigterm_finishes_what_runs_and_ends_with_0(tmp_path: Path) -> None:
         assert worker.wait() == 0
         assert queue.job(running).state is State.COMPLETED
         queue.until(
-            lambda: queue.job(waiting).state in (State.QUEUED, State.COMPLETED), 10, "the other job: done or queued"
+            lambda: queue.job(waiting).state in (State.QUEUED, State.COMPLETED),
+            10,
+            "the other job: done or queued",
         )
         assert_orderly(queue)
         assert worker.events("shutdown")
 
 
 def test_sigterm_while_idle_ends_with_0_and_loses_no_job(tmp_path: Path) -> None:
-    """The open poll may still bring a job, which is then done here or left to another worker."""
-    with LocalQueue(dead_after=3) as queue, WorkerProcess(queue, tmp_path, "idle") as worker:
+    """The open poll may still bring a job, which is then done here or left to another
+    worker.
+    """
+    with (
+        LocalQueue(dead_after=3) as queue,
+        WorkerProcess(queue, tmp_path, "idle") as worker,
+    ):
         worker.ready()
         assert queue.wait([queue.submit(TINY)], 60)[0].state is State.COMPLETED
         worker.terminate()
         late = queue.submit(TINY)
         assert worker.wait(timeout=queue.hold + 15) == 0
         queue.until(
-            lambda: queue.job(late).state in (State.QUEUED, State.COMPLETED), 10, "the late job: done or queued"
+            lambda: queue.job(late).state in (State.QUEUED, State.COMPLETED),
+            10,
+            "the late job: done or queued",
         )
         assert_orderly(queue)
 
@@ -336,14 +422,22 @@ def test_killed_worker_s_jobs_are_done_once_by_another(tmp_path: Path) -> None:
         for worker in (first, second):
             worker.ready()
         ids = [queue.submit(inputs) for _ in range(5)]
-        queue.until(lambda: {call.worker for call in queue.of("progress")} == {"a", "b"}, 60, "both to be busy")
+        queue.until(
+            lambda: {call.worker for call in queue.of("progress")} == {"a", "b"},
+            60,
+            "both to be busy",
+        )
         first.kill()
-        lost = {job.id for job in queue.jobs if job.worker == "a" and not job.state.final}
+        lost = {
+            job.id for job in queue.jobs if job.worker == "a" and not job.state.final
+        }
         assert lost
         jobs = queue.wait(ids, 90)
         for job in jobs:
             assert_complete(job)
         assert set(queue.requeued) == lost
-        assert {job.id: job.workers for job in jobs if job.id in lost} == {job_id: ["a", "b"] for job_id in lost}
+        assert {job.id: job.workers for job in jobs if job.id in lost} == {
+            job_id: ["a", "b"] for job_id in lost
+        }
         assert_orderly(queue)
         assert_one_at_a_time(second)

@@ -1,4 +1,6 @@
-"""Real workers: handler.py in processes of their own, told by their environment to serve a LocalQueue."""
+"""Real workers: handler.py in processes of their own, told by their environment to
+serve a LocalQueue.
+"""
 
 import contextlib
 import json
@@ -22,7 +24,9 @@ OURS = ("ANIMATEDIFF_", "BUCKET_", "RUNPOD_")
 
 @dataclass(frozen=True)
 class Event:
-    """A structured line of a worker's log. ``time`` is when it was read here, of time.monotonic()."""
+    """A structured line of a worker's log. ``time`` is when it was read here, of
+    time.monotonic().
+    """
 
     name: str
     job: str | None
@@ -31,9 +35,11 @@ class Event:
 
 
 class WorkerProcess:
-    """A worker from its start on. At the end of a ``with`` block it and all its children are killed.
+    """A worker from its start on. At the end of a ``with`` block it and all its
+    children are killed.
 
-    ``folder`` gets its log and, unless ``env`` names a bucket, its finished files. Models are the embedded family's.
+    ``folder`` gets its log and, unless ``env`` names a bucket, its finished files.
+    Models are the embedded family's.
     """
 
     live: ClassVar[dict[str, "WorkerProcess"]] = {}
@@ -51,7 +57,9 @@ class WorkerProcess:
         self.output = folder / "outputs"
         self.log_file = folder / f"{name}.log"
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
+        kept = {
+            key: value for key, value in os.environ.items() if not key.startswith(OURS)
+        }
         self.unstructured: list[str] = []
         """Lines on stderr that are no events."""
         self._events: list[Event] = []
@@ -77,7 +85,9 @@ class WorkerProcess:
             start_new_session=True,
         )
         assert self.process.stderr is not None
-        self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(self.process.stderr,), daemon=True
+        )
         self._reader.start()
         self.live[name] = self
 
@@ -127,19 +137,43 @@ class WorkerProcess:
             text = Path(f"/proc/{self.process.pid}/status").read_text()
         except OSError:
             return None
-        return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS:")), None)
+        return next(
+            (
+                int(line.split()[1]) * 1024
+                for line in text.splitlines()
+                if line.startswith("VmRSS:")
+            ),
+            None,
+        )
 
-    def events(self, *names: str, job: str | None = None, since: float = 0.0) -> list[Event]:
+    def events(
+        self, *names: str, job: str | None = None, since: float = 0.0
+    ) -> list[Event]:
         """Structured log lines so far, of these names (or all), of a job (or all)."""
         found = list(self._events)
-        return [e for e in found if (not names or e.name in names) and job in (None, e.job) and e.time >= since]
+        return [
+            e
+            for e in found
+            if (not names or e.name in names)
+            and job in (None, e.job)
+            and e.time >= since
+        ]
 
-    def until_event(self, *names: str, job: str | None = None, since: float = 0.0, timeout: float = 60) -> Event:
+    def until_event(
+        self,
+        *names: str,
+        job: str | None = None,
+        since: float = 0.0,
+        timeout: float = 60,
+    ) -> Event:
         """The first such event, as soon as there is one. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
         while not (found := self.events(*names, job=job, since=since)):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name} logged no {' or '.join(names)} of job {job} in {timeout:g} s")
+                raise TimeoutError(
+                    f"{self.name} logged no {' or '.join(names)} of job {job} in"
+                    f" {timeout:g} s"
+                )
             time.sleep(0.01)
         return found[0]
 
@@ -167,7 +201,9 @@ class WorkerProcess:
 
 
 def content_of(output: Mapping[str, Any]) -> bytes:
-    """The file that an output's URL stands for, whether it is in the answer, in a folder or in a bucket."""
+    """The file that an output's URL stands for, whether it is in the answer, in a
+    folder or in a bucket.
+    """
     with urllib.request.urlopen(output["url"], timeout=30) as answer:
         return answer.read()
 

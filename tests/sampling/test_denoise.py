@@ -14,7 +14,9 @@ def test_video_depends_on_its_own_seed_alone() -> None:
     together = draw_latents(SHAPE, generators([1, 2]))
     assert torch.equal(together[1:], draw_latents(SHAPE, generators([2])))
     assert not torch.equal(together[0], together[1])
-    assert torch.equal(together[:1], torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(
+        together[:1], torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1])
@@ -25,7 +27,11 @@ def test_every_seed_can_be_drawn(seed: int) -> None:
 def test_guidance_is_the_papers_equation() -> None:
     noise_pred = torch.tensor([[1.0], [3.0]])
     assert guide(noise_pred, 7.5).item() == 1 + 7.5 * 2
-    assert [needs_unconditional(scale) for scale in (0, 1, 1.01)] == [False, False, True]
+    assert [needs_unconditional(scale) for scale in (0, 1, 1.01)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("bad_step", [0, 2, 4])
@@ -73,5 +79,11 @@ def test_loop_ends_where_on_step_raises() -> None:
             raise KeyError
 
     with pytest.raises(KeyError):
-        denoise(torch.ones(1, *SHAPE), make_scheduler("ddim", 5), lambda x, _i: 0.1 * x, generators([0]), stop)
+        denoise(
+            torch.ones(1, *SHAPE),
+            make_scheduler("ddim", 5),
+            lambda x, _i: 0.1 * x,
+            generators([0]),
+            stop,
+        )
     assert seen == [0, 1]

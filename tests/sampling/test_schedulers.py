@@ -7,11 +7,16 @@ from animatediff import catalog
 from animatediff.sampling.noise import generators
 from animatediff.sampling.schedulers import draws_noise, make_scheduler
 
-MEAN, DEVIATION = 0.7, 0.4  # of the data; a Gaussian, for which the best noise prediction is known
+MEAN, DEVIATION = (
+    0.7,
+    0.4,
+)  # of the data; a Gaussian, for which the best noise prediction is known
 
 
 def sampled(name: str, steps: int) -> torch.Tensor:
-    """Samples by ``name`` with the exact noise prediction for data ~ N(MEAN, DEVIATION^2)."""
+    """Samples by ``name`` with the exact noise prediction for data ~ N(MEAN,
+    DEVIATION^2).
+    """
     scheduler = make_scheduler(name, steps)
     source = generators([0])
     x = torch.randn(1, 1, 1, 100, 100, generator=source[0]) * scheduler.init_noise_sigma
@@ -20,8 +25,11 @@ def sampled(name: str, steps: int) -> torch.Tensor:
         model_input = scheduler.scale_model_input(x, timestep)
         t = float(timestep)
         low, high = math.floor(t), math.ceil(t)
-        alpha = scheduler.alphas_cumprod[low].lerp(scheduler.alphas_cumprod[high], t - low)
-        # score of the noised data, arXiv 2011.13456: x_t = sqrt(a) x_0 + sqrt(1 - a) eps
+        alpha = scheduler.alphas_cumprod[low].lerp(
+            scheduler.alphas_cumprod[high], t - low
+        )
+        # score of the noised data, arXiv 2011.13456: x_t = sqrt(a) x_0 + sqrt(1 - a)
+        # eps
         variance = alpha * DEVIATION**2 + 1 - alpha
         noise = (1 - alpha).sqrt() * (model_input - alpha.sqrt() * MEAN) / variance
         x = scheduler.step(noise, timestep, x, **extra).prev_sample
@@ -36,7 +44,9 @@ def test_scheduler_samples_the_data(name: str) -> None:
 
 
 def test_lcm_goes_to_the_mean() -> None:
-    """It takes the prediction for a jump to clean data, which for this one is nearer to the mean."""
+    """It takes the prediction for a jump to clean data, which for this one is nearer to
+    the mean.
+    """
     assert sampled("lcm", 4).mean().item() == pytest.approx(MEAN, abs=0.1)
 
 
@@ -59,4 +69,9 @@ def test_ddim_is_the_published_one() -> None:
 
 
 def test_trailing_starts_at_the_last_timestep() -> None:
-    assert make_scheduler("euler_trailing", 4).timesteps.tolist() == [999, 749, 499, 249]
+    assert make_scheduler("euler_trailing", 4).timesteps.tolist() == [
+        999,
+        749,
+        499,
+        249,
+    ]

@@ -13,7 +13,12 @@ import yaml
 from PIL import Image
 
 from animatediff.errors import InvalidRequest
-from animatediff.pipeline import AnimationInputs, AnimationPipeline, SparseControl, load_weights
+from animatediff.pipeline import (
+    AnimationInputs,
+    AnimationPipeline,
+    SparseControl,
+    load_weights,
+)
 from animatediff.settings import PROJECT_ROOT
 from animatediff.video import read_metadata
 from scripts.animate import file_name, main
@@ -48,19 +53,28 @@ def sd15_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A models folder with as much of Stable Diffusion 1.5 as a dry run looks at."""
     models = tmp_path / "models"
     (models / "stable-diffusion-v1-5" / "unet").mkdir(parents=True)
-    shutil.copy("models/shapeworld/unet/config.json", models / "stable-diffusion-v1-5" / "unet")
+    shutil.copy(
+        "models/shapeworld/unet/config.json", models / "stable-diffusion-v1-5" / "unet"
+    )
     monkeypatch.setenv("ANIMATEDIFF_MODELS_DIR", str(models))
     return models
 
 
 def test_the_published_configs_are_all_there() -> None:
-    ours = {file.relative_to(CONFIGS / "prompts").with_suffix("").as_posix() for file in FILES}
+    ours = {
+        file.relative_to(CONFIGS / "prompts").with_suffix("").as_posix()
+        for file in FILES
+    }
     assert ours == {*PUBLISHED, "0_shapeworld/0_1_shapeworld"}
     for name, (entries, prompts, guidance_scale) in PUBLISHED.items():
         read = read_entries(CONFIGS / "prompts" / f"{name}.yaml")
         assert len(read) == entries
         for entry in read:
-            assert (len(entry.prompt), entry.guidance_scale, entry.steps) == (prompts, guidance_scale, 25)
+            assert (len(entry.prompt), entry.guidance_scale, entry.steps) == (
+                prompts,
+                guidance_scale,
+                25,
+            )
             assert len(list(requests(entry, name))) == prompts
 
 
@@ -74,7 +88,13 @@ def test_dry_run_of_every_config(
     entries = yaml.safe_load(file.read_text())
     for i, entry in enumerate(entries):
         assert f"entry {i}\n" in said
-        for key in ("motion_module", "dreambooth_path", "lora_model_path", "adapter_lora_path", "controlnet_path"):
+        for key in (
+            "motion_module",
+            "dreambooth_path",
+            "lora_model_path",
+            "adapter_lora_path",
+            "controlnet_path",
+        ):
             assert Path(entry.get(key, "")).name in said
     assert "nothing is missing" in said
     if "0_shapeworld" not in str(file):
@@ -82,12 +102,20 @@ def test_dry_run_of_every_config(
         assert main(["--config", str(file), "--dry-run"]) == 1
         said = capsys.readouterr().out
         assert "MISSING: v3_sd15_mm" not in said
-        assert "from https://huggingface.co/guoyww/animatediff into the folder motion_modules" in said
+        assert (
+            "from https://huggingface.co/guoyww/animatediff into the folder"
+            " motion_modules" in said
+        )
 
 
 def test_inference_configs_describe_the_three_versions() -> None:
     for version in ("v1", "v2", "v3"):
-        assert motion_module_version(str(CONFIGS / "inference" / f"inference-{version}.yaml")) == version
+        assert (
+            motion_module_version(
+                str(CONFIGS / "inference" / f"inference-{version}.yaml")
+            )
+            == version
+        )
 
 
 def write(path: Path, *entries: dict[str, Any]) -> Path:
@@ -111,22 +139,34 @@ SMALL = {
     ("change", "said"),
     [
         ({"prompt": ["a", "b", "c"], "seed": [1, 2]}, "entry 0: seed: got 2 values"),
-        ({"prompt": ["a", "b", "c"], "n_prompt": ["x", "y"]}, "entry 0: n_prompt: got 2 values"),
+        (
+            {"prompt": ["a", "b", "c"], "n_prompt": ["x", "y"]},
+            "entry 0: n_prompt: got 2 values",
+        ),
         ({"prompt": []}, "prompt"),
         ({"controlnet_image_indexes": [0]}, "no such key; there are prompt, n_prompt"),
         ({"seed": -2}, "seed"),
         ({"seed": 2**64}, "seed"),
         ({"motion_module": "models/shapeworld/none.safetensors"}, "there is no file"),
         ({"inference_config": "configs/inference/none.yaml"}, "none.yaml"),
-        ({"inference_config": "configs/inference/inference-v2.yaml"}, "is not a v2 module"),
+        (
+            {"inference_config": "configs/inference/inference-v2.yaml"},
+            "is not a v2 module",
+        ),
         ({"W": 65}, "width"),
         ({"L": 33}, "num_frames"),
-        ({"controlnet_path": "x.ckpt", "controlnet_images": "i.png"}, "controlnet_config"),
+        (
+            {"controlnet_path": "x.ckpt", "controlnet_images": "i.png"},
+            "controlnet_config",
+        ),
         ({"pretrained_model_path": "models/none"}, "model: got models/none"),
     ],
 )
 def test_a_wrong_config_is_an_error_that_names_it(
-    change: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = write(tmp_path / "wrong.yaml", {**SMALL, "prompt": "a", **change})
     assert main(["--config", str(config), "--output", str(tmp_path)]) == 1
@@ -142,7 +182,9 @@ def test_what_is_no_list_of_entries(content: str, tmp_path: Path) -> None:
         read_entries(tmp_path / "c.yaml")
 
 
-def test_the_embedded_family_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_embedded_family_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The shipped config: two entries, two sizes, four clips."""
     config = CONFIGS / "prompts" / "0_shapeworld" / "0_1_shapeworld.yaml"
     assert main(["--config", str(config), "--output", str(tmp_path)]) == 0
@@ -154,7 +196,11 @@ def test_the_embedded_family_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {path.name for path in folder.iterdir()} == {
         "sample",
         "config.yaml",
-        *(f"sample-{size}{suffix}" for size in ("64x64x16", "96x64x8") for suffix in (".gif", ".mp4")),
+        *(
+            f"sample-{size}{suffix}"
+            for size in ("64x64x16", "96x64x8")
+            for suffix in (".gif", ".mp4")
+        ),
     }
     with Image.open(folder / "sample-64x64x16.gif") as grid:
         assert (grid.size, grid.n_frames) == ((3 * 66 + 2, 68), 16)
@@ -167,7 +213,10 @@ def test_the_embedded_family_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_drawn_seeds_are_written_down_and_repeat_the_clip(tmp_path: Path) -> None:
-    config = write(tmp_path / "drawn.yaml", {**SMALL, "prompt": ["a red circle", "a blue square"], "seed": -1})
+    config = write(
+        tmp_path / "drawn.yaml",
+        {**SMALL, "prompt": ["a red circle", "a blue square"], "seed": -1},
+    )
     arguments = ["--config", str(config), "--format", "png_zip", "--output"]
     assert main([*arguments, str(tmp_path / "first")]) == 0
     (first,) = (tmp_path / "first").iterdir()
@@ -195,7 +244,9 @@ def test_file_names(prompt: str, name: str) -> None:
 
 @pytest.fixture
 def reference_config(golden: Path, tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """A config that uses every file of the reference data's loading and sparsectrl folders."""
+    """A config that uses every file of the reference data's loading and sparsectrl
+    folders.
+    """
     base = model_folder(golden / "common", tmp_path / "base")
     loading = golden / "loading"
     picture = tmp_path / "picture.png"
@@ -228,7 +279,9 @@ def reference_config(golden: Path, tmp_path: Path) -> tuple[Path, list[dict[str,
     def control(kind: str, indices: list[int]) -> dict[str, Any]:
         name = "latent" if kind == "rgb" else "image"
         return {
-            "controlnet_path": str(golden / f"sparsectrl_{kind}" / "weights.safetensors"),
+            "controlnet_path": str(
+                golden / f"sparsectrl_{kind}" / "weights.safetensors"
+            ),
             "controlnet_config": f"configs/inference/sparsectrl/{name}_condition.yaml",
             "controlnet_images": [str(picture)] * len(indices),
             "controlnet_image_indexs": indices,
@@ -247,9 +300,17 @@ def reference_config(golden: Path, tmp_path: Path) -> tuple[Path, list[dict[str,
 
 
 def by_python(entry: dict[str, Any]) -> torch.Tensor:
-    """The frames (f, h, w, 3) of ``entry``, by the Python interface and on a pipeline of its own."""
+    """The frames (f, h, w, 3) of ``entry``, by the Python interface and on a pipeline
+    of its own.
+    """
     pipeline = AnimationPipeline.from_pretrained(entry["pretrained_model_path"])
-    names = ("adapter_lora_path", "adapter_lora_scale", "lora_model_path", "lora_alpha", "motion_module_lora_configs")
+    names = (
+        "adapter_lora_path",
+        "adapter_lora_scale",
+        "lora_model_path",
+        "lora_alpha",
+        "motion_module_lora_configs",
+    )
     load_weights(
         pipeline,
         entry["motion_module"],
@@ -264,7 +325,9 @@ def by_python(entry: dict[str, Any]) -> torch.Tensor:
             pictures = [picture.convert("RGB")] * len(entry["controlnet_images"])
         images = pipeline.control_images(branch, pictures, 96, 96)
         controls = [SparseControl(branch, images, entry["controlnet_image_indexs"])]
-    inputs = AnimationInputs(entry["prompt"], entry["n_prompt"], 6, 96, 96, 2, 7.5, seeds=(3,))
+    inputs = AnimationInputs(
+        entry["prompt"], entry["n_prompt"], 6, 96, 96, 2, 7.5, seeds=(3,)
+    )
     latents = pipeline.denoise(inputs, pipeline.encode(inputs), controls=controls)
     return pipeline.decode_frames(latents)[0]
 
@@ -273,7 +336,9 @@ def by_python(entry: dict[str, Any]) -> torch.Tensor:
 def test_files_of_the_reference_data_from_one_config(
     reference_config: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    """Each clip of the one warm engine is that of a fresh pipeline: all files act, and nothing carries over."""
+    """Each clip of the one warm engine is that of a fresh pipeline: all files act, and
+    nothing carries over.
+    """
     config, entries = reference_config
     arguments = [
         "--config",
@@ -301,4 +366,9 @@ def frames_of(archive: Path) -> np.ndarray:
     """The frames (f, h, w, 3) of a png_zip file."""
     with zipfile.ZipFile(archive) as pictures:
         names = sorted(name for name in pictures.namelist() if name.endswith(".png"))
-        return np.stack([np.asarray(Image.open(pictures.open(name)).convert("RGB")) for name in names])
+        return np.stack(
+            [
+                np.asarray(Image.open(pictures.open(name)).convert("RGB"))
+                for name in names
+            ]
+        )

@@ -11,7 +11,9 @@ from scripts.golden_cases import CASES
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_reference_data_agree(dtype: str, golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reference_data_agree(
+    dtype: str, golden: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(golden), "--dtype", dtype]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == f"{len(lines)} passed, 0 failed"
@@ -25,7 +27,9 @@ def copied(golden: Path, target: Path, *cases: str) -> Path:
     return target
 
 
-def test_changed_number_fails(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_number_fails(
+    golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = copied(golden, tmp_path, "unet_v3")
     io = load_file(folder / "unet_v3" / "io.safetensors")
     io["b.out"] = io["b.out"].clone()
@@ -45,7 +49,9 @@ def test_nan_fails(golden: Path, tmp_path: Path) -> None:
     assert main([str(folder)]) == 1
 
 
-def test_unknown_case_fails(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_case_fails(
+    golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = copied(golden, tmp_path, "scheduler")
     (folder / "warp_drive").mkdir()
     assert main([str(folder)]) == 1

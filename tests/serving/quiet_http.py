@@ -1,4 +1,6 @@
-"""What the tests' servers on loopback have in common: they neither log nor complain, nor wait for who has gone."""
+"""What the tests' servers on loopback have in common: they neither log nor complain,
+nor wait for who has gone.
+"""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +26,9 @@ class QuietServer(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Killed workers, and clients that gave up, break connections: no error of the server."""
+        """Killed workers, and clients that gave up, break connections: no error of the
+        server.
+        """
 
 
 class Quiet:

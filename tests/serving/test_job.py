@@ -18,7 +18,7 @@ from PIL import Image, ImageChops, ImageSequence
 from animatediff import catalog
 from animatediff.engine import Engine
 from animatediff.errors import EngineCorrupted, StorageError
-from animatediff.request import GenerationRequest
+from animatediff.job.request import GenerationRequest
 from animatediff.serving.job import JobRunner
 from animatediff.serving.logs import JsonLines
 from animatediff.serving.storage import LocalStorage, make_storage
@@ -36,10 +36,18 @@ def engine() -> Engine:
 
 @pytest.fixture
 def runner(engine: Engine, tmp_path: Path) -> JobRunner:
-    return JobRunner(engine, LocalStorage(tmp_path), engine.settings, parse_job_input, render_job_output)
+    return JobRunner(
+        engine,
+        LocalStorage(tmp_path),
+        engine.settings,
+        parse_job_input,
+        render_job_output,
+    )
 
 
-def run(runner: JobRunner, cancelled: threading.Event | None = None, **fields: Any) -> dict[str, Any]:
+def run(
+    runner: JobRunner, cancelled: threading.Event | None = None, **fields: Any
+) -> dict[str, Any]:
     job: Mapping[str, Any] = {"id": "job-1", "input": {**SMALL, **fields}}
     answer = runner.run(job, lambda _step, _total: None, cancelled or threading.Event())
     text = json.dumps(answer, allow_nan=False)
@@ -55,17 +63,47 @@ def test_output_says_what_ran(runner: JobRunner) -> None:
     answer = run(runner)
     output, path = JobOutput.model_validate(answer), path_of(answer)
     assert path.stat().st_size == output.bytes
-    assert (output.num_frames, output.fps, output.width, output.height, output.seed) == (4, 8, 64, 64, 5)
-    assert (output.model.name, output.motion_module.name) == ("shapeworld", "shapeworld_v3")
-    phases = {"prepare", "queue", "load", "encode", "denoise", "decode", "hash", "write", "store"}
+    assert (
+        output.num_frames,
+        output.fps,
+        output.width,
+        output.height,
+        output.seed,
+    ) == (4, 8, 64, 64, 5)
+    assert (output.model.name, output.motion_module.name) == (
+        "shapeworld",
+        "shapeworld_v3",
+    )
+    phases = {
+        "prepare",
+        "queue",
+        "load",
+        "encode",
+        "denoise",
+        "decode",
+        "hash",
+        "write",
+        "store",
+    }
     assert output.timings.keys() == {*phases, "gpu", "total"}
     assert any("demonstration family" in warning for warning in output.warnings)
 
 
 def test_output_is_enough_to_repeat_the_job(runner: JobRunner) -> None:
     first = run(runner, seed=None)
-    fields = ("seed", "num_frames", "fps", "width", "height", "num_inference_steps", "guidance_scale", "scheduler")
-    again = run(runner, **{name: first[name] for name in fields}, model=first["model"]["name"])
+    fields = (
+        "seed",
+        "num_frames",
+        "fps",
+        "width",
+        "height",
+        "num_inference_steps",
+        "guidance_scale",
+        "scheduler",
+    )
+    again = run(
+        runner, **{name: first[name] for name in fields}, model=first["model"]["name"]
+    )
     assert again["sha256"] == first["sha256"]
 
 
@@ -94,7 +132,11 @@ def test_model_is_loaded_once(runner: JobRunner, engine: Engine) -> None:
         ({"num_frames": 0}, "INVALID_REQUEST", "num_frames"),
         ({"guidance_scale": float("nan")}, "INVALID_REQUEST", "guidance_scale"),
         ({"width": 10**5, "height": 10**4}, "INVALID_REQUEST", "width"),
-        ({"width": 2048, "height": 2048, "num_frames": 32}, "INVALID_REQUEST", "megapixel steps"),
+        (
+            {"width": 2048, "height": 2048, "num_frames": 32},
+            "INVALID_REQUEST",
+            "megapixel steps",
+        ),
         ({"prompt": "x" * 100_000}, "INVALID_REQUEST", "prompt"),
         ({"width": 513}, "INVALID_REQUEST", "multiple of 8"),
         ({"clip_skip": 5}, "INVALID_REQUEST", "clip_skip"),
@@ -127,7 +169,9 @@ def test_cancelled_job_stops_at_the_next_step(runner: JobRunner) -> None:
         seen.append(step)
         cancelled.set()
 
-    answer = runner.run({"id": "j", "input": {**SMALL, "num_inference_steps": 20}}, report, cancelled)
+    answer = runner.run(
+        {"id": "j", "input": {**SMALL, "num_inference_steps": 20}}, report, cancelled
+    )
     assert answer["error"]["code"] == "CANCELLED"
     assert seen == [1]
     assert "url" in run(runner)
@@ -164,8 +208,16 @@ class FailingStorage:
         (torch.OutOfMemoryError("CUDA out of memory"), "INTERNAL", None),
     ],
 )
-def test_every_failure_is_an_answer(error: Exception, code: str, refresh: bool | None, engine: Engine) -> None:
-    runner = JobRunner(engine, FailingStorage(error), engine.settings, parse_job_input, render_job_output)
+def test_every_failure_is_an_answer(
+    error: Exception, code: str, refresh: bool | None, engine: Engine
+) -> None:
+    runner = JobRunner(
+        engine,
+        FailingStorage(error),
+        engine.settings,
+        parse_job_input,
+        render_job_output,
+    )
     answer = run(runner)
     assert answer["error"]["code"] == code
     assert answer.get("refresh_worker") is refresh
@@ -187,7 +239,9 @@ def test_no_room_on_the_device(runner: JobRunner, engine: Engine) -> None:
     assert "url" in run(runner)
 
 
-def test_memory_that_runs_out_once_is_given_a_leaner_try(runner: JobRunner, engine: Engine) -> None:
+def test_memory_that_runs_out_once_is_given_a_leaner_try(
+    runner: JobRunner, engine: Engine
+) -> None:
     usual = run(runner, format="apng")
     unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
     batches: list[int] = []
@@ -195,7 +249,9 @@ def test_memory_that_runs_out_once_is_given_a_leaner_try(runner: JobRunner, engi
     def no_room_for_two(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         batches.append(inputs[0].shape[0])
         if inputs[0].shape[0] > 4:  # frames of both prompts at once
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB"
+            )
 
     handle = unet.conv_in.register_forward_pre_hook(no_room_for_two)
     lean = run(runner, format="apng")
@@ -204,17 +260,27 @@ def test_memory_that_runs_out_once_is_given_a_leaner_try(runner: JobRunner, engi
     assert any("one by one" in warning for warning in lean["warnings"])
     assert not any("one by one" in warning for warning in usual["warnings"])
     with Image.open(path_of(lean)) as leaner, Image.open(path_of(usual)) as whole:
-        for one, other in zip(ImageSequence.all_frames(leaner), ImageSequence.all_frames(whole), strict=True):
+        for one, other in zip(
+            ImageSequence.all_frames(leaner),
+            ImageSequence.all_frames(whole),
+            strict=True,
+        ):
             difference = ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
-            assert max(high for _, high in difference.getextrema()) <= 1  # rounding depends on the size of a batch
-    assert run(runner, format="apng")["sha256"] == usual["sha256"]  # the next job has both prompts at once again
+            assert (
+                max(high for _, high in difference.getextrema()) <= 1
+            )  # rounding depends on the size of a batch
+    assert (
+        run(runner, format="apng")["sha256"] == usual["sha256"]
+    )  # the next job has both prompts at once again
 
 
 def test_a_device_error_ends_the_worker(engine: Engine, runner: JobRunner) -> None:
     unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
 
     def broken(*_: Any) -> None:
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        raise torch.AcceleratorError(
+            "CUDA error: an illegal memory access was encountered"
+        )
 
     handle = unet.conv_in.register_forward_pre_hook(broken)
     answer = run(runner)
@@ -222,7 +288,9 @@ def test_a_device_error_ends_the_worker(engine: Engine, runner: JobRunner) -> No
     assert answer["error"]["code"] == "DEVICE_FAILED"
     assert answer["error"]["retryable"]
     assert answer["refresh_worker"] is True
-    for _ in range(2):  # and every further job is refused, though the device might work again
+    for _ in range(
+        2
+    ):  # and every further job is refused, though the device might work again
         refused = run(runner)
         assert refused["error"]["code"] == "ENGINE_CORRUPTED"
         assert refused["refresh_worker"] is True
@@ -230,7 +298,9 @@ def test_a_device_error_ends_the_worker(engine: Engine, runner: JobRunner) -> No
 
 def test_a_job_that_takes_too_long(engine: Engine, tmp_path: Path) -> None:
     settings = replace(engine.settings, job_timeout_seconds=0.3)
-    runner = JobRunner(engine, LocalStorage(tmp_path), settings, parse_job_input, render_job_output)
+    runner = JobRunner(
+        engine, LocalStorage(tmp_path), settings, parse_job_input, render_job_output
+    )
     error = run(runner, num_inference_steps=150)["error"]
     assert error["code"] == "TIMED_OUT"
     assert not error["retryable"]
@@ -239,7 +309,9 @@ def test_a_job_that_takes_too_long(engine: Engine, tmp_path: Path) -> None:
 
 def on_platform(engine: Engine, limit: int) -> JobRunner:
     settings = replace(engine.settings, on_platform=True, max_inline_bytes=limit)
-    return JobRunner(engine, make_storage(settings), settings, parse_job_input, render_job_output)
+    return JobRunner(
+        engine, make_storage(settings), settings, parse_job_input, render_job_output
+    )
 
 
 def test_without_a_bucket_the_answer_holds_the_file(engine: Engine) -> None:
@@ -249,14 +321,20 @@ def test_without_a_bucket_the_answer_holds_the_file(engine: Engine) -> None:
     assert hashlib.sha256(base64.b64decode(content)).hexdigest() == output["sha256"]
 
 
-def test_a_file_too_large_to_be_answered_is_refused_before_the_work(engine: Engine) -> None:
+def test_a_file_too_large_to_be_answered_is_refused_before_the_work(
+    engine: Engine,
+) -> None:
     error = run(on_platform(engine, 20_000), format="png_zip")["error"]
     assert error["code"] == "INVALID_REQUEST"
     assert "no bucket is configured" in error["message"]
 
 
-def test_a_file_that_turned_out_too_large_is_made_smaller(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"png_zip": replace(catalog.OUTPUT_FORMATS["png_zip"], bytes_per_pixel=0.01)}
+def test_a_file_that_turned_out_too_large_is_made_smaller(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {
+        "png_zip": replace(catalog.OUTPUT_FORMATS["png_zip"], bytes_per_pixel=0.01)
+    }
     monkeypatch.setattr(catalog, "OUTPUT_FORMATS", {**catalog.OUTPUT_FORMATS, **sizes})
     output = run(on_platform(engine, 9_000), format="png_zip", num_frames=8)
     assert (output["format"], output["num_frames"]) == ("mp4", 8)
@@ -274,16 +352,26 @@ def test_a_job_that_is_delivered_twice_is_the_same_job(engine: Engine) -> None:
 
 
 def test_the_output_says_how_the_worker_is(engine: Engine, tmp_path: Path) -> None:
-    runner = JobRunner(engine, LocalStorage(tmp_path), engine.settings, parse_job_input, render_job_output)
+    runner = JobRunner(
+        engine,
+        LocalStorage(tmp_path),
+        engine.settings,
+        parse_job_input,
+        render_job_output,
+    )
     first, second = run(runner), run(runner, seed=6)
     assert (first["worker"]["jobs"], second["worker"]["jobs"]) == (1, 2)
     assert 0 < second["worker"]["gpu_busy"] <= 1
 
 
-def test_prompts_are_logged_only_if_asked_for(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_prompts_are_logged_only_if_asked_for(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for log_prompts in (False, True):
         settings = replace(engine.settings, log_prompts=log_prompts)
-        runner = JobRunner(engine, LocalStorage(tmp_path), settings, parse_job_input, render_job_output)
+        runner = JobRunner(
+            engine, LocalStorage(tmp_path), settings, parse_job_input, render_job_output
+        )
         caplog.clear()
         with caplog.at_level("INFO"):
             run(runner, prompt="a red circle, my secret")

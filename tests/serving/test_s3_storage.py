@@ -1,4 +1,6 @@
-"""The bucket storage against a real S3 server, rclone's. ``tests/ceph`` puts the same questions to Ceph."""
+"""The bucket storage against a real S3 server, rclone's. ``tests/ceph`` puts the same
+questions to Ceph.
+"""
 
 import hashlib
 import threading
@@ -47,7 +49,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def file_of(content: bytes, folder: Path, mime: str = "video/mp4") -> EncodedVideo:
     path = folder / "clip.mp4"
     path.write_bytes(content)
-    return EncodedVideo(path, "mp4", mime, len(content), hashlib.sha256(content).hexdigest(), 16, 64, 64, 8)
+    return EncodedVideo(
+        path,
+        "mp4",
+        mime,
+        len(content),
+        hashlib.sha256(content).hexdigest(),
+        16,
+        64,
+        64,
+        8,
+    )
 
 
 def bucket(server: S3Server, folder: str = "", **changes: Any) -> BucketSettings:
@@ -79,40 +91,65 @@ def refusal(url: str) -> int:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """boto3 does not wait between its tries."""
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    monkeypatch.setattr(
+        "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01
+    )
 
 
 class TestBucket:
-    """What holds for any S3 server. A module that takes these tests over has a fixture ``server`` of its own."""
+    """What holds for any S3 server. A module that takes these tests over has a fixture
+    ``server`` of its own.
+    """
 
     @pytest.fixture
     def clip(self, tmp_path: Path) -> EncodedVideo:
         return file_of(CONTENT, tmp_path)
 
     @pytest.mark.parametrize("style", ["path", "auto"])
-    def test_the_presigned_url_gives_the_file_back(self, style: str, server: S3Server, clip: EncodedVideo) -> None:
-        url = S3Storage(bucket(server, f"back-{style}", addressing_style=style)).put(clip, "job 1")
+    def test_the_presigned_url_gives_the_file_back(
+        self, style: str, server: S3Server, clip: EncodedVideo
+    ) -> None:
+        url = S3Storage(bucket(server, f"back-{style}", addressing_style=style)).put(
+            clip, "job 1"
+        )
         assert fetch(url) == (CONTENT, "video/mp4")
-        assert url.startswith(f"{server.url}/clips/back-{style}/job_1.mp4?X-Amz-Algorithm=AWS4-HMAC-SHA256&")
+        assert url.startswith(
+            f"{server.url}/clips/back-{style}/job_1.mp4?X-Amz-Algorithm=AWS4-HMAC-SHA256&"
+        )
 
-    def test_an_object_says_what_it_is(self, server: S3Server, clip: EncodedVideo) -> None:
+    def test_an_object_says_what_it_is(
+        self, server: S3Server, clip: EncodedVideo
+    ) -> None:
         S3Storage(bucket(server, "told")).put(clip, "j")
         found = server.client().head_object(Bucket="clips", Key="told/j.mp4")
-        assert (found["ContentType"], found["ContentLength"]) == ("video/mp4", len(CONTENT))
-        assert {name.lower(): value for name, value in found["Metadata"].items()} == {"sha256": clip.sha256}
+        assert (found["ContentType"], found["ContentLength"]) == (
+            "video/mp4",
+            len(CONTENT),
+        )
+        assert {name.lower(): value for name, value in found["Metadata"].items()} == {
+            "sha256": clip.sha256
+        }
 
-    def test_a_key_may_hold_what_a_url_may_not(self, server: S3Server, clip: EncodedVideo) -> None:
-        url = S3Storage(bucket(server, key_template="ü 100% & a+b=c/{job_id}?#{suffix}")).put(clip, "j")
+    def test_a_key_may_hold_what_a_url_may_not(
+        self, server: S3Server, clip: EncodedVideo
+    ) -> None:
+        url = S3Storage(
+            bucket(server, key_template="ü 100% & a+b=c/{job_id}?#{suffix}")
+        ).put(clip, "j")
         assert unquote(urlsplit(url).path) == "/clips/ü 100% & a+b=c/j?#.mp4"
         assert fetch(url) == (CONTENT, "video/mp4")
 
     @pytest.mark.parametrize("region", ["eu-central-3", "auto"])
-    def test_a_region_is_signed_for(self, region: str, server: S3Server, clip: EncodedVideo) -> None:
+    def test_a_region_is_signed_for(
+        self, region: str, server: S3Server, clip: EncodedVideo
+    ) -> None:
         url = S3Storage(bucket(server, f"in-{region}", region=region)).put(clip, "j")
         assert f"%2F{region}%2Fs3%2Faws4_request" in url
         assert fetch(url)[0] == CONTENT
 
-    def test_a_url_that_was_changed_is_refused(self, server: S3Server, clip: EncodedVideo) -> None:
+    def test_a_url_that_was_changed_is_refused(
+        self, server: S3Server, clip: EncodedVideo
+    ) -> None:
         files = S3Storage(bucket(server, "changed", url_ttl_seconds=77))
         url, _ = files.put(clip, "j"), files.put(clip, "other")
         assert fetch(url)[0] == CONTENT
@@ -125,22 +162,36 @@ class TestBucket:
             assert changed != url
             assert refusal(changed) == 403
 
-    def test_a_url_ends_with_its_time(self, server: S3Server, clip: EncodedVideo) -> None:
+    def test_a_url_ends_with_its_time(
+        self, server: S3Server, clip: EncodedVideo
+    ) -> None:
         url = S3Storage(bucket(server, "short", url_ttl_seconds=1)).put(clip, "j")
         time.sleep(2.1)
         assert refusal(url) == server.refusal
 
     @pytest.mark.parametrize("reason", WRONG)
-    def test_wrong_settings_are_named_and_no_secret_is(self, reason: str, server: S3Server, clip: EncodedVideo) -> None:
+    def test_wrong_settings_are_named_and_no_secret_is(
+        self, reason: str, server: S3Server, clip: EncodedVideo
+    ) -> None:
         wrong = bucket(server, "wrong", **WRONG[reason])
-        actions: list[Callable[[], Any]] = [lambda: S3Storage(wrong).put(clip, "j"), S3Storage(wrong).check_reachable]
+        actions: list[Callable[[], Any]] = [
+            lambda: S3Storage(wrong).put(clip, "j"),
+            S3Storage(wrong).check_reachable,
+        ]
         for action in actions:
-            with pytest.raises(StorageError, match="the bucket refused the request") as caught:
+            with pytest.raises(
+                StorageError, match="the bucket refused the request"
+            ) as caught:
                 action()
             assert caught.value.details["reason"] == reason
             assert "127.0.0.1" not in str(caught.value.to_dict())
-            assert wrong.secret_access_key not in "".join(traceback.format_exception(caught.value))
-        with pytest.raises(ConfigurationError, match=f"the bucket {wrong.name} cannot be used: {reason}") as unfit:
+            assert wrong.secret_access_key not in "".join(
+                traceback.format_exception(caught.value)
+            )
+        with pytest.raises(
+            ConfigurationError,
+            match=f"the bucket {wrong.name} cannot be used: {reason}",
+        ) as unfit:
             check_bucket(Settings(bucket=wrong))
         assert wrong.secret_access_key not in unfit.value.message
         assert server.keys("wrong/") == []
@@ -149,32 +200,47 @@ class TestBucket:
         S3Storage(bucket(server)).check_reachable()
         check_bucket(Settings(bucket=bucket(server)))
 
-    def test_the_same_file_of_the_same_job_is_stored_once(self, server: S3Server, tmp_path: Path) -> None:
+    def test_the_same_file_of_the_same_job_is_stored_once(
+        self, server: S3Server, tmp_path: Path
+    ) -> None:
         client, settings = server.client(), bucket(server, "once")
         S3Storage(settings).put(file_of(CONTENT, tmp_path), "j")
         first = client.head_object(Bucket="clips", Key="once/j.mp4")["LastModified"]
         time.sleep(1.1)  # it is told in seconds
         url = S3Storage(settings).put(file_of(CONTENT, tmp_path), "j")
-        assert client.head_object(Bucket="clips", Key="once/j.mp4")["LastModified"] == first
+        assert (
+            client.head_object(Bucket="clips", Key="once/j.mp4")["LastModified"]
+            == first
+        )
         assert fetch(url)[0] == CONTENT
         other = CONTENT[::-1]
         assert fetch(S3Storage(settings).put(file_of(other, tmp_path), "j"))[0] == other
-        assert client.head_object(Bucket="clips", Key="once/j.mp4")["LastModified"] > first
+        assert (
+            client.head_object(Bucket="clips", Key="once/j.mp4")["LastModified"] > first
+        )
 
     def test_jobs_that_end_together(self, server: S3Server, clip: EncodedVideo) -> None:
         files = S3Storage(bucket(server, "together"))
         with ThreadPoolExecutor(8) as pool:
-            urls = list(pool.map(lambda number: files.put(clip, f"j{number}"), range(8)))
+            urls = list(
+                pool.map(lambda number: files.put(clip, f"j{number}"), range(8))
+            )
         assert [fetch(url)[0] for url in urls] == [CONTENT] * 8
         assert len(server.keys("together/")) == 8
 
-    def test_a_large_file_goes_up_in_parts(self, server: S3Server, tmp_path: Path) -> None:
+    def test_a_large_file_goes_up_in_parts(
+        self, server: S3Server, tmp_path: Path
+    ) -> None:
         large = file_of(LARGE, tmp_path, "application/zip")
         with TroubledServer(server.url, Trouble.CUT, times=0) as counting:
-            url = S3Storage(bucket(server, "large", endpoint_url=counting.url)).put(large, "j")
+            url = S3Storage(bucket(server, "large", endpoint_url=counting.url)).put(
+                large, "j"
+            )
             assert fetch(url) == (LARGE, "application/zip")
             assert counting.puts == 3
-            S3Storage(bucket(server, "large", endpoint_url=counting.url)).put(large, "j")
+            S3Storage(bucket(server, "large", endpoint_url=counting.url)).put(
+                large, "j"
+            )
             assert counting.puts == 3
         assert self.unfinished(server) == []
 
@@ -191,8 +257,13 @@ class TestBucket:
 
         folder = f"cancelled-{len(content)}"
         with pytest.raises(JobCancelled):
-            S3Storage(bucket(server, folder)).put(file_of(content, tmp_path), "j", check)
-        left = [server.client().head_object(Bucket="clips", Key=key) for key in server.keys(folder)]
+            S3Storage(bucket(server, folder)).put(
+                file_of(content, tmp_path), "j", check
+            )
+        left = [
+            server.client().head_object(Bucket="clips", Key=key)
+            for key in server.keys(folder)
+        ]
         # a small file's one request may be through, but whole
         assert [each["ContentLength"] for each in left] in ([], [len(CONTENT)])
         assert self.unfinished(server) == []
@@ -201,17 +272,29 @@ class TestBucket:
     @pytest.mark.parametrize("kind", Trouble)
     @pytest.mark.usefixtures("at_once")
     def test_trouble_is_tried_again(
-        self, kind: Trouble, content: bytes, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        kind: Trouble,
+        content: bytes,
+        server: S3Server,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(storage, "READ_SECONDS", 1.0)
         folder = f"trouble-{kind}-{len(content)}"
         with TroubledServer(server.url, kind, times=2, pause=1.3) as troubled:
-            S3Storage(bucket(server, folder, endpoint_url=troubled.url)).put(file_of(content, tmp_path), "j")
+            S3Storage(bucket(server, folder, endpoint_url=troubled.url)).put(
+                file_of(content, tmp_path), "j"
+            )
         assert troubled.puts == 2 + (1 if content is CONTENT else 3)
-        assert fetch(S3Storage(bucket(server, folder))._url(f"{folder}/j.mp4"))[0] == content
+        assert (
+            fetch(S3Storage(bucket(server, folder))._url(f"{folder}/j.mp4"))[0]
+            == content
+        )
         assert self.unfinished(server) == []
 
-    def test_a_slow_answer_is_waited_for(self, server: S3Server, clip: EncodedVideo) -> None:
+    def test_a_slow_answer_is_waited_for(
+        self, server: S3Server, clip: EncodedVideo
+    ) -> None:
         with TroubledServer(server.url, Trouble.LATE, times=1, pause=1.0) as troubled:
             S3Storage(bucket(server, "slow", endpoint_url=troubled.url)).put(clip, "j")
         assert troubled.puts == 1
@@ -228,18 +311,30 @@ class TestBucket:
             TroubledServer(server.url, kind, times=1000) as troubled,
             pytest.raises(StorageError) as caught,
         ):
-            S3Storage(bucket(server, folder, endpoint_url=troubled.url)).put(file_of(content, tmp_path), "j")
+            S3Storage(bucket(server, folder, endpoint_url=troubled.url)).put(
+                file_of(content, tmp_path), "j"
+            )
         assert caught.value.retryable
-        assert caught.value.details["reason"] in ("503", "ConnectionClosedError", "ConnectionError")
+        assert caught.value.details["reason"] in (
+            "503",
+            "ConnectionClosedError",
+            "ConnectionError",
+        )
         assert troubled.puts >= 3
         assert server.keys(folder) == []
         assert self.unfinished(server) == []
 
     def unfinished(self, server: S3Server) -> list[str]:
-        """Keys of uploads in parts that were begun and not ended, which cost money and are not seen in listings."""
+        """Keys of uploads in parts that were begun and not ended, which cost money and
+        are not seen in listings.
+        """
         deadline = time.monotonic() + 5
         while True:
-            found = server.client().list_multipart_uploads(Bucket="clips").get("Uploads", [])
+            found = (
+                server.client()
+                .list_multipart_uploads(Bucket="clips")
+                .get("Uploads", [])
+            )
             if not found or time.monotonic() > deadline:
                 return [each["Key"] for each in found]
             time.sleep(0.2)
@@ -248,7 +343,10 @@ class TestBucket:
 @pytest.mark.usefixtures("at_once")
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     nowhere = bucket(S3Server("http://127.0.0.1:9"))
-    for action in (lambda: S3Storage(nowhere).put(file_of(CONTENT, tmp_path), "j"), S3Storage(nowhere).check_reachable):
+    for action in (
+        lambda: S3Storage(nowhere).put(file_of(CONTENT, tmp_path), "j"),
+        S3Storage(nowhere).check_reachable,
+    ):
         with pytest.raises(StorageError, match="cannot be reached") as caught:
             action()
         assert "127.0.0.1" not in str(caught.value.to_dict())

@@ -38,9 +38,14 @@ def local_path(url: str) -> Path:
 
 def test_settings_choose_the_storage(tmp_path: Path) -> None:
     assert isinstance(make_storage(Settings(output_dir=tmp_path)), LocalStorage)
-    assert isinstance(make_storage(Settings(bucket=BucketSettings("b", "k", "s"))), S3Storage)
+    assert isinstance(
+        make_storage(Settings(bucket=BucketSettings("b", "k", "s"))), S3Storage
+    )
     assert isinstance(make_storage(Settings(on_platform=True)), InlineStorage)
-    assert isinstance(make_storage(Settings(on_platform=True, bucket=BucketSettings("b", "k", "s"))), S3Storage)
+    assert isinstance(
+        make_storage(Settings(on_platform=True, bucket=BucketSettings("b", "k", "s"))),
+        S3Storage,
+    )
 
 
 def test_local_file_url_leads_to_the_file(clip: EncodedVideo, tmp_path: Path) -> None:
@@ -54,9 +59,17 @@ def test_local_file_url_leads_to_the_file(clip: EncodedVideo, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("job_id", "name"),
-    [("../../etc/x", "_.._etc_x"), ("a b/ü", "a_b__"), ("", "job"), ("...", "job"), ("x" * 300, "x" * 100)],
+    [
+        ("../../etc/x", "_.._etc_x"),
+        ("a b/ü", "a_b__"),
+        ("", "job"),
+        ("...", "job"),
+        ("x" * 300, "x" * 100),
+    ],
 )
-def test_job_ids_cannot_leave_the_folder(job_id: str, name: str, clip: EncodedVideo, tmp_path: Path) -> None:
+def test_job_ids_cannot_leave_the_folder(
+    job_id: str, name: str, clip: EncodedVideo, tmp_path: Path
+) -> None:
     assert safe_name(job_id) == name
     path = local_path(LocalStorage(tmp_path / "out").put(clip, job_id))
     assert path.parent == tmp_path / "out"
@@ -71,19 +84,46 @@ def test_folder_that_cannot_be_written(clip: EncodedVideo, tmp_path: Path) -> No
 
 
 def test_key_template(clip: EncodedVideo) -> None:
-    assert object_key("v/{job_id}/{sha256:.8}{suffix}", clip, "a/b") == f"v/a_b/{clip.sha256[:8]}.mp4"
-    assert object_key(BucketSettings.key_template, clip, "j") == f"animatediff/j-{clip.sha256[:12]}.mp4"
+    assert (
+        object_key("v/{job_id}/{sha256:.8}{suffix}", clip, "a/b")
+        == f"v/a_b/{clip.sha256[:8]}.mp4"
+    )
+    assert (
+        object_key(BucketSettings.key_template, clip, "j")
+        == f"animatediff/j-{clip.sha256[:12]}.mp4"
+    )
     assert object_key("{date}/x", clip, "j").startswith("20")
 
 
-AWS, R2 = "https://s3.eu-west-2.amazonaws.com", "https://0123456789abcdef.r2.cloudflarestorage.com"
+AWS, R2 = (
+    "https://s3.eu-west-2.amazonaws.com",
+    "https://0123456789abcdef.r2.cloudflarestorage.com",
+)
 SIGNED = {
     # endpoint, BUCKET_REGION, style: the URL up to the key, the region signed for
     "AWS": (None, None, "auto", "https://clips.s3.amazonaws.com/", "us-east-1"),
-    "AWS with a region": (None, "eu-west-2", "auto", "https://clips.s3.eu-west-2.amazonaws.com/", "eu-west-2"),
-    "AWS in China": (None, "cn-north-1", "auto", "https://clips.s3.cn-north-1.amazonaws.com.cn/", "cn-north-1"),
+    "AWS with a region": (
+        None,
+        "eu-west-2",
+        "auto",
+        "https://clips.s3.eu-west-2.amazonaws.com/",
+        "eu-west-2",
+    ),
+    "AWS in China": (
+        None,
+        "cn-north-1",
+        "auto",
+        "https://clips.s3.cn-north-1.amazonaws.com.cn/",
+        "cn-north-1",
+    ),
     "AWS by path": (None, "eu-west-2", "path", f"{AWS}/clips/", "eu-west-2"),
-    "AWS global": ("https://s3.amazonaws.com", None, "auto", "https://clips.s3.amazonaws.com/", "us-east-1"),
+    "AWS global": (
+        "https://s3.amazonaws.com",
+        None,
+        "auto",
+        "https://clips.s3.amazonaws.com/",
+        "us-east-1",
+    ),
     "AWS global with a region": (
         "https://s3.amazonaws.com",
         "eu-west-2",
@@ -91,7 +131,13 @@ SIGNED = {
         "https://clips.s3.eu-west-2.amazonaws.com/",
         "eu-west-2",
     ),
-    "AWS global by path": ("https://s3.amazonaws.com", "eu-west-2", "path", f"{AWS}/clips/", "eu-west-2"),
+    "AWS global by path": (
+        "https://s3.amazonaws.com",
+        "eu-west-2",
+        "path",
+        f"{AWS}/clips/",
+        "eu-west-2",
+    ),
     "AWS global with the bucket": (
         "https://clips.s3.amazonaws.com",
         "eu-west-2",
@@ -100,7 +146,13 @@ SIGNED = {
         "eu-west-2",
     ),
     "AWS regional": (AWS, None, "auto", f"{AWS}/clips/", "eu-west-2"),
-    "AWS regional, virtual": (AWS, None, "virtual", "https://clips.s3.eu-west-2.amazonaws.com/", "eu-west-2"),
+    "AWS regional, virtual": (
+        AWS,
+        None,
+        "virtual",
+        "https://clips.s3.eu-west-2.amazonaws.com/",
+        "eu-west-2",
+    ),
     "AWS regional with the bucket": (
         "https://clips.s3.eu-west-2.amazonaws.com/",
         None,
@@ -116,7 +168,13 @@ SIGNED = {
         "eu-west-2",
     ),
     "R2": (R2, None, "auto", f"{R2}/clips/", "auto"),
-    "R2, virtual": (R2, None, "virtual", "https://clips.0123456789abcdef.r2.cloudflarestorage.com/", "auto"),
+    "R2, virtual": (
+        R2,
+        None,
+        "virtual",
+        "https://clips.0123456789abcdef.r2.cloudflarestorage.com/",
+        "auto",
+    ),
     "R2 with the bucket": (f"{R2}/clips", None, "auto", f"{R2}/clips/", "auto"),
     "R2 in the EU": (
         "https://0123456789abcdef.eu.r2.cloudflarestorage.com",
@@ -146,8 +204,20 @@ SIGNED = {
         "https://clips.nyc3.digitaloceanspaces.com/",
         "nyc3",
     ),
-    "MinIO": ("http://minio.internal:9000", None, "auto", "http://minio.internal:9000/clips/", "us-east-1"),
-    "MinIO, virtual": ("http://minio.internal:9000", None, "virtual", "http://clips.minio.internal:9000/", "us-east-1"),
+    "MinIO": (
+        "http://minio.internal:9000",
+        None,
+        "auto",
+        "http://minio.internal:9000/clips/",
+        "us-east-1",
+    ),
+    "MinIO, virtual": (
+        "http://minio.internal:9000",
+        None,
+        "virtual",
+        "http://clips.minio.internal:9000/",
+        "us-east-1",
+    ),
     "MinIO on a host called as the bucket": (
         "http://clips.internal:9000",
         "mars-1",
@@ -155,7 +225,13 @@ SIGNED = {
         "http://clips.internal:9000/clips/",
         "mars-1",
     ),
-    "MinIO below a path": ("https://example.com/clips", None, "path", "https://example.com/clips/clips/", "us-east-1"),
+    "MinIO below a path": (
+        "https://example.com/clips",
+        None,
+        "path",
+        "https://example.com/clips/clips/",
+        "us-east-1",
+    ),
     "RunPod": (
         "https://s3api-eu-ro-1.runpod.io",
         None,
@@ -169,7 +245,9 @@ SIGNED = {
 @pytest.mark.parametrize("case", SIGNED)
 def test_the_signed_url_is_the_services_own(case: str) -> None:
     endpoint, region, style, start, signed_for = SIGNED[case]
-    settings = BucketSettings("clips", "k", "s", endpoint_url=endpoint, region=region, addressing_style=style)
+    settings = BucketSettings(
+        "clips", "k", "s", endpoint_url=endpoint, region=region, addressing_style=style
+    )
     url = S3Storage(settings)._url("a/b.mp4")
     assert url.startswith(f"{start}a/b.mp4?X-Amz-Algorithm=AWS4-HMAC-SHA256&")
     assert f"%2F{signed_for}%2Fs3%2Faws4_request" in url
@@ -178,16 +256,22 @@ def test_the_signed_url_is_the_services_own(case: str) -> None:
 
 def test_a_bucket_with_dots_is_in_the_path() -> None:
     """No certificate covers it in the host."""
-    url = S3Storage(BucketSettings("clips.example.com", "k", "s", region="eu-west-2"))._url("a.mp4")
+    url = S3Storage(
+        BucketSettings("clips.example.com", "k", "s", region="eu-west-2")
+    )._url("a.mp4")
     assert url.startswith(f"{AWS}/clips.example.com/a.mp4?")
 
 
 def test_time_to_live_is_in_the_url() -> None:
-    assert "X-Amz-Expires=77&" in S3Storage(BucketSettings("clips", "k", "s", url_ttl_seconds=77))._url("a.mp4")
+    assert "X-Amz-Expires=77&" in S3Storage(
+        BucketSettings("clips", "k", "s", url_ttl_seconds=77)
+    )._url("a.mp4")
 
 
 def test_public_url_is_base_and_key() -> None:
-    files = S3Storage(BucketSettings("clips", "k", "s", public_base_url="https://cdn.example.com/v"))
+    files = S3Storage(
+        BucketSettings("clips", "k", "s", public_base_url="https://cdn.example.com/v")
+    )
     assert files._url("x y/j.mp4") == "https://cdn.example.com/v/x%20y/j.mp4"
 
 
@@ -208,7 +292,9 @@ def test_public_url_is_base_and_key() -> None:
         ("http://minio.internal:9000", "us-east-1"),
     ],
 )
-def test_the_region_is_read_from_well_known_hosts(endpoint: str | None, region: str) -> None:
+def test_the_region_is_read_from_well_known_hosts(
+    endpoint: str | None, region: str
+) -> None:
     assert region_of(endpoint) == region
 
 

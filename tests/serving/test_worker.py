@@ -1,4 +1,6 @@
-"""The async side: stages on their threads, cancellation, one job on the device at a time."""
+"""The async side: stages on their threads, cancellation, one job on the device at a
+time.
+"""
 
 import asyncio
 import json
@@ -18,17 +20,26 @@ Stage = Callable[[], Any]
 
 
 class Stages:
-    """Stands for JobRunner: jobs whose stages are functions of the job's id and its cancel event."""
+    """Stands for JobRunner: jobs whose stages are functions of the job's id and its
+    cancel event.
+    """
 
     def __init__(self, **stages: Callable[[str, threading.Event], Any]) -> None:
         self._stages = stages
 
-    def start(self, job: Mapping[str, Any], _report: Report, cancelled: threading.Event) -> Any:
+    def start(
+        self, job: Mapping[str, Any], _report: Report, cancelled: threading.Event
+    ) -> Any:
         def stage(name: str) -> Stage:
-            run = self._stages.get(name, lambda _id, _cancelled: {} if name == "finish" else None)
+            run = self._stages.get(
+                name, lambda _id, _cancelled: {} if name == "finish" else None
+            )
             return lambda: run(job["id"], cancelled)
 
-        return SimpleNamespace(id=job["id"], **{name: stage(name) for name in ("prepare", "generate", "finish")})
+        return SimpleNamespace(
+            id=job["id"],
+            **{name: stage(name) for name in ("prepare", "generate", "finish")},
+        )
 
 
 class Silent:
@@ -41,13 +52,17 @@ class Silent:
         self.closed = True
 
 
-def worker(progress: Callable[..., Any] = Silent, warm: Stage | None = None, **stages: Any) -> Worker:
+def worker(
+    progress: Callable[..., Any] = Silent, warm: Stage | None = None, **stages: Any
+) -> Worker:
     return Worker(Stages(**stages), progress, warm)  # type: ignore[arg-type]
 
 
 def test_error_is_text_for_the_sdk() -> None:
     for name in ("prepare", "generate", "finish"):
-        failing = worker(**{name: lambda _i, _c: {"error": {"code": "X"}, "refresh_worker": True}})
+        failing = worker(
+            **{name: lambda _i, _c: {"error": {"code": "X"}, "refresh_worker": True}}
+        )
         answer = asyncio.run(failing({"id": "a"}))
         assert json.loads(answer.pop("error")) == {"code": "X"}
         assert answer == {"refresh_worker": True}
@@ -93,7 +108,9 @@ def test_cancelled_job_is_told_and_the_device_waited_for() -> None:
 
 def test_a_job_cancelled_while_it_waits_for_the_device_never_gets_there() -> None:
     seen = []
-    busy = worker(generate=lambda name, _c: (seen.append(name), time.sleep(0.2))[2:] or None)
+    busy = worker(
+        generate=lambda name, _c: (seen.append(name), time.sleep(0.2))[2:] or None
+    )
 
     async def cancel_second() -> None:
         first = asyncio.create_task(busy({"id": "a"}))
@@ -177,13 +194,19 @@ def test_progress_is_closed_before_the_answer() -> None:
     assert [silent.closed for silent in made] == [True]
 
 
-def test_models_are_loaded_before_the_first_job_and_a_failure_is_only_logged(caplog) -> None:
+def test_models_are_loaded_before_the_first_job_and_a_failure_is_only_logged(
+    caplog,
+) -> None:
     events = []
 
     def warm() -> None:
         events.append("warm")
         raise AssetError("no model is installed")
 
-    asyncio.run(worker(warm=warm, generate=lambda _i, _c: events.append("job"))({"id": "a"}))
+    asyncio.run(
+        worker(warm=warm, generate=lambda _i, _c: events.append("job"))({"id": "a"})
+    )
     assert events == ["warm", "job"]
-    assert "no model is installed" in str([record.__dict__.get("fields") for record in caplog.records])
+    assert "no model is installed" in str(
+        [record.__dict__.get("fields") for record in caplog.records]
+    )

@@ -1,4 +1,6 @@
-"""A proxy in front of an S3 server that troubles the first uploads that come through it."""
+"""A proxy in front of an S3 server that troubles the first uploads that come through
+it.
+"""
 
 import http.client
 import socket
@@ -28,9 +30,13 @@ class Trouble(StrEnum):
 
 
 class TroubledServer:
-    """Use it in a ``with`` block. The first ``times`` PUTs are troubled; ``puts`` counts all of them."""
+    """Use it in a ``with`` block. The first ``times`` PUTs are troubled; ``puts``
+    counts all of them.
+    """
 
-    def __init__(self, target: str, kind: Trouble, times: int, pause: float = 0.0) -> None:
+    def __init__(
+        self, target: str, kind: Trouble, times: int, pause: float = 0.0
+    ) -> None:
         self.kind, self.left, self.pause, self.puts = kind, times, pause, 0
         self.target = urlsplit(target).netloc
         self._counting = threading.Lock()
@@ -61,7 +67,10 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_PUT(self) -> None:
-        trouble, length = self.server.trouble.next(), int(self.headers["Content-Length"])
+        trouble, length = (
+            self.server.trouble.next(),
+            int(self.headers["Content-Length"]),
+        )
         if trouble is Trouble.CUT:
             self.rfile.read(length // 2)
             return self._hang_up()
@@ -78,7 +87,11 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         return None
 
     def do_GET(self) -> None:
-        self._answer(*self._forward(self.rfile.read(int(self.headers.get("Content-Length") or 0))))
+        self._answer(
+            *self._forward(
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            )
+        )
 
     do_DELETE = do_HEAD = do_POST = do_GET  # noqa: N815
 
@@ -86,7 +99,9 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         """The server's answer. The client's Host goes along: it is signed."""
         connection = http.client.HTTPConnection(self.server.trouble.target, timeout=60)
         try:
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(
+                self.command, self.path, skip_host=True, skip_accept_encoding=True
+            )
             for name, value in self.headers.items():
                 if name.lower() not in HOP:
                     connection.putheader(name, value)

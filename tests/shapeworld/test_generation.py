@@ -1,39 +1,67 @@
-"""Text to video, end to end: prompts go in, and colour, shape, background and motion are read off the frames.
+"""Text to video, end to end: prompts go in, and colour, shape, background and motion
+are read off the frames.
 
-A slice of ``scripts.evaluate``, in half of its steps, for every part of the embedded family that is installed. The
-bounds leave room for what the family has not learned (its card says how good it is) and for rounding on other machines,
-and lie far above chance (colour 1/6, shape and background 1/3, motion 1/7): a broken sampler, text path or motion
-module fails.
+A slice of ``scripts.evaluate``, in half of its steps, for every part of the embedded
+family that is installed. The bounds leave room for what the family has not learned (its
+card says how good it is) and for rounding on other machines, and lie far above chance
+(colour 1/6, shape and background 1/3, motion 1/7): a broken sampler, text path or
+motion module fails.
 """
 
 import pytest
 
 from animatediff.engine import Engine
-from animatediff.request import GenerationRequest
+from animatediff.job.request import GenerationRequest
 from animatediff.settings import Settings
 from animatediff.training.shapeworld import world
 from scripts.evaluate import SUITES, evaluate, not_installed
 
 CHANGES = ("domain_adapter", "style_lora", "dreambooth")
 BOUNDS = {
-    "scenes": {"colour": 0.8, "shape": 0.8, "background": 0.9, "motion": 0.7, "kept in all frames": 0.6},
-    "scenes_v2": {"colour": 0.7, "shape": 0.7, "background": 0.8, "motion": 0.7, "kept in all frames": 0.5},
+    "scenes": {
+        "colour": 0.8,
+        "shape": 0.8,
+        "background": 0.9,
+        "motion": 0.7,
+        "kept in all frames": 0.6,
+    },
+    "scenes_v2": {
+        "colour": 0.7,
+        "shape": 0.7,
+        "background": 0.8,
+        "motion": 0.7,
+        "kept in all frames": 0.5,
+    },
     "lcm_4": {"colour": 0.7, "shape": 0.7, "background": 0.8, "motion": 0.5},
     "lcm_8": {"colour": 0.7, "shape": 0.7, "background": 0.8, "motion": 0.5},
     **{f"camera_{move}": {"moved its way": 1.0} for move in world.CAMERAS},
-    "sparsectrl_rgb": {"colour": 0.8, "shape": 0.8, "motion": 0.5, "first frame, dB": 17},
+    "sparsectrl_rgb": {
+        "colour": 0.8,
+        "shape": 0.8,
+        "motion": 0.5,
+        "first frame, dB": 17,
+    },
     "sparsectrl_scribble": {"colour": 0.6, "shape": 0.6, "motion": 0.5},
     **{name: {"changed as it should": 0.6} for name in CHANGES},
 }
 EVERY = {"scenes": 3, **dict.fromkeys(CHANGES, 12)}
-"""Which cases a slice has, where not every sixth. Of the scenes: two of each. Changes take two clips a case."""
+"""Which cases a slice has, where not every sixth. Of the scenes: two of each. Changes
+take two clips a case.
+"""
 MOST_STEPS = 12
-INSTALLED = [name for name in SUITES if name not in not_installed(Settings().models_dir)]
+INSTALLED = [
+    name for name in SUITES if name not in not_installed(Settings().models_dir)
+]
 
 
 def measured(engine: Engine, suite: str, every: int) -> dict[str, float]:
     figures, _ = evaluate(engine, suite, 1, every, most_steps=MOST_STEPS)
-    print("".join(f"\n{each.suite}: {each.measure} {each.value:.3f} of {each.count}" for each in figures))
+    print(
+        "".join(
+            f"\n{each.suite}: {each.measure} {each.value:.3f} of {each.count}"
+            for each in figures
+        )
+    )
     return {each.measure: each.value for each in figures}
 
 
@@ -49,10 +77,16 @@ def test_frames_show_what_was_asked_for(engine: Engine, suite: str) -> None:
 
 
 def test_without_its_motion_module_nothing_moves_as_told(engine: Engine) -> None:
-    """The bound on motion is a check that can fail: the image model alone does not reach it."""
-    pipeline = engine.configure(engine.prepare(GenerationRequest("", model="shapeworld")).stack)
+    """The bound on motion is a check that can fail: the image model alone does not
+    reach it.
+    """
+    pipeline = engine.configure(
+        engine.prepare(GenerationRequest("", model="shapeworld")).stack
+    )
     outputs = [
-        module for name, module in pipeline.unet.named_modules() if name.endswith("temporal_transformer.proj_out")
+        module
+        for name, module in pipeline.unet.named_modules()
+        if name.endswith("temporal_transformer.proj_out")
     ]
     kept = [(module.weight.clone(), module.bias.clone()) for module in outputs]
     assert len(kept) == 20

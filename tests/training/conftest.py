@@ -23,14 +23,20 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_config(family: Path, tmp_path: Path) -> MakeConfig:
     """``small_config`` of a stage and changes."""
-    return lambda stage, /, **changes: small_config(stage, family, **{"output_dir": str(tmp_path / "run"), **changes})
+    return lambda stage, /, **changes: small_config(
+        stage, family, **{"output_dir": str(tmp_path / "run"), **changes}
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_tokenizer() -> Iterator[None]:
-    """It takes longer to read than all the rest of these models, and nothing changes it."""
+    """It takes longer to read than all the rest of these models, and nothing changes
+    it.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(diffusers_folder, "load_tokenizer", cache(diffusers_folder.load_tokenizer))
+        patch.setattr(
+            diffusers_folder, "load_tokenizer", cache(diffusers_folder.load_tokenizer)
+        )
         yield
 
 
@@ -40,7 +46,9 @@ def pictures_of_the_loss() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_pictures_of_the_loss(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_pictures_of_the_loss(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They take as long as the training of these models."""
     if "pictures_of_the_loss" not in request.fixturenames:
         monkeypatch.setattr("animatediff.training.report.Report.draw", lambda _: None)

@@ -1,4 +1,6 @@
-"""What the tests of training start from: a model of little more than a name, two frames of the synthetic world."""
+"""What the tests of training start from: a model of little more than a name, two frames
+of the synthetic world.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,12 @@ from animatediff.config import V3, UNet3DConfig
 from animatediff.models.motion_module import VanillaTemporalModule
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.training.config import TrainConfig, validated
-from animatediff.training.export import Origin, motion_weights, write_unet, write_weights
+from animatediff.training.export import (
+    Origin,
+    motion_weights,
+    write_unet,
+    write_weights,
+)
 
 SHAPEWORLD = Path(__file__).parents[2] / "models" / "shapeworld"
 UNET = {
@@ -21,11 +28,18 @@ UNET = {
     "norm_num_groups": 8,
     "sample_size": 8,
 }
-VAE = {"block_out_channels": [8, 16, 16, 16], "layers_per_block": 1, "norm_num_groups": 2, "sample_size": 64}
+VAE = {
+    "block_out_channels": [8, 16, 16, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "sample_size": 64,
+}
 
 
 def write_family(folder: Path) -> None:
-    """A model with a random UNet of ``UNET``'s shape and a random motion module; the rest is the embedded family's."""
+    """A model with a random UNet of ``UNET``'s shape and a random motion module; the
+    rest is the embedded family's.
+    """
     origin = Origin("test", "0", 0)
     for part in ("vae", "text_encoder", "tokenizer"):
         (folder / part).symlink_to(SHAPEWORLD / part)
@@ -42,14 +56,19 @@ def write_family(folder: Path) -> None:
         unet = UNet3DConditionModel(config, V3)
         for module in unet.modules():
             if isinstance(module, VanillaTemporalModule):
-                torch.nn.init.normal_(module.temporal_transformer.proj_out.weight, std=0.05)
+                torch.nn.init.normal_(
+                    module.temporal_transformer.proj_out.weight, std=0.05
+                )
     write_unet(folder / "unet", unet, origin)
     write_weights(folder / "motion_module.safetensors", motion_weights(unet), origin)
 
 
 def model_of(stage: str, family: Path) -> dict[str, Any]:
     """What a stage starts from."""
-    motion = {"motion_module": str(family / "motion_module.safetensors"), "motion_module_version": "v3"}
+    motion = {
+        "motion_module": str(family / "motion_module.safetensors"),
+        "motion_module_version": "v3",
+    }
     needed: dict[str, dict[str, Any]] = {
         "vae": {"vae": VAE},
         "text_encoder": {"text_encoder": {}},
@@ -69,7 +88,11 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     result = dict(first)
     for key, value in second.items():
         old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        result[key] = (
+            merged(old, value)
+            if isinstance(old, dict) and isinstance(value, dict)
+            else value
+        )
     return result
 
 

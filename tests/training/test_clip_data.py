@@ -1,4 +1,6 @@
-"""What training sees: published sampling rules, broken files counted, items that depend on their number alone."""
+"""What training sees: published sampling rules, broken files counted, items that depend
+on their number alone.
+"""
 
 import pickle
 from pathlib import Path
@@ -50,7 +52,16 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def source(root: Path, **changes) -> ClipFolder:
-    return ClipFolder(**{"root": root, "num_frames": 4, "stride": 3, "height": 16, "width": 32, **changes})
+    return ClipFolder(
+        **{
+            "root": root,
+            "num_frames": 4,
+            "stride": 3,
+            "height": 16,
+            "width": 32,
+            **changes,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,9 +76,14 @@ def source(root: Path, **changes) -> ClipFolder:
         (9, 1, 4, [0], [8]),
     ],
 )
-def test_published_sampling_rule(available: int, num_frames: int, stride: int, first: list, last: list) -> None:
+def test_published_sampling_rule(
+    available: int, num_frames: int, stride: int, first: list, last: list
+) -> None:
     assert clip_indices(available, num_frames, stride, FirstStart()).tolist() == first  # pyright: ignore
-    assert clip_indices(available, num_frames, stride, FirstStart(last=True)).tolist() == last  # pyright: ignore
+    assert (
+        clip_indices(available, num_frames, stride, FirstStart(last=True)).tolist()
+        == last
+    )  # pyright: ignore
 
 
 def test_every_start_is_drawn() -> None:
@@ -116,8 +132,15 @@ def test_single_frames(clips: Path) -> None:
     assert data.item(0, 2)["pixels"].shape == (1, 3, 16, 32)
 
 
-def test_broken_files_are_counted_and_replaced_by_the_next(clips: Path, tmp_path: Path) -> None:
-    lines = [f"{clips}/a.mp4,one", f"{clips}/gone.mp4,two", "junk.mp4,three", f"{clips}/b.mp4,four"]
+def test_broken_files_are_counted_and_replaced_by_the_next(
+    clips: Path, tmp_path: Path
+) -> None:
+    lines = [
+        f"{clips}/a.mp4,one",
+        f"{clips}/gone.mp4,two",
+        "junk.mp4,three",
+        f"{clips}/b.mp4,four",
+    ]
     (tmp_path / "junk.mp4").write_bytes(b"junk" * 99)
     (tmp_path / "clips.csv").write_text("\n".join(["path,caption", *lines]))
     config = source(tmp_path, manifest=tmp_path / "clips.csv", max_broken=0.5)
@@ -143,7 +166,10 @@ def test_too_many_broken_files_are_an_error(clips: Path, tmp_path: Path) -> None
     (tmp_path / "a.txt").write_text("one")
     data = open_source(source(tmp_path, max_broken=0.4))
     assert data.item(0, 0)["caption"] == "one"
-    with pytest.raises(AssetError, match=r"2 of 3 files cannot be read.*0\.4.*b\.mp4 \(there is no caption"):
+    with pytest.raises(
+        AssetError,
+        match=r"2 of 3 files cannot be read.*0\.4.*b\.mp4 \(there is no caption",
+    ):
         data.item(0, 1)
     data = open_source(source(tmp_path, max_broken=0.99))
     (tmp_path / "a.txt").unlink()
@@ -152,7 +178,9 @@ def test_too_many_broken_files_are_an_error(clips: Path, tmp_path: Path) -> None
 
 
 def test_file_with_fewer_frames_than_it_says(tmp_path: Path) -> None:
-    """Cut in the middle, in a container that still tells of its packets: the frames that are there are used."""
+    """Cut in the middle, in a container that still tells of its packets: the frames
+    that are there are used.
+    """
     write_video(
         Video(np.random.default_rng(0).integers(0, 255, (40, 16, 32, 3), np.uint8), 8),
         tmp_path / "whole.mp4",
@@ -170,18 +198,29 @@ def test_file_with_fewer_frames_than_it_says(tmp_path: Path) -> None:
     assert 5 < frames[-1] < 39
     assert data.report() == []
     for epoch in (1, 0):  # what was read before does not matter
-        assert torch.equal(open_source(config).item(epoch, 0)["frames"], data.item(epoch, 0)["frames"])
+        assert torch.equal(
+            open_source(config).item(epoch, 0)["frames"], data.item(epoch, 0)["frames"]
+        )
 
 
 def test_pictures(tmp_path: Path) -> None:
-    for name, size in (("wide.png", (64, 32)), ("high.jpg", (32, 64)), ("small.webp", (8, 8))):
+    for name, size in (
+        ("wide.png", (64, 32)),
+        ("high.jpg", (32, 64)),
+        ("small.webp", (8, 8)),
+    ):
         Image.new("RGB", size, (255, 0, 0)).save(tmp_path / name)
         (tmp_path / name).with_suffix(".txt").write_text(name)
     (tmp_path / "junk.png").write_bytes(b"junk")
     (tmp_path / "junk.txt").write_text("junk")
     data = open_source(PictureFolder(tmp_path, height=32, width=32, max_broken=0.3))
     items = [data.item(0, index) for index in range(len(data))]
-    assert [item["caption"] for item in items] == ["high.jpg", "small.webp", "small.webp", "wide.png"]
+    assert [item["caption"] for item in items] == [
+        "high.jpg",
+        "small.webp",
+        "small.webp",
+        "wide.png",
+    ]
     assert all(item["pixels"].shape == (1, 3, 32, 32) for item in items)
     assert items[3]["pixels"][0, :, 16, 16].tolist() == [1, -1, -1]
     assert [name for name, _ in data.report()] == ["junk.png"]
@@ -194,7 +233,10 @@ def test_world_item() -> None:
     assert item["mask"].shape == (16, 8, 8)
     assert item["pixels"].min() >= -1
     drawn = world.clip(3, "train", 7)
-    assert torch.equal(item["pixels"].permute(0, 2, 3, 1), torch.from_numpy(drawn.frames).float() / 127.5 - 1)
+    assert torch.equal(
+        item["pixels"].permute(0, 2, 3, 1),
+        torch.from_numpy(drawn.frames).float() / 127.5 - 1,
+    )
     assert drawn.scene.colour in item["caption"]
     assert item["attributes"]["colour"] == list(world.COLOURS).index(drawn.scene.colour)
     assert torch.equal(item["pixels"], data.item(2, 7)["pixels"])
@@ -214,7 +256,10 @@ def test_world_words_alone_are_those_of_the_drawn_items() -> None:
 
 def test_world_sketches() -> None:
     item = open_source(World(num_frames=4, sketches=True)).item(0, 0)
-    assert (item["sketches"].shape, item["sketches"].dtype) == ((4, 1, 64, 64), torch.uint8)
+    assert (item["sketches"].shape, item["sketches"].dtype) == (
+        (4, 1, 64, 64),
+        torch.uint8,
+    )
     assert item["sketches"].max() > 0.9 * 255
     assert item["frames"].diff().tolist() == [1, 1, 1]
     assert "sketches" not in open_source(World()).item(0, 0)

@@ -1,4 +1,6 @@
-"""Who reads what when: nothing depends on the number of processes, of turns, or on where a run began."""
+"""Who reads what when: nothing depends on the number of processes, of turns, or on
+where a run began.
+"""
 
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from animatediff.training.feeding import (
 )
 
 
-def read(batch: GlobalBatch, process: int, steps: range, size: int = 10) -> list[list[Slot]]:
+def read(
+    batch: GlobalBatch, process: int, steps: range, size: int = 10
+) -> list[list[Slot]]:
     return list(slots(batch, size, 3, process, steps))
 
 
@@ -26,7 +30,11 @@ def test_processes_and_turns_share_a_batch_in_order() -> None:
     whole = [slot for turn in read(GlobalBatch(8), 0, range(3)) for slot in turn]
     assert [slot.position for slot in whole] == [*range(8)] * 3
     for shared in (GlobalBatch(2, 4), GlobalBatch(4, 1, 2), GlobalBatch(1, 2, 4)):
-        turns = [turn for process in range(shared.num_processes) for turn in read(shared, process, range(3))]
+        turns = [
+            turn
+            for process in range(shared.num_processes)
+            for turn in read(shared, process, range(3))
+        ]
         parts = [slot for turn in turns for slot in turn]
         assert sorted(parts, key=lambda slot: (slot.step, slot.position)) == whole
 
@@ -34,29 +42,44 @@ def test_processes_and_turns_share_a_batch_in_order() -> None:
 def test_every_epoch_is_every_clip_once() -> None:
     seen = [slot for turn in read(GlobalBatch(4), 0, range(10)) for slot in turn]
     for epoch in range(4):
-        assert sorted(slot.index for slot in seen if slot.epoch == epoch) == list(range(10))
+        assert sorted(slot.index for slot in seen if slot.epoch == epoch) == list(
+            range(10)
+        )
     assert [slot.index for slot in seen[:10]] != [slot.index for slot in seen[10:20]]
 
 
 def test_a_later_start_is_the_same_further_on() -> None:
-    assert read(GlobalBatch(4), 0, range(7)) == read(GlobalBatch(4), 0, range(3)) + read(GlobalBatch(4), 0, range(3, 7))
+    assert read(GlobalBatch(4), 0, range(7)) == read(
+        GlobalBatch(4), 0, range(3)
+    ) + read(GlobalBatch(4), 0, range(3, 7))
 
 
 def test_chance_is_of_the_place_alone() -> None:
     places = ((0, 1, 2), (0, 2, 1), (1, 1, 2))
-    assert len({float(torch.rand(1, generator=generator(*numbers))) for numbers in places}) == 3
-    same = [torch.rand(3, generator=source) for source in (Slot(1, 2, 0, 0).generator(5), generator(5, 1, 2))]
+    assert (
+        len({float(torch.rand(1, generator=generator(*numbers))) for numbers in places})
+        == 3
+    )
+    same = [
+        torch.rand(3, generator=source)
+        for source in (Slot(1, 2, 0, 0).generator(5), generator(5, 1, 2))
+    ]
     assert torch.equal(*same)
 
 
 def test_stratified_places_are_one_to_a_part() -> None:
-    places = [stratified_place(0, Slot(4, position, 0, 0), 8, 0.5) for position in range(8)]
+    places = [
+        stratified_place(0, Slot(4, position, 0, 0), 8, 0.5) for position in range(8)
+    ]
     assert sorted(places) == [(part + 0.5) / 8 for part in range(8)]
     assert places != sorted(places)
 
 
 def test_kept_latents_and_new_words(tmp_path: Path) -> None:
-    clips, words = WorldDataset(World(size=3, num_frames=2)), WorldDataset(World(size=3, num_frames=0))
+    clips, words = (
+        WorldDataset(World(size=3, num_frames=2)),
+        WorldDataset(World(size=3, num_frames=0)),
+    )
     cache = LatentCache(tmp_path, "key", variants=1)
     reader = Reader(clips, cache, words)
     item = reader[Slot(0, 0, 5, 1)][1]
@@ -80,7 +103,12 @@ def test_cuts_take_turns(tmp_path: Path) -> None:
     cache = LatentCache(tmp_path, "key", variants=2)
     for epoch in (0, 1):
         cache.write(epoch, 0, f"cut {epoch}", {"mean": torch.full((1,), float(epoch))})
-    assert [(cache.read(epoch, 0) or {})["caption"] for epoch in range(4)] == ["cut 0", "cut 1", "cut 0", "cut 1"]
+    assert [(cache.read(epoch, 0) or {})["caption"] for epoch in range(4)] == [
+        "cut 0",
+        "cut 1",
+        "cut 0",
+        "cut 1",
+    ]
 
 
 def test_edges_of_a_frame() -> None:

@@ -1,4 +1,6 @@
-"""The loop: the same weights however a run is interrupted, shared out or accumulated; and what it leaves behind."""
+"""The loop: the same weights however a run is interrupted, shared out or accumulated;
+and what it leaves behind.
+"""
 
 import json
 import os
@@ -21,7 +23,12 @@ from torch import Tensor
 
 import train
 from animatediff.checkpoints.files import read_weights
-from animatediff.errors import AssetError, CheckpointError, ConfigurationError, GenerationError
+from animatediff.errors import (
+    AssetError,
+    CheckpointError,
+    ConfigurationError,
+    GenerationError,
+)
 from animatediff.training import checkpoint
 from animatediff.training.config import TrainConfig, validated
 from animatediff.training.learners import Encoders
@@ -32,8 +39,10 @@ from animatediff.video.writers import write_video
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 2e-6
-"""For sums taken in another order, after three steps of at most 1e-3; weights are about 0.1. Adam's eps is 1e-3 there:
-its usual 1e-8 makes a full step of the sign of a gradient that is zero but for rounding."""
+"""For sums taken in another order, after three steps of at most 1e-3; weights are about
+0.1. Adam's eps is 1e-3 there: its usual 1e-8 makes a full step of the sign of a
+gradient that is zero but for rounding.
+"""
 SOLID = {"lr": 1e-3, "eps": 1e-3}
 
 
@@ -45,17 +54,35 @@ def run(config: TrainConfig) -> dict[str, Any]:
 
 def flat(value: Any, place: str = "") -> dict[str, Any]:
     """Nested tables and lists as one, by their places."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else None
+    )
     if items is None:
         return {place: value}
-    return {key: leaf for name, inner in items for key, leaf in flat(inner, f"{place}/{name}").items()}
+    return {
+        key: leaf
+        for name, inner in items
+        for key, leaf in flat(inner, f"{place}/{name}").items()
+    }
 
 
 def different(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """Places in which two states are not equal to the last bit."""
     a, b = flat(first), flat(second)
     assert a.keys() == b.keys()
-    return [key for key in a if not (torch.equal(a[key], b[key]) if isinstance(a[key], Tensor) else a[key] == b[key])]
+    return [
+        key
+        for key in a
+        if not (
+            torch.equal(a[key], b[key])
+            if isinstance(a[key], Tensor)
+            else a[key] == b[key]
+        )
+    ]
 
 
 def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
@@ -85,7 +112,9 @@ WHOLE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def unbroken(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def unbroken(
+    family: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """The folder of a run of ``WHOLE``, in one process and without a break."""
 
     @cache
@@ -102,13 +131,18 @@ def last_state(folder: Path) -> dict[str, Any]:
 
 
 def said_losses(folder: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
-    stage: str, unbroken: Callable[[str], Path], make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    unbroken: Callable[[str], Path],
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, whole = make_config(stage, **WHOLE), unbroken(stage)
     folder = Path(config.output_dir)
@@ -117,13 +151,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
     assert not (folder / "export").exists()
     assert Trainer(config).run()
     assert different(last_state(whole), last_state(folder)) == []
-    files = [path.relative_to(folder) for path in (folder / "export").rglob("*.safetensors")]
+    files = [
+        path.relative_to(folder) for path in (folder / "export").rglob("*.safetensors")
+    ]
     assert files
     for file in files:
         assert different(read_weights(folder / file), read_weights(whole / file)) == []
     losses = said_losses(folder)
     assert list(losses) == [1, 3]  # nothing is said of the step that a signal ends
-    assert losses == {step: loss for step, loss in said_losses(whole).items() if step != 2}
+    assert losses == {
+        step: loss for step, loss in said_losses(whole).items() if step != 2
+    }
 
 
 def test_two_processes_are_one_with_twice_the_batch(
@@ -131,14 +169,34 @@ def test_two_processes_are_one_with_twice_the_batch(
 ) -> None:
     configs = [tmp_path / f"{stage}.yaml" for stage in STAGES]
     for path in configs:
-        half = make_config(path.stem, output_dir=str(tmp_path / path.stem), batch_size=1, **WHOLE)
+        half = make_config(
+            path.stem, output_dir=str(tmp_path / path.stem), batch_size=1, **WHOLE
+        )
         path.write_text(yaml.safe_dump(half.model_dump(mode="json")))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr",
+        "127.0.0.1",
+    ]
     said = tmp_path / "said.txt"
     with said.open("w") as stderr:
         ended = subprocess.run(
-            [*command, "--nproc-per-node", "2", str(Path(__file__).with_name("two_processes.py")), *map(str, configs)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"},
+            [
+                *command,
+                "--nproc-per-node",
+                "2",
+                str(Path(__file__).with_name("two_processes.py")),
+                *map(str, configs),
+            ],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(ROOT),
+                "GLOO_SOCKET_IFNAME": "lo",
+            },
             stderr=stderr,
             check=False,
         )
@@ -148,14 +206,28 @@ def test_two_processes_are_one_with_twice_the_batch(
         one, two = last_state(unbroken(stage)), last_state(tmp_path / stage)
         assert distance(one["trained"], two["trained"]) < TOLERANCE, stage
         assert distance(one["ema"]["average"], two["ema"]["average"]) < TOLERANCE, stage
-        assert said_losses(unbroken(stage)) == pytest.approx(said_losses(tmp_path / stage), rel=1e-4), stage
+        assert said_losses(unbroken(stage)) == pytest.approx(
+            said_losses(tmp_path / stage), rel=1e-4
+        ), stage
 
 
-def test_accumulation_is_a_larger_batch(make_config: MakeConfig, tmp_path: Path) -> None:
-    changes = {"steps": 2, "optimizer": SOLID, "loss": {"object_weight": 3.0, "stratified": True}}
-    whole = run(make_config("lora", output_dir=str(tmp_path / "8"), batch_size=8, **changes))
+def test_accumulation_is_a_larger_batch(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    changes = {
+        "steps": 2,
+        "optimizer": SOLID,
+        "loss": {"object_weight": 3.0, "stratified": True},
+    }
+    whole = run(
+        make_config("lora", output_dir=str(tmp_path / "8"), batch_size=8, **changes)
+    )
     split = make_config(
-        "lora", output_dir=str(tmp_path / "2x4"), batch_size=2, gradient_accumulation_steps=4, **changes
+        "lora",
+        output_dir=str(tmp_path / "2x4"),
+        batch_size=2,
+        gradient_accumulation_steps=4,
+        **changes,
     )
     parts = run(split)
     assert distance(whole["trained"], parts["trained"]) < TOLERANCE
@@ -166,11 +238,29 @@ def test_kept_latents_are_the_same_latents(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = {"enabled": True, "folder": str(tmp_path / "latents")}
-    scribble = {"model": {"control": "scribble"}, "loss": {"object_weight": 1.0}, "steps": 1}
+    scribble = {
+        "model": {"control": "scribble"},
+        "loss": {"object_weight": 1.0},
+        "steps": 1,
+    }
     anew = run(make_config("sparsectrl", output_dir=str(tmp_path / "anew"), **scribble))
-    first = run(make_config("sparsectrl", output_dir=str(tmp_path / "first"), latent_cache=cache, **scribble))
+    first = run(
+        make_config(
+            "sparsectrl",
+            output_dir=str(tmp_path / "first"),
+            latent_cache=cache,
+            **scribble,
+        )
+    )
     monkeypatch.setattr(Encoders, "moments", None)  # nothing is encoded from here on
-    second = run(make_config("sparsectrl", output_dir=str(tmp_path / "second"), latent_cache=cache, **scribble))
+    second = run(
+        make_config(
+            "sparsectrl",
+            output_dir=str(tmp_path / "second"),
+            latent_cache=cache,
+            **scribble,
+        )
+    )
     for state in (first, second):
         assert different(anew["trained"], state["trained"]) == []
 
@@ -181,23 +271,31 @@ def test_readers_beside_the_trainer_change_nothing(
     here = run(make_config("vae", output_dir=str(tmp_path / "here")))
     whole_step = Trainer._train
 
-    def train_and_signal(self: Trainer, turns: Any) -> Any:  # as a launcher does that ends a run
+    def train_and_signal(
+        self: Trainer, turns: Any
+    ) -> Any:  # as a launcher does that ends a run
         for child in psutil.Process().children():
             child.terminate()
         return whole_step(self, turns)
 
     monkeypatch.setattr(Trainer, "_train", train_and_signal)
-    beside = run(make_config("vae", output_dir=str(tmp_path / "beside"), data={"workers": 1}))
+    beside = run(
+        make_config("vae", output_dir=str(tmp_path / "beside"), data={"workers": 1})
+    )
     assert different(here["trained"], beside["trained"]) == []
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder with two clips, two pictures, their captions, and of each kind one that cannot be read."""
+    """A folder with two clips, two pictures, their captions, and of each kind one that
+    cannot be read.
+    """
     folder = tmp_path / "files"
     folder.mkdir()
     for name in ("a", "b"):
-        frames = np.random.default_rng(0).integers(0, 255, (6, 64, 72, 3), dtype=np.uint8)
+        frames = np.random.default_rng(0).integers(
+            0, 255, (6, 64, 72, 3), dtype=np.uint8
+        )
         write_video(Video(frames, 8), folder / f"{name}.mp4", format="mp4", metadata={})
         Image.fromarray(frames[0]).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text("a red circle")
@@ -206,21 +304,47 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("stage", "kind"), [("motion", "clips"), ("lora", "clips"), ("lora", "pictures")])
-def test_files(stage: str, kind: str, make_config: MakeConfig, files: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("stage", "kind"), [("motion", "clips"), ("lora", "clips"), ("lora", "pictures")]
+)
+def test_files(
+    stage: str,
+    kind: str,
+    make_config: MakeConfig,
+    files: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     changed = make_config(stage, steps=2).model_dump(mode="json")
-    data = {"kind": kind, "root": str(files), "num_frames": 2, "stride": 2, "width": 64, "height": 64}
+    data = {
+        "kind": kind,
+        "root": str(files),
+        "num_frames": 2,
+        "stride": 2,
+        "width": 64,
+        "height": 64,
+    }
     config = validated({**changed, "data": {**data, "max_broken": 0.5}})
     run(config)
-    assert f"1 files cannot be read so far: broken.{'mp4' if kind == 'clips' else 'png'}" in caplog.text
+    assert (
+        f"1 files cannot be read so far: broken.{'mp4' if kind == 'clips' else 'png'}"
+        in caplog.text
+    )
     with pytest.raises(AssetError, match="max_broken"):
-        run(validated({**changed, "data": {**data, "max_broken": 0.0}, "resume": "never"}))
+        run(
+            validated(
+                {**changed, "data": {**data, "max_broken": 0.0}, "resume": "never"}
+            )
+        )
 
 
 def test_pictures_do_not_move(make_config: MakeConfig, files: Path) -> None:
     changed = make_config("motion").model_dump(mode="json")
-    with pytest.raises(ConfigurationError, match="data.kind: the stage motion cannot use pictures"):
-        Trainer(validated({**changed, "data": {"kind": "pictures", "root": str(files)}}))
+    with pytest.raises(
+        ConfigurationError, match="data.kind: the stage motion cannot use pictures"
+    ):
+        Trainer(
+            validated({**changed, "data": {"kind": "pictures", "root": str(files)}})
+        )
 
 
 @pytest.mark.usefixtures("pictures_of_the_loss")
@@ -233,40 +357,71 @@ def test_what_a_run_leaves_behind(make_config: MakeConfig) -> None:
         checkpoint_every=1,
         keep=2,
         precision="bf16",
-        validation={"prompts": [prompt], "seeds": [3], "every": 2, "steps": 1, "guidance": 1.0},
+        validation={
+            "prompts": [prompt],
+            "seeds": [3],
+            "every": 2,
+            "steps": 1,
+            "guidance": 1.0,
+        },
     )
     run(config)
     folder = Path(config.output_dir)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert set(lines[0]) == {"step", "loss", "lr", "grad_norm", "seconds_per_step"}
-    assert [path.name for path in checkpoint.whole_ones(folder)] == ["step-0000002", "step-0000003"]
-    assert (folder / "checkpoints" / "step-0000002" / "export" / "motion_module.safetensors").is_file()
+    assert [path.name for path in checkpoint.whole_ones(folder)] == [
+        "step-0000002",
+        "step-0000003",
+    ]
+    assert (
+        folder / "checkpoints" / "step-0000002" / "export" / "motion_module.safetensors"
+    ).is_file()
     with Image.open(folder / "loss.png") as picture:
         assert picture.size == (800, 450)
     assert list((folder / "tensorboard").iterdir())
-    assert [path.parent.name for path in sorted(folder.rglob("0-3.gif"))] == ["step-0000002", "step-0000003"]
+    assert [path.parent.name for path in sorted(folder.rglob("0-3.gif"))] == [
+        "step-0000002",
+        "step-0000003",
+    ]
     with Image.open(folder / "validation" / "step-0000003" / "0-3.gif") as clip:
         assert getattr(clip, "n_frames", 1) == 2
-    assert TrainConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text())) == config
+    assert (
+        TrainConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
+        == config
+    )
 
 
 def test_scribbles_are_shown_in_validation(make_config: MakeConfig) -> None:
     validation = {"prompts": ["a circle"], "steps": 1, "guidance": 1.0}
     for kind in ("scribble", "rgb"):
-        config = make_config("sparsectrl", model={"control": kind}, steps=1, validation=validation, resume="never")
+        config = make_config(
+            "sparsectrl",
+            model={"control": kind},
+            steps=1,
+            validation=validation,
+            resume="never",
+        )
         run(config)
-        assert (Path(config.output_dir) / "validation" / "step-0000001" / "0-0.gif").is_file()
+        assert (
+            Path(config.output_dir) / "validation" / "step-0000001" / "0-0.gif"
+        ).is_file()
 
 
-def test_numbers_that_went_wrong_end_a_run(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_went_wrong_end_a_run(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = "animatediff.training.encoder_learners.edge_weights"
     monkeypatch.setattr(broken, lambda pixels: pixels[:, :1] * float("nan"))
     with pytest.raises(GenerationError, match="not finite at step 1"):
         run(make_config("vae"))
 
 
-def test_checkpoints_of_other_runs(make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_checkpoints_of_other_runs(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = make_config("vae", steps=1)
     run(config)
     (last,) = checkpoint.whole_ones(Path(config.output_dir))
@@ -294,7 +449,9 @@ def test_what_a_killed_process_left_is_no_checkpoint(make_config: MakeConfig) ->
     assert [path.name for path in checkpoint.whole_ones(folder)] == ["step-0000007"]
 
 
-def test_the_command(make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "vae.yaml"
     path.write_text(yaml.safe_dump(make_config("vae").model_dump(mode="json")))
     command = ["--config", str(path)]

@@ -1,4 +1,6 @@
-"""Equations of training against their sources, and against the schedulers that will sample."""
+"""Equations of training against their sources, and against the schedulers that will
+sample.
+"""
 
 import pytest
 import torch
@@ -16,9 +18,15 @@ LINEAR = NoiseSchedule.of("linear")
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
 def test_noise_is_added_as_the_scheduler_does(betas: str) -> None:
     scheduler = DDIMScheduler(**{**NOISE_SCHEDULE, "beta_schedule": betas})
-    latents, noise, timesteps = torch.randn(3, 4, 2, 8, 8), torch.randn(3, 4, 2, 8, 8), torch.tensor([0, 400, 999])
+    latents, noise, timesteps = (
+        torch.randn(3, 4, 2, 8, 8),
+        torch.randn(3, 4, 2, 8, 8),
+        torch.tensor([0, 400, 999]),
+    )
     ours = NoiseSchedule.of(betas).add_noise(latents, noise, timesteps)
-    assert torch.allclose(ours, scheduler.add_noise(latents, noise, timesteps), atol=1e-5)  # pyright: ignore
+    assert torch.allclose(
+        ours, scheduler.add_noise(latents, noise, timesteps), atol=1e-5
+    )  # pyright: ignore
 
 
 def test_min_snr_is_one_for_much_noise_and_less_for_little() -> None:
@@ -51,19 +59,27 @@ def test_each_item_counts_alike_whatever_its_weights() -> None:
     target[0, :, 0] = 3
     weights = loss.object_weights(mask, 3.0)
     assert weights is not None
-    assert loss.weighted_mse(prediction, target, weights).tolist() == pytest.approx([(4 * 9 + 2 * 1) / 6, 1.0])
-    assert loss.weighted_mse(prediction, target).tolist() == pytest.approx([(9 + 1 + 1) / 3, 1.0])
+    assert loss.weighted_mse(prediction, target, weights).tolist() == pytest.approx(
+        [(4 * 9 + 2 * 1) / 6, 1.0]
+    )
+    assert loss.weighted_mse(prediction, target).tolist() == pytest.approx(
+        [(9 + 1 + 1) / 3, 1.0]
+    )
     assert loss.object_weights(mask, 0.0) is None
     assert loss.object_weights(None, 3.0) is None
 
 
 def test_half_precision_is_measured_in_float32() -> None:
     prediction = torch.full((1, 4), 300.0, dtype=torch.float16)
-    assert loss.weighted_mse(prediction, torch.zeros(1, 4)).tolist() == [90_000.0]  # float16 ends at 65,504
+    assert loss.weighted_mse(prediction, torch.zeros(1, 4)).tolist() == [
+        90_000.0
+    ]  # float16 ends at 65,504
 
 
 def test_huber_is_square_near_and_straight_afar() -> None:
-    near, far = loss.huber(torch.tensor([[1e-4], [10.0]]), torch.zeros(2, 1), 1e-2).tolist()
+    near, far = loss.huber(
+        torch.tensor([[1e-4], [10.0]]), torch.zeros(2, 1), 1e-2
+    ).tolist()
     assert near == pytest.approx(1e-8 / 2e-2, rel=0.01)
     assert far == pytest.approx(10 - 1e-2, rel=1e-3)
 
@@ -96,11 +112,16 @@ def test_the_boundary_is_the_schedulers() -> None:
     c_skip, c_out = grid.boundary(torch.tensor([0, 259]), like)
     theirs = scheduler.get_scalings_for_boundary_condition_discrete(259)
     assert (c_skip[0].item(), c_out[0].item()) == (1, 0)
-    assert (c_skip[1].item(), c_out[1].item()) == pytest.approx(tuple(map(float, theirs)))
+    assert (c_skip[1].item(), c_out[1].item()) == pytest.approx(
+        tuple(map(float, theirs))
+    )
 
 
 def test_a_step_of_the_solver_is_ddims() -> None:
-    grid, scheduler = ConsistencyGrid(LINEAR, 50), DDIMScheduler(**NOISE_SCHEDULE, clip_sample=False)
+    grid, scheduler = (
+        ConsistencyGrid(LINEAR, 50),
+        DDIMScheduler(**NOISE_SCHEDULE, clip_sample=False),
+    )
     scheduler.set_timesteps(50)  # 20 apart
     noisy, noise = torch.randn(1, 4, 2, 8, 8), torch.randn(1, 4, 2, 8, 8)
     ours = grid.ddim(noisy, noise, torch.tensor([519]), torch.tensor([499]))

@@ -17,7 +17,9 @@ def table(folder: Path, name: str, text: str) -> Path:
 
 def rows(root: Path, manifest: Path) -> list[tuple[str, str | None]]:
     listing = open_listing(root, manifest, VIDEO_SUFFIXES)
-    return [(listing[i].name, listing[i].caption) for i in reversed(range(len(listing)))][::-1]
+    return [
+        (listing[i].name, listing[i].caption) for i in reversed(range(len(listing)))
+    ][::-1]
 
 
 def test_folder_with_captions_beside_the_files(tmp_path: Path) -> None:
@@ -31,27 +33,48 @@ def test_folder_with_captions_beside_the_files(tmp_path: Path) -> None:
     assert entries == [("b/y.webm", None), ("x.GIF", None), ("z.mp4", "a red circle")]
 
 
-@pytest.mark.parametrize(("file", "caption"), [("path", "caption"), ("file", "text"), ("file_name", "text")])
+@pytest.mark.parametrize(
+    ("file", "caption"), [("path", "caption"), ("file", "text"), ("file_name", "text")]
+)
 def test_csv(tmp_path: Path, file: str, caption: str) -> None:
     text = f'\ufeff{caption},extra,{file}\r\n"a ""red"" circle,\nmoving",1,a/1.mp4\r\n\r\n,2,b.mp4\r\nün,3,ü.mp4'
     got = rows(tmp_path, table(tmp_path, "clips.csv", text))
-    assert got == [("a/1.mp4", 'a "red" circle, moving'), ("b.mp4", ""), ("ü.mp4", "ün")]
+    assert got == [
+        ("a/1.mp4", 'a "red" circle, moving'),
+        ("b.mp4", ""),
+        ("ü.mp4", "ün"),
+    ]
 
 
 def test_jsonl(tmp_path: Path) -> None:
-    lines = [json.dumps({"path": f"{i}.mp4", "caption": f"{i} ü", "fps": 8}, ensure_ascii=False) for i in range(5)]
-    got = rows(tmp_path, table(tmp_path, "clips.jsonl", "\n".join([*lines[:2], "", *lines[2:]])))
+    lines = [
+        json.dumps(
+            {"path": f"{i}.mp4", "caption": f"{i} ü", "fps": 8}, ensure_ascii=False
+        )
+        for i in range(5)
+    ]
+    got = rows(
+        tmp_path,
+        table(tmp_path, "clips.jsonl", "\n".join([*lines[:2], "", *lines[2:]])),
+    )
     assert got == [(f"{i}.mp4", f"{i} ü") for i in range(5)]
 
 
 def test_webvid(tmp_path: Path) -> None:
-    """As the published code reads it, videoid.mp4 in one folder; and as WebVid's script writes it, in page_dir."""
+    """As the published code reads it, videoid.mp4 in one folder; and as WebVid's script
+    writes it, in page_dir.
+    """
     text = "videoid,name,page_dir,duration\n11,Waves,000001_000050,9\n12,Trees,000051_000100,8\n"
     (tmp_path / "000051_000100").mkdir()
     (tmp_path / "000051_000100/12.mp4").touch()
-    listing = open_listing(tmp_path, table(tmp_path, "results.csv", text), VIDEO_SUFFIXES)
+    listing = open_listing(
+        tmp_path, table(tmp_path, "results.csv", text), VIDEO_SUFFIXES
+    )
     assert (listing[0].path, listing[0].caption) == (tmp_path / "11.mp4", "Waves")
-    assert (listing[1].path, listing[1].caption) == (tmp_path / "000051_000100/12.mp4", "Trees")
+    assert (listing[1].path, listing[1].caption) == (
+        tmp_path / "000051_000100/12.mp4",
+        "Trees",
+    )
 
 
 @pytest.mark.parametrize(

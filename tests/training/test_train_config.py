@@ -22,23 +22,55 @@ def test_there_is_a_config_of_every_stage(stage: str) -> None:
 
 
 def test_published_hyper_parameters() -> None:
-    motion, image = load_config(CONFIGS / "motion.yaml"), load_config(CONFIGS / "image.yaml")
-    for config, lr, betas, batch_size in ((motion, 1e-4, "linear", 4), (image, 1e-5, "scaled_linear", 50)):
+    motion, image = (
+        load_config(CONFIGS / "motion.yaml"),
+        load_config(CONFIGS / "image.yaml"),
+    )
+    for config, lr, betas, batch_size in (
+        (motion, 1e-4, "linear", 4),
+        (image, 1e-5, "scaled_linear", 50),
+    ):
         optimizer = config.optimizer
-        assert (optimizer.lr, optimizer.betas, optimizer.weight_decay, optimizer.eps) == (lr, (0.9, 0.999), 1e-2, 1e-8)
-        assert (config.loss.beta_schedule, config.batch_size, config.text_dropout) == (betas, batch_size, 0.1)
+        assert (
+            optimizer.lr,
+            optimizer.betas,
+            optimizer.weight_decay,
+            optimizer.eps,
+        ) == (lr, (0.9, 0.999), 1e-2, 1e-8)
+        assert (config.loss.beta_schedule, config.batch_size, config.text_dropout) == (
+            betas,
+            batch_size,
+            0.1,
+        )
         assert (config.schedule.name, config.max_grad_norm) == ("constant", 1.0)
-    assert (motion.data.num_frames, motion.data.stride, motion.data.width, motion.data.height) == (16, 4, 256, 256)
+    assert (
+        motion.data.num_frames,
+        motion.data.stride,
+        motion.data.width,
+        motion.data.height,
+    ) == (16, 4, 256, 256)
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("optimiser.lr=1", r"^optimiser: no such key; did you mean optimizer\?"),
-        ("optimizer.weigth_decay=0", r"^optimizer.weigth_decay: no such key; did you mean weight_decay\?"),
-        ("data.shots=[{kamera: zoom_in}]", r"^data.shots.0.kamera: no such key; did you mean camera\?"),
-        ("model.loras=[{path: a, strenght: 1}]", r"^model.loras.0.strenght: no such key; did you mean strength\?"),
-        ("model.unet.sample_sise=8", r"^model.unet.sample_sise: no such key; did you mean sample_size\?"),
+        (
+            "optimizer.weigth_decay=0",
+            r"^optimizer.weigth_decay: no such key; did you mean weight_decay\?",
+        ),
+        (
+            "data.shots=[{kamera: zoom_in}]",
+            r"^data.shots.0.kamera: no such key; did you mean camera\?",
+        ),
+        (
+            "model.loras=[{path: a, strenght: 1}]",
+            r"^model.loras.0.strenght: no such key; did you mean strength\?",
+        ),
+        (
+            "model.unet.sample_sise=8",
+            r"^model.unet.sample_sise: no such key; did you mean sample_size\?",
+        ),
         ("optimizer.lr=fast", r"^optimizer.lr: got 'fast'"),
         ("stage=moton", "^stage: got 'moton'"),
         ("steps=.inf", "^steps"),
@@ -70,7 +102,12 @@ def test_errors_of_the_file(tmp_path: Path) -> None:
 def test_overrides_are_yaml(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("stage: vae\noutput_dir: o\nsteps: 1\ndata: {kind: world}\n")
-    overrides = ["optimizer.lr=1e-5", "validation.prompts=[a red circle, 'b']", "data.shots=[{style: sepia}]", "seed=7"]
+    overrides = [
+        "optimizer.lr=1e-5",
+        "validation.prompts=[a red circle, 'b']",
+        "data.shots=[{style: sepia}]",
+        "seed=7",
+    ]
     config = load_config(path, overrides)
     assert (config.optimizer.lr, config.seed) == (1e-5, 7)
     assert config.validation.prompts == ["a red circle", "b"]
@@ -83,8 +120,22 @@ def test_the_fingerprint_is_of_what_decides(make_config: MakeConfig) -> None:
         return make_config("motion", **changes).fingerprint()
 
     same = of()
-    assert of(output_dir="elsewhere", keep=9, validation={"every": 3}, data={"workers": 2}, steps=9) == same
-    others = {of(seed=1), of(optimizer={"lr": 2e-3}), of(data={"size": 3}), of(batch_size=1)}
+    assert (
+        of(
+            output_dir="elsewhere",
+            keep=9,
+            validation={"every": 3},
+            data={"workers": 2},
+            steps=9,
+        )
+        == same
+    )
+    others = {
+        of(seed=1),
+        of(optimizer={"lr": 2e-3}),
+        of(data={"size": 3}),
+        of(batch_size=1),
+    }
     assert len(others) == 4
     assert same not in others
     cosine = {"name": "cosine"}
@@ -93,13 +144,28 @@ def test_the_fingerprint_is_of_what_decides(make_config: MakeConfig) -> None:
 
 def test_only_training_imports_training() -> None:
     package = Path(animatediff.__file__).parent
-    served = [*package.rglob("*.py"), *(ROOT / "schemas").glob("*.py"), ROOT / "handler.py"]
-    apart = ("accelerate", "peft", "tensorboard", "matplotlib", "training", "animatediff.training")
+    served = [
+        *package.rglob("*.py"),
+        *(ROOT / "schemas").glob("*.py"),
+        ROOT / "handler.py",
+    ]
+    apart = (
+        "accelerate",
+        "peft",
+        "tensorboard",
+        "matplotlib",
+        "training",
+        "animatediff.training",
+    )
     for path in served:
         if package / "training" in path.parents:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else []
+            )
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [name for name in names if name.startswith(apart)], path
 

@@ -1,4 +1,6 @@
-"""Training runs one after the other in this process and its peers: torchrun ... two_processes.py CONFIG ..."""
+"""Training runs one after the other in this process and its peers: torchrun ...
+two_processes.py CONFIG ...
+"""
 
 import faulthandler
 import logging
@@ -12,7 +14,8 @@ from animatediff.training.loop import Trainer
 from animatediff.training.report import Report
 
 PATIENCE_SECONDS = 900
-"""Most of what a busy machine takes; a run that waits for longer says where, and ends."""
+"""Most of what a busy machine takes; a run that waits for longer says where, and ends.
+"""
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(PATIENCE_SECONDS, exit=True)

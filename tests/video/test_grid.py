@@ -13,7 +13,9 @@ from animatediff.errors import EncodeError
 from animatediff.video.grid import save_videos_grid, video_grid
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "save_videos"
-"""What the published code made of ``videos`` (n_rows=4) and, with rescale, of ``videos * 2 - 1``."""
+"""What the published code made of ``videos`` (n_rows=4) and, with rescale, of ``videos
+* 2 - 1``.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,9 @@ def test_grid_equals_the_published_code(golden: dict[str, torch.Tensor]) -> None
     assert (grid == golden["grid_uint8"].numpy()).all()
 
 
-def test_rescaled_grid_differs_only_in_its_lines(golden: dict[str, torch.Tensor]) -> None:
+def test_rescaled_grid_differs_only_in_its_lines(
+    golden: dict[str, torch.Tensor],
+) -> None:
     plain = video_grid(golden["videos"], n_rows=4)
     rescaled = video_grid(golden["videos"] * 2 - 1, n_rows=4, rescale=True)
     lines = np.ones(plain.shape[1:3], bool)
@@ -37,17 +41,26 @@ def test_rescaled_grid_differs_only_in_its_lines(golden: dict[str, torch.Tensor]
     assert (rescaled[:, ~lines] == plain[:, ~lines]).all()
     published = decode_frames(GOLDEN / "rescaled.gif")
     assert (published[:, lines] == 127).all()
-    assert np.abs(published.astype(int) - rescaled).mean() < 10  # it has 256 colours for noise
+    assert (
+        np.abs(published.astype(int) - rescaled).mean() < 10
+    )  # it has 256 colours for noise
 
 
-@pytest.mark.parametrize(("rescale", "published"), [(False, "grid.gif"), (True, "rescaled.gif")])
+@pytest.mark.parametrize(
+    ("rescale", "published"), [(False, "grid.gif"), (True, "rescaled.gif")]
+)
 def test_gif_is_as_the_published_code_wrote_it(
     golden: dict[str, torch.Tensor], rescale: bool, published: str, tmp_path: Path
 ) -> None:
     case = json.loads((GOLDEN / "case.json").read_text())
     videos = golden["videos"] * 2 - 1 if rescale else golden["videos"]
-    save_videos_grid(videos, tmp_path / "new" / "folder" / published, rescale=rescale, n_rows=4)
-    with Image.open(tmp_path / "new" / "folder" / published) as ours, Image.open(GOLDEN / published) as theirs:
+    save_videos_grid(
+        videos, tmp_path / "new" / "folder" / published, rescale=rescale, n_rows=4
+    )
+    with (
+        Image.open(tmp_path / "new" / "folder" / published) as ours,
+        Image.open(GOLDEN / published) as theirs,
+    ):
         for image in (ours, theirs):
             assert image.n_frames == case["n_frames"]
             assert list(image.size) == case["size"]
@@ -59,13 +72,21 @@ def test_gif_is_as_the_published_code_wrote_it(
     assert ours < 2 * np.abs(decode_frames(GOLDEN / published) - grid).mean()
 
 
-@pytest.mark.parametrize(("fps", "milliseconds"), [(7, 140), (8, 130), (12, 80), (25, 40), (500, 10)])
-def test_gif_has_one_delay_for_all_frames(fps: int, milliseconds: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fps", "milliseconds"), [(7, 140), (8, 130), (12, 80), (25, 40), (500, 10)]
+)
+def test_gif_has_one_delay_for_all_frames(
+    fps: int, milliseconds: int, tmp_path: Path
+) -> None:
     save_videos_grid(torch.rand(1, 3, 3, 8, 8), str(tmp_path / "a.gif"), fps=fps)
-    assert np.diff(frame_times(tmp_path / "a.gif")) == pytest.approx([milliseconds / 1000] * 3)
+    assert np.diff(frame_times(tmp_path / "a.gif")) == pytest.approx(
+        [milliseconds / 1000] * 3
+    )
 
 
-@pytest.mark.parametrize("suffix", sorted({kind.suffix for kind in OUTPUT_FORMATS.values()} - {".gif"}))
+@pytest.mark.parametrize(
+    "suffix", sorted({kind.suffix for kind in OUTPUT_FORMATS.values()} - {".gif"})
+)
 def test_suffix_names_the_format(suffix: str, tmp_path: Path) -> None:
     videos = torch.linspace(0, 1, 2 * 3 * 2 * 16 * 16).reshape(2, 3, 2, 16, 16)
     save_videos_grid(videos, tmp_path / f"a{suffix}")
@@ -98,7 +119,9 @@ def test_one_clip_has_no_lines() -> None:
     videos = torch.rand(1, 3, 2, 8, 10)
     grid = video_grid(videos)
     assert grid.shape == (2, 8, 10, 3)
-    assert (grid == (videos[0] * 255).permute(1, 2, 3, 0).numpy().astype(np.uint8)).all()
+    assert (
+        grid == (videos[0] * 255).permute(1, 2, 3, 0).numpy().astype(np.uint8)
+    ).all()
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -108,13 +131,26 @@ def test_grey_is_shown_as_grey(batch: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_values_out_of_range_are_clamped_and_the_rest_is_cut(dtype: torch.dtype) -> None:
-    values = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5, 300.0], dtype=dtype).view(1, 1, 1, 1, 6)
+def test_values_out_of_range_are_clamped_and_the_rest_is_cut(
+    dtype: torch.dtype,
+) -> None:
+    values = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5, 300.0], dtype=dtype).view(
+        1, 1, 1, 1, 6
+    )
     assert video_grid(values)[0, 0, :, 0].tolist() == [0, 0, 63, 255, 255, 255]
-    assert video_grid(values, rescale=True)[0, 0, :, 0].tolist() == [63, 127, 159, 255, 255, 255]
+    assert video_grid(values, rescale=True)[0, 0, :, 0].tolist() == [
+        63,
+        127,
+        159,
+        255,
+        255,
+        255,
+    ]
 
 
-@pytest.mark.parametrize("shape", [(3, 2, 8, 8), (1, 4, 2, 8, 8), (0, 3, 2, 8, 8), (1, 3, 0, 8, 8)])
+@pytest.mark.parametrize(
+    "shape", [(3, 2, 8, 8), (1, 4, 2, 8, 8), (0, 3, 2, 8, 8), (1, 3, 0, 8, 8)]
+)
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(EncodeError, match="a grid needs"):
         video_grid(torch.zeros(shape))

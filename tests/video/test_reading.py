@@ -1,4 +1,6 @@
-"""Frames of a video file come back by their numbers, at the wanted size; what is no video is an AssetError."""
+"""Frames of a video file come back by their numbers, at the wanted size; what is no
+video is an AssetError.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,13 @@ from animatediff.video import Video, write_video
 from animatediff.video.reading import count_frames, read_frames
 
 
-def ramp(path: Path, format: str = "mp4", num_frames: int = 30, width: int = 48, height: int = 32) -> Path:
+def ramp(
+    path: Path,
+    format: str = "mp4",
+    num_frames: int = 30,
+    width: int = 48,
+    height: int = 32,
+) -> Path:
     """Frame i is gray of the value 8 i, and its left third black."""
     frames = np.zeros((num_frames, height, width, 3), np.uint8)
     frames[:, :, width // 3 :] = np.arange(num_frames)[:, None, None, None] * 8
@@ -18,18 +26,24 @@ def ramp(path: Path, format: str = "mp4", num_frames: int = 30, width: int = 48,
     return path
 
 
-@pytest.mark.parametrize(("format", "suffix"), [("mp4", "mp4"), ("webm", "webm"), ("gif", "gif")])
+@pytest.mark.parametrize(
+    ("format", "suffix"), [("mp4", "mp4"), ("webm", "webm"), ("gif", "gif")]
+)
 def test_frames_by_number(tmp_path: Path, format: str, suffix: str) -> None:
     path = ramp(tmp_path / f"ä b.{suffix}", format)
     assert count_frames(path) == count_frames(path, exact=True) == 30
     frames = read_frames(path, [29, 3, 3, 10], width=48, height=32)
     assert frames.shape == (4, 32, 48, 3)
-    assert np.allclose(frames[:, 8:24, 24:40].mean(axis=(1, 2, 3)) / 8, [29, 3, 3, 10], atol=0.4)
+    assert np.allclose(
+        frames[:, 8:24, 24:40].mean(axis=(1, 2, 3)) / 8, [29, 3, 3, 10], atol=0.4
+    )
 
 
 def test_size_is_covered_and_cut_about_the_centre(tmp_path: Path) -> None:
     path = ramp(tmp_path / "wide.mp4", width=48, height=16)
-    frame = read_frames(path, [29], width=32, height=32)[0]  # 96 x 32, of which the columns 32 to 63
+    frame = read_frames(path, [29], width=32, height=32)[
+        0
+    ]  # 96 x 32, of which the columns 32 to 63
     assert frame.shape == (32, 32, 3)
     assert frame[:, 3:].min() > 200
     assert read_frames(path, [29], width=96, height=16).shape == (1, 16, 96, 3)
@@ -37,7 +51,9 @@ def test_size_is_covered_and_cut_about_the_centre(tmp_path: Path) -> None:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "junk.mp4").write_bytes(b"no video" * 100)
-    (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:1,\nhttps://example.org/a.ts\n")
+    (tmp_path / "list.mp4").write_text(
+        "#EXTM3U\n#EXTINF:1,\nhttps://example.org/a.ts\n"
+    )
     for name in ("junk.mp4", "list.mp4", "missing.mp4"):
         with pytest.raises(AssetError, match=rf"^{name}: ") as raised:
             count_frames(tmp_path / name)
@@ -47,7 +63,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_frames(path, [4, 5], width=16, height=16)
 
 
-def test_file_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = ramp(tmp_path / "slow.mp4")
     monkeypatch.setattr("animatediff.video.reading._SECONDS", 0.0001)
     with pytest.raises(AssetError, match="took longer"):

@@ -20,11 +20,14 @@ from animatediff.video import WRITERS, EncodedVideo, Video, read_metadata, write
 from animatediff.video.clip import frame_delays
 
 every_format = pytest.mark.parametrize("format", OUTPUT_FORMATS)
-animations = pytest.mark.parametrize("format", [f for f in OUTPUT_FORMATS if f != "png_zip"])
+animations = pytest.mark.parametrize(
+    "format", [f for f in OUTPUT_FORMATS if f != "png_zip"]
+)
 
 BACKGROUND, SQUARE = (40, 160, 90), (220, 60, 200)
 NASTY = {
-    "prompt": "a=b; c#d \\ \\n \"quoted\" 'single' %d $HOME\nsecond line\r\n\ttab é 猫 🐈 \0 end\\",
+    "prompt": "a=b; c#d \\ \\n \"quoted\" 'single' %d $HOME\nsecond line\r\n\ttab é 猫"
+    " 🐈 \0 end\\",
     "seed": 2**64 - 1,
     "stack": {"base_model": "0f" * 32, "loras": [["x", 0.75], ["y", -1e-9]]},
     "none": None,
@@ -40,12 +43,25 @@ def moving_square(num_frames: int = 5, fps: int = 8) -> Video:
 
 
 def noise(num_frames: int = 4, size: int = 48) -> Video:
-    return Video(np.random.default_rng(0).integers(0, 256, (num_frames, size, size + 16, 3), np.uint8), 8)
+    return Video(
+        np.random.default_rng(0).integers(
+            0, 256, (num_frames, size, size + 16, 3), np.uint8
+        ),
+        8,
+    )
 
 
-def write(video: Video, folder: Path, format: str, quality: int = 90, metadata: dict | None = None) -> EncodedVideo:
+def write(
+    video: Video,
+    folder: Path,
+    format: str,
+    quality: int = 90,
+    metadata: dict | None = None,
+) -> EncodedVideo:
     path = folder / f"clip{OUTPUT_FORMATS[format].suffix}"
-    return write_video(video, path, format=format, quality=quality, metadata=metadata or {})
+    return write_video(
+        video, path, format=format, quality=quality, metadata=metadata or {}
+    )
 
 
 def test_every_format_of_the_catalog_has_a_writer() -> None:
@@ -72,7 +88,8 @@ def test_file_shows_the_clip(format: str, tmp_path: Path) -> None:
     assert decoded.shape == video.frames.shape
     error = np.abs(decoded.astype(int) - video.frames)
     assert error.mean() < 4
-    # Inside the flat areas the colours are right in each channel: a wrong matrix or range is off by 10 and more.
+    # Inside the flat areas the colours are right in each channel: a wrong matrix or
+    # range is off by 10 and more.
     for index in range(5):
         left = 4 + 6 * index
         assert error[index, 16:28, left + 6 : left + 18].max() <= 4
@@ -91,14 +108,20 @@ def test_lossless_formats_keep_every_bit(format: str, tmp_path: Path) -> None:
 def test_every_frame_starts_at_its_time(format: str, fps: int, tmp_path: Path) -> None:
     tick = {"gif": 0.01, "apng": 0.0}.get(format, 0.001)
     *starts, end = frame_times(write(moving_square(fps=fps), tmp_path, format).path)
-    assert starts == pytest.approx([index / fps for index in range(5)], abs=tick / 2 + 1e-6)
-    last = 1.5 * tick if format == "webm" else tick / 2  # Matroska says a duration for the last frame, and cuts it
+    assert starts == pytest.approx(
+        [index / fps for index in range(5)], abs=tick / 2 + 1e-6
+    )
+    last = (
+        1.5 * tick if format == "webm" else tick / 2
+    )  # Matroska says a duration for the last frame, and cuts it
     assert end == pytest.approx(5 / fps, abs=last + 1e-6)
 
 
 @every_format
 @pytest.mark.parametrize("num_frames", [1, 6])
-def test_still_clip_keeps_its_frames_and_duration(format: str, num_frames: int, tmp_path: Path) -> None:
+def test_still_clip_keeps_its_frames_and_duration(
+    format: str, num_frames: int, tmp_path: Path
+) -> None:
     video = Video(np.repeat(moving_square(1).frames, num_frames, axis=0), 8)
     path = write(video, tmp_path, format).path
     assert decode_frames(path).shape == video.frames.shape
@@ -121,15 +144,23 @@ def test_gif_has_one_palette(tmp_path: Path) -> None:
 
 def test_gif_stays_true_when_few_pixels_change(tmp_path: Path) -> None:
     frames = np.repeat(moving_square(1).frames, 4, axis=0)
-    frames[1, 47, 63] = frames[3, 0, 0] = SQUARE  # the corners of the changed box; both are taken back again
-    assert (decode_frames(write(Video(frames, 8), tmp_path, "gif").path) == frames).all()
+    frames[1, 47, 63] = frames[3, 0, 0] = (
+        SQUARE  # the corners of the changed box; both are taken back again
+    )
+    assert (
+        decode_frames(write(Video(frames, 8), tmp_path, "gif").path) == frames
+    ).all()
 
 
-@pytest.mark.parametrize(("fps", "ticks"), [(8, 100), (7, 100), (50, 100), (24, 1000), (60, 1000)])
+@pytest.mark.parametrize(
+    ("fps", "ticks"), [(8, 100), (7, 100), (50, 100), (24, 1000), (60, 1000)]
+)
 def test_delays_never_drift(fps: int, ticks: int) -> None:
     ends = list(accumulate(frame_delays(40, fps, ticks)))
     assert len(ends) == 40
-    assert all(abs(end - ticks * (index + 1) / fps) <= 0.5 for index, end in enumerate(ends))
+    assert all(
+        abs(end - ticks * (index + 1) / fps) <= 0.5 for index, end in enumerate(ends)
+    )
 
 
 def test_delays_at_8_fps_alternate() -> None:
@@ -144,7 +175,9 @@ def test_same_clip_gives_same_bytes(format: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["mp4", "webm", "webp"])
 def test_quality_costs_bytes(format: str, tmp_path: Path) -> None:
-    sizes = [write(noise(), tmp_path, format, quality).bytes for quality in (1, 50, 100)]
+    sizes = [
+        write(noise(), tmp_path, format, quality).bytes for quality in (1, 50, 100)
+    ]
     assert sizes[0] < sizes[1] < sizes[2]
 
 
@@ -157,14 +190,22 @@ def test_mp4_says_its_colours_and_can_start_before_it_is_loaded(tmp_path: Path) 
 
 
 def test_webm_says_its_colours(tmp_path: Path) -> None:
-    log = ffmpeg("-i", str(write(moving_square(), tmp_path, "webm").path)).stderr.decode()
+    log = ffmpeg(
+        "-i", str(write(moving_square(), tmp_path, "webm").path)
+    ).stderr.decode()
     assert "vp9" in log
     assert "yuv420p(tv, bt709" in log
 
 
 @every_format
-@pytest.mark.parametrize("metadata", [NASTY, {"long": "=;#\\\n" * 50_000}, {}], ids=["nasty", "long", "empty"])
-def test_metadata_come_back_exactly(format: str, metadata: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "metadata",
+    [NASTY, {"long": "=;#\\\n" * 50_000}, {}],
+    ids=["nasty", "long", "empty"],
+)
+def test_metadata_come_back_exactly(
+    format: str, metadata: dict, tmp_path: Path
+) -> None:
     path = write(moving_square(2), tmp_path, format, metadata=metadata).path
     assert read_metadata(path, format) == metadata
 
@@ -174,26 +215,41 @@ def test_file_without_our_metadata_is_refused(format: str, tmp_path: Path) -> No
     text = tmp_path / "text.mp4"
     text.write_text("not a video")
     other = write(moving_square(2), tmp_path, "gif" if format != "gif" else "apng").path
-    for path, reason in [(text, None), (other, None), (tmp_path / "none", "No such file")]:
+    for path, reason in [
+        (text, None),
+        (other, None),
+        (tmp_path / "none", "No such file"),
+    ]:
         with pytest.raises(EncodeError, match=reason) as caught:
             read_metadata(path, format)
         assert str(tmp_path) not in caught.value.message
 
 
-@pytest.mark.parametrize(("format", "pillow"), [("gif", "GIF"), ("webp", "WEBP"), ("apng", "PNG")])
+@pytest.mark.parametrize(
+    ("format", "pillow"), [("gif", "GIF"), ("webp", "WEBP"), ("apng", "PNG")]
+)
 @pytest.mark.parametrize("comment", [None, "hello", "[1]"])
-def test_picture_with_another_comment_is_refused(format: str, pillow: str, comment: str | None, tmp_path: Path) -> None:
+def test_picture_with_another_comment_is_refused(
+    format: str, pillow: str, comment: str | None, tmp_path: Path
+) -> None:
     path = tmp_path / "picture"
     exif = Image.Exif()
     if comment is not None:
         exif[0x010E] = comment
-    Image.new("RGB", (8, 8)).save(path, pillow, **({"comment": comment} if comment else {}), exif=exif)
+    Image.new("RGB", (8, 8)).save(
+        path, pillow, **({"comment": comment} if comment else {}), exif=exif
+    )
     with pytest.raises(EncodeError, match="no metadata of ours"):
         read_metadata(path, format)
 
 
 @pytest.mark.parametrize(
-    "frames", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
+    "frames",
+    [
+        np.zeros((2, 8, 8, 3)),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+    ],
 )
 def test_frames_of_another_shape_are_refused(frames: np.ndarray) -> None:
     with pytest.raises(EncodeError, match=r"uint8 \(f, h, w, 3\)"):
@@ -208,7 +264,12 @@ def test_other_rates_are_refused(fps: int) -> None:
 
 def test_video_knows_its_size() -> None:
     video = moving_square(4)
-    assert (video.num_frames, video.width, video.height, video.duration) == (4, 64, 48, 0.5)
+    assert (video.num_frames, video.width, video.height, video.duration) == (
+        4,
+        64,
+        48,
+        0.5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +282,9 @@ def test_video_knows_its_size() -> None:
         ({"format": "gif", "metadata": {"x": float("nan")}}, "metadata"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments: dict, reason: str, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(
+    arguments: dict, reason: str, tmp_path: Path
+) -> None:
     with pytest.raises(EncodeError, match=reason):
         write_video(moving_square(), tmp_path / "clip", **{"metadata": {}, **arguments})
     assert not list(tmp_path.iterdir())
@@ -233,7 +296,9 @@ def test_rate_that_a_gif_cannot_show_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["mp4", "webm"])
-def test_odd_size_is_refused_where_chroma_is_halved(format: str, tmp_path: Path) -> None:
+def test_odd_size_is_refused_where_chroma_is_halved(
+    format: str, tmp_path: Path
+) -> None:
     with pytest.raises(EncodeError, match="even width and height, got 63x48"):
         write(Video(moving_square().frames[:, :, :63], 8), tmp_path, format)
 
@@ -245,11 +310,15 @@ def test_odd_size_is_kept_elsewhere(format: str, tmp_path: Path) -> None:
 
 
 @every_format
-def test_failed_write_leaves_the_old_file_and_nothing_else(format: str, tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_file_and_nothing_else(
+    format: str, tmp_path: Path
+) -> None:
     old = tmp_path / f"clip{OUTPUT_FORMATS[format].suffix}"
     old.write_bytes(b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # any larger file fails, as on a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (4096, limits[1])
+    )  # any larger file fails, as on a full disk
     try:
         with pytest.raises(EncodeError) as caught:
             write(noise(8, 96), tmp_path, format)
@@ -261,7 +330,9 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(format: str, tmp_path
 
 
 @every_format
-def test_target_that_cannot_be_written_is_an_encode_error(format: str, tmp_path: Path) -> None:
+def test_target_that_cannot_be_written_is_an_encode_error(
+    format: str, tmp_path: Path
+) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "folder", tmp_path / "missing" / "clip"):
         with pytest.raises(EncodeError, match="could not be written") as caught:
@@ -277,8 +348,11 @@ def use_ffmpeg(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake))
 
 
-def test_ffmpeg_failure_tells_its_last_line_without_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A megabyte of complaints before it reads a byte: whoever does not drain stderr waits here for ever.
+def test_ffmpeg_failure_tells_its_last_line_without_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A megabyte of complaints before it reads a byte: whoever does not drain stderr
+    # waits here for ever.
     complaints = "yes complaint | head -c 1000000 >&2; cat >/dev/null"
     last = "echo '[out @ 0x7f] [mp4 @ 0x80] /srv/secret/model.ckpt: is not nice' >&2; exit 3"
     use_ffmpeg(f"{complaints}; {last}", tmp_path, monkeypatch)
@@ -287,20 +361,28 @@ def test_ffmpeg_failure_tells_its_last_line_without_paths(tmp_path: Path, monkey
     assert caught.value.message == "ffmpeg failed: model.ckpt: is not nice"
 
 
-def test_silent_ffmpeg_failure_tells_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_ffmpeg_failure_tells_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_ffmpeg("exit 3", tmp_path, monkeypatch)
     with pytest.raises(EncodeError, match="exit status 3"):
-        write(noise(16, 96), tmp_path, "webm")  # more than a pipe holds, so stdin breaks
+        write(
+            noise(16, 96), tmp_path, "webm"
+        )  # more than a pipe holds, so stdin breaks
 
 
-def test_missing_ffmpeg_is_an_encode_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ffmpeg_is_an_encode_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
     with pytest.raises(EncodeError, match="ffmpeg could not be started") as caught:
         write(noise(), tmp_path, "mp4")
     assert str(tmp_path) not in caught.value.message
 
 
-def test_interrupt_kills_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_kills_ffmpeg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "out"
     target.mkdir()
     use_ffmpeg(f"echo $$ >'{tmp_path}/pid'; exec sleep 60", tmp_path, monkeypatch)

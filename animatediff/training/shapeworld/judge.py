@@ -1,4 +1,6 @@
-"""Reads off the frames of a clip what is in it and how it moves. Knows nothing of the prompt."""
+"""Reads off the frames of a clip what is in it and how it moves. Knows nothing of the
+prompt.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -19,14 +21,21 @@ from .world import (
     coverage,
 )
 
-STANDS_OUT = 0.2  # distance from the background's colour; a generated background's noise has a quarter of it
+# distance from the background's colour; a generated background's noise has a quarter of
+# it
+STANDS_OUT = 0.2
 LEAST_CONTRAST = 0.25  # of the strongest pixel of a frame that shows something
-SOLID = 0.72  # coverage above which a pixel belongs to the shape; a trail's strongest copy has 0.55
+# coverage above which a pixel belongs to the shape; a trail's strongest copy has 0.55
+SOLID = 0.72
 MIN_PIXELS = 16
 MIN_SHARE = 0.6  # of the frames that must show an object
-# Over the whole clip: pixels of way (true ones are 22 and more), pixels of the root of the area (12 and more).
+# Over the whole clip: pixels of way (true ones are 22 and more), pixels of the root of
+# the area (12 and more).
 MIN_WAY, MIN_GROWTH = 7.0, 4.0
-MIN_ZOOM, MIN_ROLL = np.log(1.2), np.deg2rad(20)  # true ones are log 1.6 and 80 degrees and more
+MIN_ZOOM, MIN_ROLL = (
+    np.log(1.2),
+    np.deg2rad(20),
+)  # true ones are log 1.6 and 80 degrees and more
 SMALL, LARGE = 8.0, 11.9  # radii in pixels
 AREA = {"circle": np.pi, "square": 3.168, "triangle": 1.99}  # of a shape of radius 1
 TRIANGLE_CENTRE = 0.175  # its centre of mass lies below the middle of its box, in radii
@@ -34,7 +43,9 @@ TRIANGLE_CENTRE = 0.175  # its centre of mass lies below the middle of its box, 
 
 @dataclass(frozen=True)
 class Sight:
-    """One object of one frame: its centre, the root of its area in pixels, and how full its middle is, 0..1."""
+    """One object of one frame: its centre, the root of its area in pixels, and how full
+    its middle is, 0..1.
+    """
 
     frame: int
     colour: str
@@ -47,11 +58,13 @@ class Sight:
 
 @dataclass(frozen=True)
 class CameraMove:
-    """What a moving camera explains best, and how much of each move the clip has, each as if it were the only one.
+    """What a moving camera explains best, and how much of each move the clip has, each
+    as if it were the only one.
 
-    ``move``: one of world.CAMERAS, or "still". ``pan``: pixels that the picture's contents go right and down over the
-    clip. ``zoom``: natural logarithm of how many times larger they become. ``roll``: degrees that they turn clockwise.
-    ``error``: root mean square of what ``move`` leaves unexplained, in pixels.
+    ``move``: one of world.CAMERAS, or "still". ``pan``: pixels that the picture's
+    contents go right and down over the clip. ``zoom``: natural logarithm of how many
+    times larger they become. ``roll``: degrees that they turn clockwise. ``error``:
+    root mean square of what ``move`` leaves unexplained, in pixels.
     """
 
     move: str
@@ -61,7 +74,9 @@ class CameraMove:
     error: float
 
     def amount(self, move: str) -> float:
-        """How far the clip goes the way of ``move``: pixels, log of enlargement, degrees. Negative: the other way."""
+        """How far the clip goes the way of ``move``: pixels, log of enlargement,
+        degrees. Negative: the other way.
+        """
         if move in CONTENTS:
             dx, dy = CONTENTS[move]
             return dx * self.pan[0] + dy * self.pan[1]
@@ -72,11 +87,13 @@ class CameraMove:
 
 @dataclass(frozen=True)
 class Reading:
-    """All that is read of a clip. ``scene`` is about the object that moves, of several or of none the largest.
+    """All that is read of a clip. ``scene`` is about the object that moves, of several
+    or of none the largest.
 
-    ``speed``: pixels a frame, of its centre. ``growth``: pixels of its radius over the clip. ``kept``: the share of all
-    frames that show it in its colour and its shape. ``style``: one of world.STYLES. Shapes are read upright: while the
-    camera rolls, ``kept`` says nothing.
+    ``speed``: pixels a frame, of its centre. ``growth``: pixels of its radius over the
+    clip. ``kept``: the share of all frames that show it in its colour and its shape.
+    ``style``: one of world.STYLES. Shapes are read upright: while the camera rolls,
+    ``kept`` says nothing.
     """
 
     scene: Scene
@@ -89,7 +106,9 @@ class Reading:
 
 
 def judge(clip: np.ndarray) -> Scene | None:
-    """(f, h, w, 3), uint8 or 0..1, of SIZE x SIZE pixels. None where fewer than 6 in 10 frames show a shape."""
+    """(f, h, w, 3), uint8 or 0..1, of SIZE x SIZE pixels. None where fewer than 6 in 10
+    frames show a shape.
+    """
     reading = read(clip)
     return reading.scene if reading else None
 
@@ -97,39 +116,65 @@ def judge(clip: np.ndarray) -> Scene | None:
 def read(clip: np.ndarray) -> Reading | None:
     """As ``judge``, but everything."""
     if clip.ndim != 4 or clip.shape[1:] != (SIZE, SIZE, 3):
-        raise ValueError(f"the judge reads frames of {SIZE}x{SIZE} pixels, got {clip.shape}")
-    frames = (clip / np.float32(255) if clip.dtype == np.uint8 else clip).astype(np.float32)
+        raise ValueError(
+            f"the judge reads frames of {SIZE}x{SIZE} pixels, got {clip.shape}"
+        )
+    frames = (clip / np.float32(255) if clip.dtype == np.uint8 else clip).astype(
+        np.float32
+    )
     count = len(frames)
     backgrounds = _backgrounds(frames)
-    tracks = [track for track in _track(_sights(frames, backgrounds)) if len(track) >= MIN_SHARE * count]
+    tracks = [
+        track
+        for track in _track(_sights(frames, backgrounds))
+        if len(track) >= MIN_SHARE * count
+    ]
     if not tracks:
         return None
     background = np.median(backgrounds, axis=0)
     tracks.sort(key=_radius, reverse=True)
-    tracks.sort(key=lambda track: _motion(track, count)[0] == "still")  # what moves comes first, then what is large
+    tracks.sort(
+        key=lambda track: _motion(track, count)[0] == "still"
+    )  # what moves comes first, then what is large
     subject = tracks[0]
     motion, x, y, growth = _motion(subject, count)
     colour, shape = _most(subject, "colour"), _most(subject, "shape")
-    other = Thing(_most(tracks[1], "colour"), _most(tracks[1], "shape")) if len(tracks) > 1 else None
-    scene = Scene(colour, shape, _nearest(BACKGROUNDS, background), motion, _size(subject, motion), other)
+    other = (
+        Thing(_most(tracks[1], "colour"), _most(tracks[1], "shape"))
+        if len(tracks) > 1
+        else None
+    )
+    scene = Scene(
+        colour,
+        shape,
+        _nearest(BACKGROUNDS, background),
+        motion,
+        _size(subject, motion),
+        other,
+    )
     return Reading(
         scene=scene,
         speed=float(np.hypot(x, y)) / max(count - 1, 1),
         growth=growth / AREA[shape] ** 0.5,
-        kept=sum(sight.colour == colour and sight.shape == shape for sight in subject) / count,
+        kept=sum(sight.colour == colour and sight.shape == shape for sight in subject)
+        / count,
         style=_style(subject, background),
         watermark=_has_watermark(frames, background),
         camera=_camera(tracks[:2], count),
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- one frame
+# ----------------------------------------------------------------------------------------------------------
+# one frame
 
 
 def _backgrounds(frames: np.ndarray) -> np.ndarray:
     """(f, 3): the median of each frame's edge, two pixels wide."""
     sides = (frames[:, :2], frames[:, -2:], frames[:, :, :2], frames[:, :, -2:])
-    return np.median(np.concatenate([side.reshape(len(frames), -1, 3) for side in sides], axis=1), axis=1)
+    return np.median(
+        np.concatenate([side.reshape(len(frames), -1, 3) for side in sides], axis=1),
+        axis=1,
+    )
 
 
 def _sights(frames: np.ndarray, backgrounds: np.ndarray) -> list[Sight]:
@@ -144,7 +189,10 @@ def _sights(frames: np.ndarray, backgrounds: np.ndarray) -> list[Sight]:
         for name in names[(counts >= MIN_PIXELS) & (names > 0)]:
             part = labels[i] == name
             strongest = np.sort(away[i][part])[-min(20, part.sum() // 3)]
-            colour = _best_colour(np.median(frame[part & (away[i] > 0.75 * strongest)], axis=0), backgrounds[i])
+            colour = _best_colour(
+                np.median(frame[part & (away[i] > 0.75 * strongest)], axis=0),
+                backgrounds[i],
+            )
             towards = np.array(COLOURS[colour]) - backgrounds[i]
             share = (frame - backgrounds[i]) @ towards / (towards @ towards)
             solid = part & (share > SOLID)
@@ -161,31 +209,51 @@ def _sights(frames: np.ndarray, backgrounds: np.ndarray) -> list[Sight]:
     for k, (i, colour, body, share) in enumerate(found):
         distance = np.hypot(across - x[k], across[:, None] - y[k]) / np.sqrt(area[k])
         middle = share[body & (distance < 0.25)]
-        filling = float(np.quantile(middle, 0.2)) if middle.size else 1.0  # a growing shape's core has 0.5
-        sights.append(Sight(i, colour, shapes[k], float(x[k]), float(y[k]), float(np.sqrt(area[k])), filling))
+        filling = (
+            float(np.quantile(middle, 0.2)) if middle.size else 1.0
+        )  # a growing shape's core has 0.5
+        sights.append(
+            Sight(
+                i,
+                colour,
+                shapes[k],
+                float(x[k]),
+                float(y[k]),
+                float(np.sqrt(area[k])),
+                filling,
+            )
+        )
     return sights
 
 
 def _connected(mask: np.ndarray) -> np.ndarray:
-    """A number above 0 for each group of pixels of (f, h, w) that touch side to side in one frame, 0 elsewhere."""
+    """A number above 0 for each group of pixels of (f, h, w) that touch side to side in
+    one frame, 0 elsewhere.
+    """
     height, width = mask.shape[1:]
     labels = np.arange(1, mask.size + 1, dtype=np.int32).reshape(mask.shape) * mask
     while True:
         before = labels
         padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
         for rows, columns in ((0, 1), (2, 1), (1, 0), (1, 2)):
-            labels = np.maximum(labels, padded[:, rows : rows + height, columns : columns + width])
+            labels = np.maximum(
+                labels, padded[:, rows : rows + height, columns : columns + width]
+            )
         labels = labels * mask
         if (labels == before).all():
             return labels
 
 
 def _nearest(table: dict, colour: np.ndarray) -> str:
-    return min(table, key=lambda name: float(((np.array(table[name]) - colour) ** 2).sum()))
+    return min(
+        table, key=lambda name: float(((np.array(table[name]) - colour) ** 2).sum())
+    )
 
 
 def _best_colour(seen: np.ndarray, background: np.ndarray) -> str:
-    """The colour that, with up to a quarter of background in it, comes nearest: thin lines are never quite full."""
+    """The colour that, with up to a quarter of background in it, comes nearest: thin
+    lines are never quite full.
+    """
 
     def distance(name: str) -> float:
         towards = np.array(COLOURS[name]) - background
@@ -196,30 +264,45 @@ def _best_colour(seen: np.ndarray, background: np.ndarray) -> str:
 
 
 def _fill_rows(solid: np.ndarray) -> np.ndarray:
-    """From the first to the last solid pixel of each row: a growing shape has a pale core, an outline a hole."""
-    return np.maximum.accumulate(solid, axis=1) & np.maximum.accumulate(solid[:, ::-1], axis=1)[:, ::-1]
+    """From the first to the last solid pixel of each row: a growing shape has a pale
+    core, an outline a hole.
+    """
+    return (
+        np.maximum.accumulate(solid, axis=1)
+        & np.maximum.accumulate(solid[:, ::-1], axis=1)[:, ::-1]
+    )
 
 
 def _best_shapes(bodies: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[str]:
-    """For each of (k, h, w) the shape that, drawn at the same place with the same area, differs least."""
+    """For each of (k, h, w) the shape that, drawn at the same place with the same area,
+    differs least.
+    """
     errors = np.full((len(SHAPES), len(bodies)), np.inf)
     for row, shape in enumerate(SHAPES):
         for stretch in (0.94, 1.0, 1.06):
             radius = np.sqrt(bodies.sum(axis=(1, 2)) / AREA[shape]) * stretch
             middle = y - TRIANGLE_CENTRE * radius if shape == "triangle" else y
-            error = ((coverage(shape, x, middle, radius) - bodies) ** 2).sum(axis=(1, 2))
+            error = ((coverage(shape, x, middle, radius) - bodies) ** 2).sum(
+                axis=(1, 2)
+            )
             errors[row] = np.minimum(errors[row], error)
     return [SHAPES[row] for row in errors.argmin(axis=0)]
 
 
-# ---------------------------------------------------------------------------------------------------------- over time
+# ----------------------------------------------------------------------------------------------------------
+# over time
 
 
 def _track(sights: list[Sight]) -> list[list[Sight]]:
-    """The sights of each object. From frame to frame the nearest belong together, however far; the rest are new."""
+    """The sights of each object. From frame to frame the nearest belong together,
+    however far; the rest are new.
+    """
     tracks: list[list[Sight]] = []
     for frame in sorted({sight.frame for sight in sights}):
-        seen = sorted((sight for sight in sights if sight.frame == frame), key=lambda sight: -sight.size)[:3]
+        seen = sorted(
+            (sight for sight in sights if sight.frame == frame),
+            key=lambda sight: -sight.size,
+        )[:3]
         pairs = sorted(
             (np.hypot(track[-1].x - sight.x, track[-1].y - sight.y), t, s)
             for t, track in enumerate(tracks)
@@ -237,12 +320,20 @@ def _track(sights: list[Sight]) -> list[list[Sight]]:
 
 
 def _motion(track: list[Sight], count: int) -> tuple[str, float, float, float]:
-    """The motion's name; pixels right, pixels down, and growth of the root of the area, over a clip of ``count``."""
+    """The motion's name; pixels right, pixels down, and growth of the root of the area,
+    over a clip of ``count``.
+    """
     times = np.array([sight.frame for sight in track])
     values = np.array([(sight.x, sight.y, sight.size) for sight in track])
-    x, y, growth = np.polyfit(times, values, 1)[0] * (count - 1) if len(track) > 1 else np.zeros(3)
+    x, y, growth = (
+        np.polyfit(times, values, 1)[0] * (count - 1) if len(track) > 1 else np.zeros(3)
+    )
     if max(abs(x), abs(y)) > max(MIN_WAY, abs(growth)):
-        motion = ("right" if x > 0 else "left") if abs(x) > abs(y) else ("down" if y > 0 else "up")
+        motion = (
+            ("right" if x > 0 else "left")
+            if abs(x) > abs(y)
+            else ("down" if y > 0 else "up")
+        )
     elif abs(growth) > MIN_GROWTH:
         motion = "growing" if growth > 0 else "shrinking"
     else:
@@ -251,7 +342,10 @@ def _motion(track: list[Sight], count: int) -> tuple[str, float, float, float]:
 
 
 def _radius(track: list[Sight]) -> float:
-    return float(np.median([sight.size for sight in track])) / AREA[_most(track, "shape")] ** 0.5
+    return (
+        float(np.median([sight.size for sight in track]))
+        / AREA[_most(track, "shape")] ** 0.5
+    )
 
 
 def _most(sights: Iterable[Sight], name: str) -> str:
@@ -266,31 +360,55 @@ def _size(track: list[Sight], motion: str) -> str | None:
 
 
 def _style(track: list[Sight], background: np.ndarray) -> str:
-    if np.ptp(background) > 0.09:  # the plain ones are gray, the sepia ones have 0.18 and more
+    if (
+        np.ptp(background) > 0.09
+    ):  # the plain ones are gray, the sepia ones have 0.18 and more
         return "sepia"
     large = sorted(track, key=lambda sight: -sight.size)[: max(1, len(track) // 2)]
-    return "outline" if np.median([sight.filling for sight in large]) < 0.35 else "plain"
+    return (
+        "outline" if np.median([sight.filling for sight in large]) < 0.35 else "plain"
+    )
 
 
 def _has_watermark(frames: np.ndarray, background: np.ndarray) -> bool:
-    """Whether the middle of the strip along the lower edge is nearer to its colour than to ``background`` (3,)."""
+    """Whether the middle of the strip along the lower edge is nearer to its colour than
+    to ``background`` (3,).
+    """
     quarter = (WATERMARK.stop - WATERMARK.start) // 4
-    strip = np.median(frames[:, WATERMARK.start + quarter : WATERMARK.stop - quarter], axis=(0, 1, 2))
-    return bool(np.linalg.norm(strip - WATERMARK_COLOUR) < np.linalg.norm(strip - background))
+    strip = np.median(
+        frames[:, WATERMARK.start + quarter : WATERMARK.stop - quarter], axis=(0, 1, 2)
+    )
+    return bool(
+        np.linalg.norm(strip - WATERMARK_COLOUR) < np.linalg.norm(strip - background)
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------- the camera
+# ----------------------------------------------------------------------------------------------------------
+# the camera
 
 
 def _camera(tracks: list[list[Sight]], count: int) -> CameraMove:
-    """Fits each kind of move, at a constant rate about the middle of the picture, to all objects' ways and sizes."""
-    times = [np.array([sight.frame for sight in track]) / max(count - 1, 1) - 0.5 for track in tracks]
-    ways = [np.array([complex(sight.x - SIZE / 2, sight.y - SIZE / 2) for sight in track]) for track in tracks]
-    radii = [np.array([sight.size for sight in track]) / AREA[_most(track, "shape")] ** 0.5 for track in tracks]
+    """Fits each kind of move, at a constant rate about the middle of the picture, to
+    all objects' ways and sizes.
+    """
+    times = [
+        np.array([sight.frame for sight in track]) / max(count - 1, 1) - 0.5
+        for track in tracks
+    ]
+    ways = [
+        np.array([complex(sight.x - SIZE / 2, sight.y - SIZE / 2) for sight in track])
+        for track in tracks
+    ]
+    radii = [
+        np.array([sight.size for sight in track]) / AREA[_most(track, "shape")] ** 0.5
+        for track in tracks
+    ]
     total = sum(map(len, times))
 
     def misfit(zooms: np.ndarray, turns: np.ndarray) -> np.ndarray:
-        """Squared pixels that remain for each candidate, the best place and radius of each object given."""
+        """Squared pixels that remain for each candidate, the best place and radius of
+        each object given.
+        """
         left = np.zeros(len(zooms))
         for time, way, radius in zip(times, ways, radii, strict=True):
             scale = np.exp(zooms[:, None] * time)
@@ -310,17 +428,32 @@ def _camera(tracks: list[list[Sight]], count: int) -> CameraMove:
     pan = complex(pan / max(sum((time**2).sum() for time in centred), 1e-9))
     still = misfit(np.zeros(1), np.zeros(1))[0]
     panned = sum(
-        (abs(way - way.mean() - pan * time) ** 2).sum() + ((radius - radius.mean()) ** 2).sum()
+        (abs(way - way.mean() - pan * time) ** 2).sum()
+        + ((radius - radius.mean()) ** 2).sum()
         for time, way, radius in zip(centred, ways, radii, strict=True)
     )
     sideways = abs(pan.real) > abs(pan.imag)
-    pan_name = ("pan_left" if pan.real > 0 else "pan_right") if sideways else ("pan_up" if pan.imag > 0 else "pan_down")
+    pan_name = (
+        ("pan_left" if pan.real > 0 else "pan_right")
+        if sideways
+        else ("pan_up" if pan.imag > 0 else "pan_down")
+    )
     best, move, enough = min(
         (panned, pan_name, abs(pan) > MIN_WAY),
-        (zoom_errors.min(), "zoom_in" if zoom > 0 else "zoom_out", abs(zoom) > MIN_ZOOM),
-        (turn_errors.min(), "roll_anticlockwise" if turn > 0 else "roll_clockwise", abs(turn) > MIN_ROLL),
+        (
+            zoom_errors.min(),
+            "zoom_in" if zoom > 0 else "zoom_out",
+            abs(zoom) > MIN_ZOOM,
+        ),
+        (
+            turn_errors.min(),
+            "roll_anticlockwise" if turn > 0 else "roll_clockwise",
+            abs(turn) > MIN_ROLL,
+        ),
     )
     if not enough:
         best, move = still, "still"
     error = float(np.sqrt(best / total))
-    return CameraMove(move, (pan.real, pan.imag), float(zoom), float(np.rad2deg(turn)), error)
+    return CameraMove(
+        move, (pan.real, pan.imag), float(zoom), float(np.rad2deg(turn)), error
+    )

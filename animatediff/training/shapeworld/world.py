@@ -1,7 +1,9 @@
-"""The world of the embedded family: one or two flat shapes on a plain background. Drawn here, from nobody's pictures.
+"""The world of the embedded family: one or two flat shapes on a plain background. Drawn
+here, from nobody's pictures.
 
-A scene says what is there, a shot how it is shown, a stage where everything is in every frame. Coordinates are pixels,
-x to the right and y down. Whatever chance decides comes from a numpy generator.
+A scene says what is there, a shot how it is shown, a stage where everything is in every
+frame. Coordinates are pixels, x to the right and y down. Whatever chance decides comes
+from a numpy generator.
 """
 
 import cmath
@@ -23,7 +25,11 @@ COLOURS = {
     "orange": (0.97, 0.52, 0.08),
 }
 BACKGROUNDS = {"black": (0.04,) * 3, "white": (0.96,) * 3, "gray": (0.50,) * 3}
-SEPIA = {"black": (0.22, 0.10, 0.04), "white": (1.00, 0.88, 0.70), "gray": (0.62, 0.50, 0.36)}
+SEPIA = {
+    "black": (0.22, 0.10, 0.04),
+    "white": (1.00, 0.88, 0.70),
+    "gray": (0.62, 0.50, 0.36),
+}
 SHAPES = ("circle", "square", "triangle")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MOTIONS = {
@@ -35,16 +41,31 @@ MOTIONS = {
     "shrinking": "shrinking",
     "still": "standing still",
 }
-CONTENTS = {"pan_left": (1, 0), "pan_right": (-1, 0), "pan_up": (0, 1), "pan_down": (0, -1)}
-"""A move is named after the camera: where it pans left, what is in the picture moves right, and so on."""
+CONTENTS = {
+    "pan_left": (1, 0),
+    "pan_right": (-1, 0),
+    "pan_up": (0, 1),
+    "pan_down": (0, -1),
+}
+"""A move is named after the camera: where it pans left, what is in the picture moves
+right, and so on.
+"""
 CAMERAS = ("zoom_in", "zoom_out", *CONTENTS, "roll_clockwise", "roll_anticlockwise")
 STYLES = ("plain", "outline", "sepia")
 SPLITS = ("train", "validation", "held_out")
 NUM_HELD_OUT = 42  # of 378 combinations
 
 RADII = {None: (8.7, 11.3), "small": (6.3, 7.4), "large": (12.5, 15.0)}
-_EXTENT = {"circle": 1.0, "square": 1.26, "triangle": 1.31}  # of the farthest corner, in radii
-_TRAIL = ((3, 0.22), (2, 0.38), (1, 0.55))  # fading copies: how many steps behind, how strong
+_EXTENT = {
+    "circle": 1.0,
+    "square": 1.26,
+    "triangle": 1.31,
+}  # of the farthest corner, in radii
+_TRAIL = (
+    (3, 0.22),
+    (2, 0.38),
+    (1, 0.55),
+)  # fading copies: how many steps behind, how strong
 _TRAIL_STEP = 4.8
 _MIDDLE = SIZE / 2
 _ACROSS = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
@@ -71,9 +92,16 @@ class Scene:
 
     @property
     def prompt(self) -> str:
-        """The caption that evaluation uses; training sees many others (``captions.caption``)."""
+        """The caption that evaluation uses; training sees many others
+        (``captions.caption``).
+        """
         size = f"{self.size} " if self.size else ""
-        other = f" next to {article(self.other.colour)} {self.other.colour} {self.other.shape}" if self.other else ""
+        other = (
+            f" next to {article(self.other.colour)} {self.other.colour}"
+            f" {self.other.shape}"
+            if self.other
+            else ""
+        )
         subject = f"a {size}{self.colour} {self.shape}{other}"
         return f"{subject} on a {self.background} background, {MOTIONS[self.motion]}"
 
@@ -85,7 +113,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Shot:
-    """How a scene is shown; no caption speaks of it. Raises ConfigurationError for a name that is none.
+    """How a scene is shown; no caption speaks of it. Raises ConfigurationError for a
+    name that is none.
 
     ``camera``: one of CAMERAS, over a scene that stands still; it goes the share ``amount`` of its way. ``style``:
     outline draws rings instead of flat shapes, sepia tints the backgrounds. ``watermark``: soft, noisy, and with a bar
@@ -100,11 +129,18 @@ class Shot:
 
     def __post_init__(self) -> None:
         if not 0 < self.amount <= 1 or (self.amount < 1 and self.camera is None):
-            raise ConfigurationError(f"amount: got {self.amount!r}, allowed: above 0, up to 1, of a camera's way")
+            raise ConfigurationError(
+                f"amount: got {self.amount!r}, allowed: above 0, up to 1, of a"
+                f" camera's way"
+            )
         if self.camera is not None and self.camera not in CAMERAS:
-            raise ConfigurationError(f"camera: got {self.camera!r}, allowed: {', '.join(CAMERAS)}")
+            raise ConfigurationError(
+                f"camera: got {self.camera!r}, allowed: {', '.join(CAMERAS)}"
+            )
         if self.style not in STYLES:
-            raise ConfigurationError(f"style: got {self.style!r}, allowed: {', '.join(STYLES)}")
+            raise ConfigurationError(
+                f"style: got {self.style!r}, allowed: {', '.join(STYLES)}"
+            )
 
 
 PLAIN = Shot()
@@ -112,9 +148,11 @@ PLAIN = Shot()
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A shape in every frame: centre and radius in pixels, turned clockwise by ``angle`` radians. Arrays are (f,).
+    """A shape in every frame: centre and radius in pixels, turned clockwise by
+    ``angle`` radians. Arrays are (f,).
 
-    ``cue`` is the motion that each single frame must show: a motion module never sees the prompt.
+    ``cue`` is the motion that each single frame must show: a motion module never sees
+    the prompt.
     """
 
     colour: str
@@ -128,9 +166,11 @@ class Body:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One training clip: ``frames`` uint8 (f, SIZE, SIZE, 3); ``mask`` bool (f, SIZE/CELL, SIZE/CELL).
+    """One training clip: ``frames`` uint8 (f, SIZE, SIZE, 3); ``mask`` bool (f,
+    SIZE/CELL, SIZE/CELL).
 
-    ``mask`` is true for latents in whose reach something else than background is, with one latent around.
+    ``mask`` is true for latents in whose reach something else than background is, with
+    one latent around.
     """
 
     frames: np.ndarray
@@ -139,7 +179,8 @@ class Clip:
     bodies: tuple[Body, ...]
 
 
-# ---------------------------------------------------------------------------------------------------------- scenes
+# ----------------------------------------------------------------------------------------------------------
+# scenes
 
 
 def random_scene(rng: np.random.Generator, motion: str | None = None) -> Scene:
@@ -154,9 +195,11 @@ def random_scene(rng: np.random.Generator, motion: str | None = None) -> Scene:
 
 
 def held_out_scenes(n: int = NUM_HELD_OUT) -> list[Scene]:
-    """``n`` scenes whose combinations no training clip has: the same 42 again and again, 6 of each motion.
+    """``n`` scenes whose combinations no training clip has: the same 42 again and
+    again, 6 of each motion.
 
-    Any 7 in a row have all motions, 42 have each colour 7 times, each shape and background 14 times.
+    Any 7 in a row have all motions, 42 have each colour 7 times, each shape and
+    background 14 times.
     """
     motions, colours, backgrounds = list(MOTIONS), list(COLOURS), list(BACKGROUNDS)
     scenes = []
@@ -164,7 +207,11 @@ def held_out_scenes(n: int = NUM_HELD_OUT) -> list[Scene]:
         motion, turn = i % 7, i // 7 % 6
         colour = (turn + motion) % 6
         shape, background = (colour + motion) % 3, (colour // 3 + turn + 2 * motion) % 3
-        scenes.append(Scene(colours[colour], SHAPES[shape], backgrounds[background], motions[motion]))
+        scenes.append(
+            Scene(
+                colours[colour], SHAPES[shape], backgrounds[background], motions[motion]
+            )
+        )
     return scenes
 
 
@@ -172,24 +219,39 @@ _HELD_OUT = frozenset(scene.combination for scene in held_out_scenes())
 
 
 def scene_of(
-    rng: np.random.Generator, split: str = "train", shot: Shot = PLAIN, two_objects: float = 0.15, sized: float = 0.3
+    rng: np.random.Generator,
+    split: str = "train",
+    shot: Shot = PLAIN,
+    two_objects: float = 0.15,
+    sized: float = 0.3,
 ) -> Scene:
-    """A scene of ``split``: with a second object in a share of ``two_objects``, with a size in one of ``sized``.
+    """A scene of ``split``: with a second object in a share of ``two_objects``, with a
+    size in one of ``sized``.
 
-    Only what neither grows nor shrinks, under a camera that stands still, has a size. A rolling camera always sees two
-    objects, and a zooming one in half of its clips.
+    Only what neither grows nor shrinks, under a camera that stands still, has a size. A
+    rolling camera always sees two objects, and a zooming one in half of its clips.
     """
     while True:
         scene = random_scene(rng, "still" if shot.camera else None)
         if (scene.combination in _HELD_OUT) == (split == "held_out"):
             break
     size_draw, other_draw = rng.random(2)
-    if size_draw < sized and not shot.camera and scene.motion not in ("growing", "shrinking"):
+    if (
+        size_draw < sized
+        and not shot.camera
+        and scene.motion not in ("growing", "shrinking")
+    ):
         scene = replace(scene, size=str(rng.choice(list(SIZE_WORDS))))
-    share = {"roll": 1.0, "zoom": max(0.5, two_objects)}.get((shot.camera or "").split("_")[0], two_objects)
-    if other_draw < share and scene.size != "small":  # the second object is the smaller one
+    share = {"roll": 1.0, "zoom": max(0.5, two_objects)}.get(
+        (shot.camera or "").split("_")[0], two_objects
+    )
+    if (
+        other_draw < share and scene.size != "small"
+    ):  # the second object is the smaller one
         others = [colour for colour in COLOURS if colour != scene.colour]
-        scene = replace(scene, other=Thing(str(rng.choice(others)), str(rng.choice(SHAPES))))
+        scene = replace(
+            scene, other=Thing(str(rng.choice(others)), str(rng.choice(SHAPES)))
+        )
     return scene
 
 
@@ -219,10 +281,16 @@ def attributes(scene: Scene, caption: Caption) -> dict[str, int]:
     return {name: values.index(told[name]) for name, values in ATTRIBUTES.items()}
 
 
-# ---------------------------------------------------------------------------------------------------------- staging
+# ----------------------------------------------------------------------------------------------------------
+# staging
 
 
-def stage(scene: Scene, rng: np.random.Generator, shot: Shot = PLAIN, num_frames: int = NUM_FRAMES) -> tuple[Body, ...]:
+def stage(
+    scene: Scene,
+    rng: np.random.Generator,
+    shot: Shot = PLAIN,
+    num_frames: int = NUM_FRAMES,
+) -> tuple[Body, ...]:
     """Where everything is in every frame; the last body is the one the scene is about."""
     if shot.camera:
         return _before_the_camera(scene, rng, shot.camera, shot.amount, num_frames)
@@ -237,7 +305,10 @@ def stage(scene: Scene, rng: np.random.Generator, shot: Shot = PLAIN, num_frames
     if scene.motion in DIRECTIONS:
         dx, dy = DIRECTIONS[scene.motion]
         along = way * (time - 0.5)
-        xs, ys = (middle + dx * along if dx else np.full(num_frames, x)), (middle + dy * along if dy else y + 0 * time)
+        xs, ys = (
+            (middle + dx * along if dx else np.full(num_frames, x)),
+            (middle + dy * along if dy else y + 0 * time),
+        )
     else:
         if scene.motion != "still":
             x, y = np.clip((x, y), 20, 44) if scene.other else np.clip((x, y), 22, 42)
@@ -252,17 +323,25 @@ def stage(scene: Scene, rng: np.random.Generator, shot: Shot = PLAIN, num_frames
     small = min(rng.uniform(6.4, 7.4), 0.8 * radii.max())
     x, y = _clear_place(subject, small * _EXTENT[scene.other.shape], rng)
     still = np.ones(num_frames)
-    return Body(scene.other.colour, scene.other.shape, x * still, y * still, small * still), subject
+    return Body(
+        scene.other.colour, scene.other.shape, x * still, y * still, small * still
+    ), subject
 
 
 def _clear_place(subject: Body, reach: float, rng: np.random.Generator) -> np.ndarray:
-    """Where something that reaches so far does not touch the subject's way, trail or halo; if nowhere, farthest off."""
+    """Where something that reaches so far does not touch the subject's way, trail or
+    halo; if nowhere, farthest off.
+    """
     places = rng.uniform(reach + 2, SIZE - reach - 2, (64, 2))
     dx, dy = DIRECTIONS.get(subject.cue, (0, 0))
     way = np.stack([subject.x, subject.y], axis=1)
     way = np.concatenate([way, way - 3 * _TRAIL_STEP * np.array([dx, dy])])
     gaps = np.linalg.norm(places[:, None] - way, axis=2).min(axis=1)
-    wide = subject.radius.max() * _EXTENT[subject.shape] * (1.35 if subject.cue == "shrinking" else 1.0)
+    wide = (
+        subject.radius.max()
+        * _EXTENT[subject.shape]
+        * (1.35 if subject.cue == "shrinking" else 1.0)
+    )
     clear = gaps > wide + reach + 1.5
     return places[clear.argmax() if clear.any() else gaps.argmax()]
 
@@ -271,16 +350,29 @@ def _before_the_camera(
     scene: Scene, rng: np.random.Generator, camera: str, amount: float, num_frames: int
 ) -> tuple[Body, ...]:
     if scene.motion != "still":
-        raise ValueError(f"a camera moves over a scene that stands still, not one with the motion {scene.motion!r}")
-    along = amount * (np.linspace(0, 1, num_frames) - 0.5)  # of the whole way; halfway is where the scene was staged
+        raise ValueError(
+            f"a camera moves over a scene that stands still, not one with the motion"
+            f" {scene.motion!r}"
+        )
+    along = amount * (
+        np.linspace(0, 1, num_frames) - 0.5
+    )  # of the whole way; halfway is where the scene was staged
     things = [Thing(scene.colour, scene.shape), *([scene.other] if scene.other else [])]
-    turn, shift, scale = np.zeros(num_frames), np.zeros(num_frames, complex), np.ones(num_frames)
+    turn, shift, scale = (
+        np.zeros(num_frames),
+        np.zeros(num_frames, complex),
+        np.ones(num_frames),
+    )
     if camera in CONTENTS:
         dx, dy = CONTENTS[camera]
         shift = rng.uniform(22, 30) * along * complex(dx, dy)
-        places = rng.uniform(-3, 3, len(things)) + 1j * rng.uniform(-13, 13, len(things))  # as if for a pan sideways
+        places = rng.uniform(-3, 3, len(things)) + 1j * rng.uniform(
+            -13, 13, len(things)
+        )  # as if for a pan sideways
         if len(things) == 2:
-            places = places.real + 1j * rng.choice([-1, 1]) * (np.array([1, -1]) * rng.uniform(12, 16))
+            places = places.real + 1j * rng.choice([-1, 1]) * (
+                np.array([1, -1]) * rng.uniform(12, 16)
+            )
         if dy:
             places = places * 1j
         radii = rng.uniform(9.0, 10.0), rng.uniform(6.6, 7.6)
@@ -290,8 +382,13 @@ def _before_the_camera(
         places = _opposite(rng, rng.uniform(0, 2 * np.pi), distance, len(things))
         radii = rng.uniform(8.0, 9.0), rng.uniform(6.0, 6.8)
     else:  # the picture turns the other way than the camera; with y down, a positive angle is clockwise
-        turn = np.deg2rad(rng.uniform(80, 100)) * along * (-1 if camera == "roll_clockwise" else 1)
-        # side by side halfway: were all angles as likely, a frame's mean over all clips would not tell the way
+        turn = (
+            np.deg2rad(rng.uniform(80, 100))
+            * along
+            * (-1 if camera == "roll_clockwise" else 1)
+        )
+        # side by side halfway: were all angles as likely, a frame's mean over all clips
+        # would not tell the way
         aside = np.pi * rng.integers(2) + rng.uniform(-0.2, 0.2)
         places = _opposite(rng, aside, rng.uniform(14, 16.5), len(things))
         radii = rng.uniform(8.5, 9.5), rng.uniform(6.8, 7.6)
@@ -299,17 +396,31 @@ def _before_the_camera(
     for thing, place, radius in zip(things, places, radii, strict=False):
         way = scale * place * np.exp(1j * turn) + shift
         angle = turn if turn.any() else None
-        bodies.append(Body(thing.colour, thing.shape, _MIDDLE + way.real, _MIDDLE + way.imag, radius * scale, angle))
+        bodies.append(
+            Body(
+                thing.colour,
+                thing.shape,
+                _MIDDLE + way.real,
+                _MIDDLE + way.imag,
+                radius * scale,
+                angle,
+            )
+        )
     return tuple(reversed(bodies))
 
 
-def _opposite(rng: np.random.Generator, first: float, distance: float, count: int) -> np.ndarray:
-    """Complex places around the middle of the picture, at the angle ``first``; the second is about opposite."""
+def _opposite(
+    rng: np.random.Generator, first: float, distance: float, count: int
+) -> np.ndarray:
+    """Complex places around the middle of the picture, at the angle ``first``; the
+    second is about opposite.
+    """
     angles = (first, first + np.pi + rng.uniform(-0.35, 0.35))[:count]
     return distance * np.array([cmath.exp(1j * angle) for angle in angles])
 
 
-# ---------------------------------------------------------------------------------------------------------- drawing
+# ----------------------------------------------------------------------------------------------------------
+# drawing
 
 
 def signed_distance(
@@ -319,8 +430,12 @@ def signed_distance(
     radius: np.ndarray | float,
     angle: np.ndarray | float | None = None,
 ) -> np.ndarray:
-    """Pixels from the outline, negative inside; float32 (..., SIZE, SIZE) for arguments of any one shape (...)."""
-    x, y, radius = (np.asarray(value, np.float32)[..., None, None] for value in (x, y, radius))
+    """Pixels from the outline, negative inside; float32 (..., SIZE, SIZE) for arguments
+    of any one shape (...).
+    """
+    x, y, radius = (
+        np.asarray(value, np.float32)[..., None, None] for value in (x, y, radius)
+    )
     dx, dy = _ACROSS - x, _ACROSS[:, None] - y
     if angle is not None and shape != "circle":
         turn = np.asarray(angle)[..., None, None]
@@ -332,7 +447,10 @@ def signed_distance(
         return np.maximum(abs(dx), abs(dy)) - np.float32(0.89) * radius
     half = np.float32(1.05) * radius
     slope = np.float32(1 / 5**0.5)
-    return np.maximum(dy - np.float32(0.8) * half, 2 * slope * abs(dx) - slope * (dy + np.float32(1.1) * half))
+    return np.maximum(
+        dy - np.float32(0.8) * half,
+        2 * slope * abs(dx) - slope * (dy + np.float32(1.1) * half),
+    )
 
 
 def coverage(
@@ -361,11 +479,15 @@ def draw(bodies: tuple[Body, ...], background: str, style: str = "plain") -> np.
 
 
 def background_colour(background: str, style: str) -> np.ndarray:
-    return np.array((SEPIA if style == "sepia" else BACKGROUNDS)[background], np.float32)
+    return np.array(
+        (SEPIA if style == "sepia" else BACKGROUNDS)[background], np.float32
+    )
 
 
 def _strength(body: Body, style: str) -> np.ndarray:
-    """How much of the body's colour each pixel has, its cue included: (f, SIZE, SIZE), 0..1."""
+    """How much of the body's colour each pixel has, its cue included: (f, SIZE, SIZE),
+    0..1.
+    """
     strength = np.zeros((len(body.x), SIZE, SIZE), np.float32)
     if body.cue in DIRECTIONS:  # behind it
         dx, dy = DIRECTIONS[body.cue]
@@ -374,7 +496,9 @@ def _strength(body: Body, style: str) -> np.ndarray:
             copy = coverage(body.shape, x, y, body.radius * (1 - 0.12 * step))
             strength += copy * (np.float32(weight) - strength)
     if body.cue == "shrinking":  # a halo where it was
-        strength = np.float32(0.4) * coverage(body.shape, body.x, body.y, body.radius * 1.35)
+        strength = np.float32(0.4) * coverage(
+            body.shape, body.x, body.y, body.radius * 1.35
+        )
     distance = signed_distance(body.shape, body.x, body.y, body.radius, body.angle)
     solid, core = _inside(distance), 0.5
     strength += solid * (1 - strength)
@@ -383,27 +507,44 @@ def _strength(body: Body, style: str) -> np.ndarray:
         strength -= _inside(distance + stroke)
         core = 0.28
     if body.cue == "growing":  # a paler core where it was
-        strength += coverage(body.shape, body.x, body.y, body.radius * core) * (np.float32(0.5) - strength)
+        strength += coverage(body.shape, body.x, body.y, body.radius * core) * (
+            np.float32(0.5) - strength
+        )
     return strength
 
 
 def scribbles(bodies: tuple[Body, ...]) -> np.ndarray:
-    """The bodies' outlines, white lines of 1.5 pixels on black: float32 (f, SIZE, SIZE), 0..1. No trail, no cue."""
+    """The bodies' outlines, white lines of 1.5 pixels on black: float32 (f, SIZE,
+    SIZE), 0..1. No trail, no cue.
+    """
     lines = [
-        _inside(abs(signed_distance(body.shape, body.x, body.y, body.radius, body.angle)) - np.float32(0.75))
+        _inside(
+            abs(signed_distance(body.shape, body.x, body.y, body.radius, body.angle))
+            - np.float32(0.75)
+        )
         for body in bodies
     ]
     return np.maximum.reduce(lines)
 
 
 def latent_mask(picture: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Which latents see more than ``background`` (3,), and their neighbours: (f, H, W, 3) -> (f, H/CELL, W/CELL)."""
+    """Which latents see more than ``background`` (3,), and their neighbours: (f, H, W,
+    3) -> (f, H/CELL, W/CELL).
+    """
     frames, height, width, _ = picture.shape
     differs = (abs(picture - background) > 0.1).any(axis=3)
-    cells = differs.reshape(frames, height // CELL, CELL, width // CELL, CELL).any(axis=(2, 4))
+    cells = differs.reshape(frames, height // CELL, CELL, width // CELL, CELL).any(
+        axis=(2, 4)
+    )
     for axis in (1, 2):
-        wide = np.pad(cells, [(0, 0)] + [(1, 1) if each == axis else (0, 0) for each in (1, 2)])
-        cells = np.take(wide, range(cells.shape[axis]), axis) | cells | np.take(wide, range(2, wide.shape[axis]), axis)
+        wide = np.pad(
+            cells, [(0, 0)] + [(1, 1) if each == axis else (0, 0) for each in (1, 2)]
+        )
+        cells = (
+            np.take(wide, range(cells.shape[axis]), axis)
+            | cells
+            | np.take(wide, range(2, wide.shape[axis]), axis)
+        )
     return cells
 
 
@@ -413,7 +554,9 @@ WATERMARK_COLOUR = np.array(COLOURS["orange"], np.float32)
 
 
 def watermark(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Softened, with an orange strip over all else along the lower edge, and noise of 0.02: values 0..1."""
+    """Softened, with an orange strip over all else along the lower edge, and noise of
+    0.02: values 0..1.
+    """
     picture = np.pad(picture, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     picture = (picture[:, :-2] + 2 * picture[:, 1:-1] + picture[:, 2:]) / 4
     picture = (picture[:, :, :-2] + 2 * picture[:, :, 1:-1] + picture[:, :, 2:]) / 4
@@ -422,22 +565,36 @@ def watermark(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(picture + np.float32(0.07) * noise, 0, 1)
 
 
-def render(scene: Scene, rng: np.random.Generator, shot: Shot = PLAIN, num_frames: int = NUM_FRAMES) -> np.ndarray:
-    """A clip of ``scene`` somewhere in the picture: float32 (f, SIZE, SIZE, 3), values 0..1."""
+def render(
+    scene: Scene,
+    rng: np.random.Generator,
+    shot: Shot = PLAIN,
+    num_frames: int = NUM_FRAMES,
+) -> np.ndarray:
+    """A clip of ``scene`` somewhere in the picture: float32 (f, SIZE, SIZE, 3), values
+    0..1.
+    """
     picture = draw(stage(scene, rng, shot, num_frames), scene.background, shot.style)
     return watermark(picture, rng) if shot.watermark else picture
 
 
-# ---------------------------------------------------------------------------------------------------------- clips
+# ----------------------------------------------------------------------------------------------------------
+# clips
 
 
 def generator(seed: int, split: str, index: int, *more: int) -> np.random.Generator:
-    """What decides about clip ``index`` of ``split``, the same on every machine; ``more`` numbers give others."""
+    """What decides about clip ``index`` of ``split``, the same on every machine;
+    ``more`` numbers give others.
+    """
     return np.random.default_rng([seed, SPLITS.index(split), index, *more])
 
 
 def draw_scene(
-    seed: int, split: str, index: int, shots: tuple[Shot, ...] = (PLAIN,), two_objects: float = 0.15
+    seed: int,
+    split: str,
+    index: int,
+    shots: tuple[Shot, ...] = (PLAIN,),
+    two_objects: float = 0.15,
 ) -> tuple[Scene, Shot, np.random.Generator]:
     """What ``clip`` shows and how, and the generator that goes on to decide where."""
     rng = generator(seed, split, index)
@@ -445,8 +602,16 @@ def draw_scene(
     return scene_of(rng, split, shot, two_objects), shot, rng
 
 
-def clip(seed: int, split: str, index: int, shots: tuple[Shot, ...] = (PLAIN,), two_objects: float = 0.15) -> Clip:
-    """Clip ``index`` of ``split``, shown in one of ``shots``; the same for the same arguments."""
+def clip(
+    seed: int,
+    split: str,
+    index: int,
+    shots: tuple[Shot, ...] = (PLAIN,),
+    two_objects: float = 0.15,
+) -> Clip:
+    """Clip ``index`` of ``split``, shown in one of ``shots``; the same for the same
+    arguments.
+    """
     scene, shot, rng = draw_scene(seed, split, index, shots, two_objects)
     bodies = stage(scene, rng, shot)
     picture = draw(bodies, scene.background, shot.style)

@@ -1,4 +1,6 @@
-"""The judge is right about clips whose truth is known, clear or blurred, and says so when there is nothing."""
+"""The judge is right about clips whose truth is known, clear or blurred, and says so
+when there is nothing.
+"""
 
 from dataclasses import asdict
 
@@ -38,7 +40,9 @@ def test_judge_reads_what_was_drawn(soften, least: float) -> None:
     for scene in scenes:
         seen = judge(soften(render(scene, rng)))
         for name in right:
-            right[name] += seen is not None and asdict(seen)[name] == asdict(scene)[name]
+            right[name] += (
+                seen is not None and asdict(seen)[name] == asdict(scene)[name]
+            )
     accuracy = {name: count / len(scenes) for name, count in right.items()}
     print(f"judge, {len(scenes)} clips: {accuracy}")
     assert min(accuracy.values()) >= least, accuracy
@@ -46,7 +50,9 @@ def test_judge_reads_what_was_drawn(soften, least: float) -> None:
 
 @pytest.mark.parametrize(("soften", "least"), [(clear, 0.98), (blurred, 0.95)])
 @pytest.mark.parametrize("style", STYLES)
-def test_style_size_and_second_object_are_read(style: str, soften, least: float) -> None:
+def test_style_size_and_second_object_are_read(
+    style: str, soften, least: float
+) -> None:
     right = dict.fromkeys(("scene", "kept", "style", "watermark"), 0)
     count = 24
     for index in range(count):
@@ -65,25 +71,39 @@ def test_camera_moves_are_told_apart(soften, least: float) -> None:
     right, count = 0, 6
     for move in CAMERAS:
         for index in range(count):
-            seen = read(soften(clip(3, "train", index, (Shot(camera=move),)).frames / 255))
-            right += seen is not None and seen.camera.move == move and seen.camera.amount(move) > 0
+            seen = read(
+                soften(clip(3, "train", index, (Shot(camera=move),)).frames / 255)
+            )
+            right += (
+                seen is not None
+                and seen.camera.move == move
+                and seen.camera.amount(move) > 0
+            )
     print(f"camera, {count * len(CAMERAS)} clips: {right}")
     assert right >= least * count * len(CAMERAS)
 
 
 def test_camera_amounts_are_what_was_filmed() -> None:
     scene = Scene("red", "square", "gray", "still", other=Thing("blue", "circle"))
-    amounts = {"pan_left": (22, 30), "zoom_out": (np.log(1.6), np.log(2.0)), "roll_clockwise": (80, 100)}
+    amounts = {
+        "pan_left": (22, 30),
+        "zoom_out": (np.log(1.6), np.log(2.0)),
+        "roll_clockwise": (80, 100),
+    }
     for move, (least, most) in amounts.items():
         camera = read(render(scene, np.random.default_rng(4), Shot(camera=move))).camera  # pyright: ignore
         assert 0.97 * least <= camera.amount(move) <= 1.03 * most
         assert camera.error < 0.5
-        half = read(render(scene, np.random.default_rng(4), Shot(camera=move, amount=0.5))).camera  # pyright: ignore
+        half = read(
+            render(scene, np.random.default_rng(4), Shot(camera=move, amount=0.5))
+        ).camera  # pyright: ignore
         assert half.amount(move) == pytest.approx(camera.amount(move) / 2, rel=0.05)
 
 
 def test_nothing_moves_where_everything_stands_still() -> None:
-    seen = read(render(Scene("green", "circle", "white", "still"), np.random.default_rng(0)))
+    seen = read(
+        render(Scene("green", "circle", "white", "still"), np.random.default_rng(0))
+    )
     assert seen is not None
     assert seen.camera.move == "still"
     assert seen.speed < 0.02
@@ -92,7 +112,10 @@ def test_nothing_moves_where_everything_stands_still() -> None:
 
 def test_speed_and_growth_in_pixels() -> None:
     rng = np.random.default_rng(0)
-    moving, growing = (read(render(Scene("red", "circle", "black", motion), rng)) for motion in ("left", "growing"))
+    moving, growing = (
+        read(render(Scene("red", "circle", "black", motion), rng))
+        for motion in ("left", "growing")
+    )
     assert moving is not None
     assert growing is not None
     assert 22 / 15 * 0.98 <= moving.speed <= 30 / 15 * 1.02
@@ -101,7 +124,10 @@ def test_speed_and_growth_in_pixels() -> None:
 
 def test_colour_that_changes_is_not_kept() -> None:
     rng = np.random.default_rng(0)
-    red, blue = (render(Scene(colour, "circle", "white", "still"), rng) for colour in ("red", "blue"))
+    red, blue = (
+        render(Scene(colour, "circle", "white", "still"), rng)
+        for colour in ("red", "blue")
+    )
     seen = read(np.concatenate([red[:12], blue[12:]]))
     assert seen is not None
     assert seen.scene.colour == "red"
@@ -117,7 +143,14 @@ def test_watermark_is_seen() -> None:
 
 def test_time_reversed_clip_is_read_as_the_opposite_motion() -> None:
     rng = np.random.default_rng(2)
-    opposite = {"left": "right", "right": "left", "up": "down", "down": "up", "growing": "shrinking", "still": "still"}
+    opposite = {
+        "left": "right",
+        "right": "left",
+        "up": "down",
+        "down": "up",
+        "growing": "shrinking",
+        "still": "still",
+    }
     for motion, other in opposite.items():
         seen = judge(render(random_scene(rng, motion), rng)[::-1])
         assert seen is not None
@@ -126,7 +159,10 @@ def test_time_reversed_clip_is_read_as_the_opposite_motion() -> None:
 
 def test_noise_and_emptiness_are_nothing() -> None:
     assert judge(np.full((16, 64, 64, 3), 128, np.uint8)) is None
-    assert judge(np.random.default_rng(0).normal(0.5, 0.03, (16, 64, 64, 3)).clip(0, 1)) is None
+    assert (
+        judge(np.random.default_rng(0).normal(0.5, 0.03, (16, 64, 64, 3)).clip(0, 1))
+        is None
+    )
 
 
 def test_other_sizes_are_refused() -> None:

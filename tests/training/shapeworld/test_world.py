@@ -1,4 +1,6 @@
-"""The synthetic world: its clips are what their scenes and shots say, and the same for the same numbers."""
+"""The synthetic world: its clips are what their scenes and shots say, and the same for
+the same numbers.
+"""
 
 import hashlib
 from collections import Counter
@@ -9,7 +11,14 @@ import pytest
 from animatediff.errors import ConfigurationError
 from animatediff.training.shapeworld import world
 from animatediff.training.shapeworld.captions import describe
-from animatediff.training.shapeworld.world import Scene, Shot, Thing, clip, draw_scene, held_out_scenes
+from animatediff.training.shapeworld.world import (
+    Scene,
+    Shot,
+    Thing,
+    clip,
+    draw_scene,
+    held_out_scenes,
+)
 
 
 def test_a_clip_is_a_function_of_its_numbers() -> None:
@@ -25,12 +34,22 @@ def test_a_clip_is_a_function_of_its_numbers() -> None:
 
 
 def test_clips_are_the_same_on_every_machine() -> None:
-    """Written down once: a change of the world makes earlier figures, seeds and caches worthless."""
-    shots = (Shot(), Shot(style="outline"), Shot(style="sepia"), Shot(watermark=True), Shot(camera="zoom_in"))
+    """Written down once: a change of the world makes earlier figures, seeds and caches
+    worthless.
+    """
+    shots = (
+        Shot(),
+        Shot(style="outline"),
+        Shot(style="sepia"),
+        Shot(watermark=True),
+        Shot(camera="zoom_in"),
+    )
     digest = hashlib.sha256()
     for index in range(12):
         made = clip(0, "train", index, shots, two_objects=0.5)
-        digest.update(made.frames.tobytes() + made.mask.tobytes() + made.scene.prompt.encode())
+        digest.update(
+            made.frames.tobytes() + made.mask.tobytes() + made.scene.prompt.encode()
+        )
     assert digest.hexdigest()[:16] == "b3728063dd90b99c"
 
 
@@ -41,7 +60,9 @@ def test_held_out_combinations_are_in_no_training_clip() -> None:
         drawn = {draw_scene(0, split, index)[0].combination for index in range(4000)}
         assert not drawn & held_out
         assert len(drawn) == 378 - len(held_out)
-    assert {draw_scene(0, "held_out", index)[0].combination for index in range(600)} == held_out
+    assert {
+        draw_scene(0, "held_out", index)[0].combination for index in range(600)
+    } == held_out
 
 
 def test_held_out_scenes_are_balanced() -> None:
@@ -49,13 +70,22 @@ def test_held_out_scenes_are_balanced() -> None:
     assert scenes[:42] == scenes[42:]
     assert {scene.motion for scene in scenes[:7]} == set(world.MOTIONS)
     for name, each in (("colour", 7), ("shape", 14), ("background", 14), ("motion", 6)):
-        assert set(Counter(getattr(scene, name) for scene in scenes[:42]).values()) == {each}
+        assert set(Counter(getattr(scene, name) for scene in scenes[:42]).values()) == {
+            each
+        }
 
 
 def test_prompt_is_canonical() -> None:
-    assert Scene("red", "circle", "black", "up").prompt == "a red circle on a black background, moving up"
+    assert (
+        Scene("red", "circle", "black", "up").prompt
+        == "a red circle on a black background, moving up"
+    )
     scene = Scene("blue", "square", "gray", "still", "large", Thing("orange", "circle"))
-    assert scene.prompt == "a large blue square next to an orange circle on a gray background, standing still"
+    assert (
+        scene.prompt
+        == "a large blue square next to an orange circle on a gray background,"
+        " standing still"
+    )
 
 
 def test_captions_vary_and_leave_things_out() -> None:
@@ -63,14 +93,22 @@ def test_captions_vary_and_leave_things_out() -> None:
     scene = Scene("orange", "circle", "gray", "growing", other=Thing("red", "square"))
     captions = [describe(scene, rng) for _ in range(2000)]
     assert len({caption.text for caption in captions}) > 100
-    assert all("orange circle" in caption.text and "red square" in caption.text for caption in captions)
-    assert all(("background" in c.text or "on gr" in c.text) == c.background for c in captions)
+    assert all(
+        "orange circle" in caption.text and "red square" in caption.text
+        for caption in captions
+    )
+    assert all(
+        ("background" in c.text or "on gr" in c.text) == c.background for c in captions
+    )
     for name in ("background", "motion"):
         assert 0.87 < np.mean([getattr(caption, name) for caption in captions]) < 0.93
     assert any("getting bigger" in caption.text for caption in captions)
     assert any(caption.text.startswith("on ") for caption in captions)
     assert scene.prompt in {caption.text for caption in captions}
-    assert not any("  " in caption.text or caption.text != caption.text.strip(" ,") for caption in captions)
+    assert not any(
+        "  " in caption.text or caption.text != caption.text.strip(" ,")
+        for caption in captions
+    )
 
 
 def test_attributes_are_what_the_caption_says() -> None:
@@ -80,7 +118,11 @@ def test_attributes_are_what_the_caption_says() -> None:
         caption = describe(scene, rng)
         told = world.attributes(scene, caption)
         values = {name: world.ATTRIBUTES[name][place] for name, place in told.items()}
-        assert (values["colour"], values["shape"], values["other_colour"]) == ("blue", "square", None)
+        assert (values["colour"], values["shape"], values["other_colour"]) == (
+            "blue",
+            "square",
+            None,
+        )
         assert values["motion"] == ("left" if caption.motion else None)
         assert values["size"] == ("small" if caption.size else None)
 
@@ -89,11 +131,19 @@ def test_training_scenes_hold_some_of_everything() -> None:
     scenes = [draw_scene(1, "train", index)[0] for index in range(2000)]
     assert 0.1 < np.mean([scene.other is not None for scene in scenes]) < 0.16
     assert 0.15 < np.mean([scene.size is not None for scene in scenes]) < 0.3
-    assert all(scene.size is None for scene in scenes if scene.motion in ("growing", "shrinking"))
-    assert all(scene.other is None or scene.other.colour != scene.colour for scene in scenes)
+    assert all(
+        scene.size is None
+        for scene in scenes
+        if scene.motion in ("growing", "shrinking")
+    )
+    assert all(
+        scene.other is None or scene.other.colour != scene.colour for scene in scenes
+    )
 
 
-@pytest.mark.parametrize("shot", [Shot(), *(Shot(camera=move) for move in world.CAMERAS)], ids=str)
+@pytest.mark.parametrize(
+    "shot", [Shot(), *(Shot(camera=move) for move in world.CAMERAS)], ids=str
+)
 def test_objects_never_touch(shot: Shot) -> None:
     for index in range(40):
         other_and_subject = clip(2, "train", index, (shot,), two_objects=1.0).bodies
@@ -103,7 +153,8 @@ def test_objects_never_touch(shot: Shot) -> None:
 
 
 @pytest.mark.parametrize(
-    ("move", "x", "y"), [("pan_left", 1, 0), ("pan_right", -1, 0), ("pan_up", 0, 1), ("pan_down", 0, -1)]
+    ("move", "x", "y"),
+    [("pan_left", 1, 0), ("pan_right", -1, 0), ("pan_up", 0, 1), ("pan_down", 0, -1)],
 )
 def test_pictures_contents_go_against_the_camera(move: str, x: int, y: int) -> None:
     body = clip(0, "train", 0, (Shot(camera=move),)).bodies[-1]
@@ -115,7 +166,9 @@ def test_pictures_contents_go_against_the_camera(move: str, x: int, y: int) -> N
 def test_rolling_camera_turns_the_picture_the_other_way() -> None:
     for move, sign in (("roll_clockwise", -1), ("roll_anticlockwise", 1)):
         for body in clip(0, "train", 0, (Shot(camera=move),)).bodies:
-            angles = np.unwrap(np.arctan2(body.y - 32, body.x - 32))  # y is down: growing angles are clockwise
+            angles = np.unwrap(
+                np.arctan2(body.y - 32, body.x - 32)
+            )  # y is down: growing angles are clockwise
             assert np.deg2rad(80) <= sign * (angles[-1] - angles[0]) <= np.deg2rad(100)
             assert body.angle is not None
             assert np.allclose(angles - angles[0], body.angle - body.angle[0])
@@ -124,12 +177,18 @@ def test_rolling_camera_turns_the_picture_the_other_way() -> None:
 def test_zooming_camera_enlarges_about_the_middle() -> None:
     body = clip(0, "train", 0, (Shot(camera="zoom_in"),)).bodies[-1]
     assert 1.6 <= body.radius[-1] / body.radius[0] <= 2.0
-    assert (body.x[-1] - 32) / (body.x[0] - 32) == pytest.approx(body.radius[-1] / body.radius[0])
+    assert (body.x[-1] - 32) / (body.x[0] - 32) == pytest.approx(
+        body.radius[-1] / body.radius[0]
+    )
 
 
 def test_camera_needs_a_scene_that_stands_still() -> None:
     with pytest.raises(ValueError, match="stands still"):
-        world.render(Scene("red", "circle", "black", "up"), np.random.default_rng(0), Shot(camera="pan_up"))
+        world.render(
+            Scene("red", "circle", "black", "up"),
+            np.random.default_rng(0),
+            Shot(camera="pan_up"),
+        )
 
 
 def test_scribbles_are_lines_along_the_edges() -> None:
@@ -145,20 +204,32 @@ def test_scribbles_are_lines_along_the_edges() -> None:
 def test_mask_covers_what_is_drawn_and_little_else() -> None:
     made = clip(0, "train", 0)
     background = np.array(world.BACKGROUNDS[made.scene.background]) * 255
-    differs = (abs(made.frames - background) > 30).any(axis=3).reshape(16, 8, 8, 8, 8).any(axis=(2, 4))
+    differs = (
+        (abs(made.frames - background) > 30)
+        .any(axis=3)
+        .reshape(16, 8, 8, 8, 8)
+        .any(axis=(2, 4))
+    )
     assert made.mask[differs].all()
     assert made.mask.mean() < 0.7
 
 
 def test_watermark_is_the_same_strip_in_every_frame() -> None:
-    plain, marked = (clip(1, "train", 3, (Shot(watermark=on),)).frames.astype(float) for on in (False, True))
+    plain, marked = (
+        clip(1, "train", 3, (Shot(watermark=on),)).frames.astype(float)
+        for on in (False, True)
+    )
     assert abs(marked[:, 56:] - np.array(world.COLOURS["orange"]) * 255).max() < 10
     assert abs(marked - plain)[:, :56].mean() < 10
     assert abs(marked - plain)[:, 56:].mean() > 60
 
 
 def test_names_that_are_none() -> None:
-    for shot in ({"camera": "zoom_in", "amount": 0.0}, {"camera": "zoom_in", "amount": 1.5}, {"amount": 0.5}):
+    for shot in (
+        {"camera": "zoom_in", "amount": 0.0},
+        {"camera": "zoom_in", "amount": 1.5},
+        {"amount": 0.5},
+    ):
         with pytest.raises(ConfigurationError, match="amount: got"):
             Shot(**shot)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigurationError, match="camera: got 'dolly'"):
