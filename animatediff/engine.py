@@ -28,7 +28,8 @@ from .errors import (
     OutOfMemory,
 )
 from .fetch import assets
-from .fetch.assets import Assets, Stamp, stamp
+from .fetch.assets import Assets
+from .fetch.weight_file import Stamp, stamp
 from .job.request import (
     ControlRef,
     EmbeddingRef,

@@ -23,7 +23,7 @@ from .conditioning.prompts import Embeddings, encode_prompt
 from .controls.pictures import fit_picture, normalize_picture, place_images
 from .controls.sparsectrl import ControlBranch, build_sparse_controlnet
 from .errors import CheckpointError, InvalidRequest, NonFiniteLatents
-from .fetch.assets import Stamp, stamp
+from .fetch.weight_file import Stamp, stamp
 from .models.context import ControlResiduals
 from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel

@@ -12,6 +12,7 @@ import animatediff
 PACKAGE = Path(animatediff.__file__).parent
 LEVELS = {
     "errors": 0,
+    "progress": 0,
     "config": 1,
     "memory": 1,
     "catalog": 2,

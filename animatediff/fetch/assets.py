@@ -25,6 +25,7 @@ from .. import catalog
 from ..errors import AssetError, InvalidRequest, shorten
 from ..settings import Settings
 from .downloads import DownloadRules, fetch_bytes, fetch_hub, fetch_url
+from .weight_file import Stamp, stamp
 
 WEIGHT_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -39,18 +40,6 @@ _ALLOWED = (
     " hf://owner/repo/file@revision or an https URL,"
     f" that ends in {', '.join(WEIGHT_FILE_SUFFIXES)}"
 )
-
-
-Stamp = tuple[int, int]
-"""Size and time of a file: one that was changed since is another file."""
-
-
-def stamp(path: Path) -> Stamp:
-    """A folder's says nothing: what is in a base model's is taken to stay. Raises
-    OSError where nothing is.
-    """
-    stat = path.stat()
-    return (0, 0) if path.is_dir() else (stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass(frozen=True)

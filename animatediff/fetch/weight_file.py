@@ -1,0 +1,32 @@
+"""A weight file on this machine, under the name that the job gave it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+Stamp = tuple[int, int]
+"""Size and modification time: a file that was changed since is another file."""
+
+
+def stamp(path: Path) -> Stamp:
+    """Return the stamp of a file; a folder's is constant.
+
+    The content of a base model's folder is taken to stay. Raises OSError where there is
+    nothing.
+    """
+    stat = path.stat()
+    return (0, 0) if path.is_dir() else (stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """``name`` is what the job calls the file; ``path`` and ``stamp`` identify it."""
+
+    name: str
+    path: Path
+    stamp: Stamp
+
+    @classmethod
+    def at(cls, path: str | Path, name: str | None = None) -> "WeightFile":
+        """Return the file at ``path`` as it is now. Raises OSError where there is none."""
+        path = Path(path)
+        return cls(name or path.name, path, stamp(path))

@@ -1,0 +1,35 @@
+"""How far a job is, as one value: what a step, a download or a loading reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Phase = Literal["download", "load", "encode", "denoise", "decode", "write", "store"]
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """``step`` of ``total`` in ``phase`` is done.
+
+    Steps are bytes in the phase "download", frames in "decode" and steps of the sampler
+    in "denoise"; ``total`` is 0 where it is not known. ``latents`` (b, c, f, h, w) are
+    those after a step of the sampler.
+    """
+
+    phase: Phase
+    step: int
+    total: int
+    latents: Tensor | None = None
+
+
+Report = Callable[[Progress], None]
+"""Takes a report. May raise, which ends the job."""
+
+
+def ignore(_progress: Progress) -> None:
+    """Take a report and do nothing with it."""
