@@ -26,6 +26,7 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
     python -m venv /opt/venv \
     && PIP_CACHE_DIR=/var/cache/pip PIP_CONFIG_FILE=/run/secrets/pip_conf \
         /opt/venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt
+COPY animatediff/__init__.py animatediff/atomic.py animatediff/
 COPY builder/__init__.py builder/manifest.py builder/manifest.json builder/fetch_models.py builder/
 # One of the manifest's profiles. ALLOW_UNPINNED=1: take what nobody has pinned as it comes.
 ARG MODELS_PROFILE=shapeworld
@@ -40,7 +41,7 @@ RUN --mount=type=cache,target=/downloads --mount=type=secret,id=hf_token \
 # --- the weights as the worker reads them fastest. Of the package, only what reads weight files
 FROM dependencies AS weights
 WORKDIR /build
-COPY animatediff/__init__.py animatediff/config.py animatediff/errors.py animatediff/
+COPY animatediff/__init__.py animatediff/atomic.py animatediff/config.py animatediff/errors.py animatediff/
 COPY animatediff/catalog animatediff/catalog
 COPY animatediff/checkpoints animatediff/checkpoints
 COPY builder/__init__.py builder/convert.py builder/

@@ -24,13 +24,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from animatediff.atomic import written_whole
 from animatediff.checkpoints.detect import detect
 from animatediff.checkpoints.files import (
     PICKLES,
     as_half,
     read_weights,
     renamed,
-    written_whole,
 )
 from animatediff.checkpoints.motion_layout import (
     is_motion_key,

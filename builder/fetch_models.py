@@ -19,6 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from animatediff.atomic import written_whole
+
 from .manifest import MANIFEST, ManifestError, Row, read_manifest
 
 TOKEN_HINT = "a token that may read it is needed: HF_TOKEN, or --secret id=hf_token where an image is built"
@@ -62,13 +64,11 @@ class Fetcher:
             path.unlink()
             raise FetchError(f"{row.name}: {reason}; it was removed")
         target = self.models_dir / row.target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.part")
-        if self.keep_cache:
-            shutil.copyfile(path, part)
-        else:
-            shutil.move(path, part)
-        part.replace(target)
+        with written_whole(target) as part:
+            if self.keep_cache:
+                shutil.copyfile(path, part)
+            else:
+                shutil.move(path, part)
         return f"{row.target}: {target.stat().st_size} bytes, {'checked' if row.pinned else 'NOT PINNED, not checked'}"
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from animatediff.atomic import written_whole
+
 MANIFEST = Path(__file__).with_name("manifest.json")
 EVERYTHING = "all"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -85,12 +87,9 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """One line a row, whole or not at all."""
     rows = ",\n".join(f"    {json.dumps(asdict(row))}" for row in manifest.rows)
     profiles = json.dumps(manifest.profiles, indent=4).replace("\n}", "\n  }")
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(
-        f'{{\n  "profiles": {profiles},\n  "files": [\n{rows}\n  ]\n}}\n',
-        encoding="utf-8",
-    )
-    part.replace(path)
+    text = f'{{\n  "profiles": {profiles},\n  "files": [\n{rows}\n  ]\n}}\n'
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _row(entry: Any, i: int, profiles: Mapping[str, str]) -> Row:

@@ -11,6 +11,7 @@ import animatediff
 
 PACKAGE = Path(animatediff.__file__).parent
 LEVELS = {
+    "atomic": 0,
     "errors": 0,
     "progress": 0,
     "config": 1,

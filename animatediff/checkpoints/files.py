@@ -3,12 +3,10 @@ run code. Written whole.
 """
 
 import math
-import os
 import pickle
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -221,23 +219,3 @@ def check_keys_and_shapes(
         raise CheckpointError(
             f"{name} does not fit this model: {'; '.join(said)}", file=name
         )
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write a file that is to be ``path``: it becomes that if all goes well,
-    and else it is gone.
-
-    It gets the rights of any new file; safetensors on its own lets nobody but the owner
-    read one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        part.touch()
-        rights = part.stat().st_mode
-        yield part
-        part.chmod(rights)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ carry their secret, and has no cause, because the causes' texts show all of it.
 import hashlib
 import json
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ import requests
 from requests.exceptions import SSLError
 from requests.utils import get_environ_proxies, select_proxy
 
+from ..atomic import hidden_folder
 from ..errors import AssetError, shorten
 
 RETRY_DELAYS = (0.5, 1.0)
@@ -339,8 +339,8 @@ def _keep(chunks: Iterable[bytes], folder: Path, name: Callable[[str], str]) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as scratch:
-        part = Path(scratch) / "part"
+    with hidden_folder(folder) as scratch:
+        part = scratch / "part"
         with part.open("wb") as file:
             for chunk in chunks:
                 digest.update(chunk)

@@ -6,14 +6,13 @@ import base64
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from ..atomic import written_whole
 from ..errors import AnimateDiffError, StorageError
 from ..settings import BucketSettings, Settings
 from ..video.clip import EncodedVideo
@@ -103,14 +102,10 @@ class LocalStorage:
             self.folder
             / f"{safe_name(job_id)}-{encoded.sha256[:12]}{encoded.path.suffix}"
         )
-        part = target.with_name(f".{target.name}.{time.time_ns()}.part")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(encoded.path, part)
-            part.replace(target)
+            with written_whole(target) as part:
+                shutil.copyfile(encoded.path, part)
         except OSError as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
             raise StorageError(
                 f"the output folder cannot be written: {error.strerror}"
             ) from error

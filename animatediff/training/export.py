@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..atomic import written_whole
 from ..catalog import NOISE_SCHEDULE
-from ..checkpoints.files import as_half, written_whole
+from ..checkpoints.files import as_half
 from ..config import UNet3DConfig
 from ..errors import ConfigurationError
 from ..models.motion_module import PositionalEncoding

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..checkpoints.files import written_whole
+from ..atomic import written_whole
 from .data import SourceDataset, order
 
 Item = Mapping[str, Any]

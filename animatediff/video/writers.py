@@ -2,12 +2,12 @@
 
 import hashlib
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..atomic import written_whole
 from ..catalog import OUTPUT_FORMATS
 from ..errors import EncodeError
 from .animations import write_apng, write_gif, write_png_zip, write_webp
@@ -85,10 +85,8 @@ def replacing(path: Path) -> Iterator[Path]:
     host.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-            part = Path(folder) / f"part{path.suffix}"
+        with written_whole(path, parents=False) as part:
             yield part
-            part.replace(path)
     except OSError as error:
         raise EncodeError(
             f"the file could not be written: {error.strerror or type(error).__name__}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from animatediff.checkpoints.files import read_weights, renamed, written_whole
+from animatediff.checkpoints.files import read_weights, renamed
 from animatediff.errors import CheckpointError
 
 WEIGHTS = {
@@ -174,28 +174,3 @@ def test_two_names_for_one_weight_are_refused() -> None:
             {"a": torch.zeros(1), "module.a": torch.zeros(1)},
             lambda key: key.removeprefix("module."),
         )
-
-
-def test_what_is_written_can_be_read_as_any_new_file_can(tmp_path: Path) -> None:
-    (tmp_path / "other").touch()
-    with written_whole(tmp_path / "folder" / "x.safetensors") as part:
-        save_file(WEIGHTS, part)
-    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["x.safetensors"]
-    assert (tmp_path / "folder" / "x.safetensors").stat().st_mode == (
-        tmp_path / "other"
-    ).stat().st_mode
-    assert read_weights(tmp_path / "folder" / "x.safetensors").keys() == WEIGHTS.keys()
-
-
-def test_what_is_half_written_leaves_the_old_file_alone(tmp_path: Path) -> None:
-    def write_half() -> None:
-        with written_whole(path) as part:
-            part.write_bytes(b"half")
-            raise OSError("disk full")
-
-    path = tmp_path / "x.safetensors"
-    save_file(WEIGHTS, path)
-    with pytest.raises(OSError, match="disk full"):
-        write_half()
-    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
-    assert read_weights(path).keys() == WEIGHTS.keys()

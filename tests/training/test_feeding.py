@@ -96,7 +96,7 @@ def test_kept_latents_and_new_words(tmp_path: Path) -> None:
     assert len(captions) > 1
     assert cache.read(0, 2) is None
     assert LatentCache(tmp_path, "other", 1).read(5, 1) is None
-    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part")]
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
 def test_cuts_take_turns(tmp_path: Path) -> None:
