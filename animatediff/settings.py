@@ -1,300 +1,505 @@
-"""How the service is set up. ``Settings.from_env`` is the only place that reads
-environment variables.
+"""The settings of an installation, as one frozen value.
+
+Every row of ``Settings`` and ``BucketSettings`` with a description is an environment
+variable; ``VARIABLES`` lists them. ``Settings.from_env`` is the only code that reads
+environment variables and the ``.env`` file.
 """
 
+import difflib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType, NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Le
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from .errors import ConfigurationError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+ENV_FILE = ".env"
+"""Read from the working directory. Variables of the environment take precedence."""
+_PREFIXES = ("ANIMATEDIFF_", "BUCKET_")
+
+
+def data_root() -> Path:
+    """The folder of models, inputs and outputs: the checkout, or the working directory.
+
+    An installed package has no pyproject.toml beside it, and its own folder,
+    site-packages, is no place for data.
+    """
+    in_checkout = (PROJECT_ROOT / "pyproject.toml").is_file()
+    return PROJECT_ROOT if in_checkout else Path.cwd()
 
 
 @dataclass(frozen=True)
-class BucketSettings:
-    """An S3 bucket. ``endpoint_url`` None means AWS itself.
+class Words:
+    """What the type of a setting does not say: allowed values, unit, default."""
 
-    ``key_template`` may use {job_id}, {date} (YYYY-MM-DD, UTC), {sha256} and {suffix}
-    (with its dot). With ``public_base_url`` an object's URL is that base plus its key;
-    without it the URL is presigned for ``url_ttl_seconds``.
+    allowed: str = ""
+    unit: str = ""
+    default: str = ""
+
+
+def _read_hosts(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value == "*":
+        return None
+    if value == "none":
+        return ()
+    hosts = (host.strip().lower() for host in value.split(","))
+    return tuple(host for host in hosts if host)
+
+
+def _read_url(text: str | None) -> str | None:
+    if text is None:
+        return None
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("not a URL")
+    return text.rstrip("/")
+
+
+def _read_template(template: str) -> str:
+    try:
+        template.format(job_id="j", date="d", sha256="0" * 64, suffix=".mp4")
+    except (KeyError, IndexError, AttributeError) as error:
+        raise ValueError("an unknown field") from error
+    return template
+
+
+def _check_encoding(secret: SecretStr) -> SecretStr:
+    secret.get_secret_value().encode()
+    return secret
+
+
+def _is_set(value: Any) -> bool:
+    return bool(value)
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+Hosts = Annotated[
+    tuple[str, ...] | None,
+    NoDecode,
+    BeforeValidator(_read_hosts),
+    Words(allowed="host names separated by commas, `*` or `none`", default="`*`"),
+]
+Url = Annotated[
+    str | None,
+    AfterValidator(_read_url),
+    Words(allowed="a URL that starts with https:// or http://"),
+]
+KeyTemplate = Annotated[
+    str,
+    AfterValidator(_read_template),
+    Words(allowed="text; may use {job_id}, {date}, {sha256} and {suffix}"),
+]
+Secret = Annotated[
+    SecretStr, AfterValidator(_check_encoding), Words(allowed="text in UTF-8")
+]
+Bytes = Annotated[int, Words(unit="bytes")]
+Presence = Annotated[
+    bool, BeforeValidator(_is_set), Words(allowed="a URL", default="-")
+]
+LogLevel = Annotated[
+    Literal["NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "ERROR"],
+    BeforeValidator(_upper),
+]
+
+
+class _Declaration(BaseSettings):
+    """Settings whose constructor takes plain values and reads no environment."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", validate_by_name=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing but the constructor's arguments."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+class BucketSettings(_Declaration):
+    """An S3 bucket.
+
+    ``endpoint_url`` None means AWS. In ``key_template``, {date} is YYYY-MM-DD in UTC
+    and {suffix} starts with a dot. An object's URL is ``public_base_url`` plus its key;
+    without a base it is presigned for ``url_ttl_seconds``.
     """
 
-    name: str
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    endpoint_url: str | None = None
-    region: str | None = None
-    addressing_style: str = "auto"
-    key_template: str = "animatediff/{job_id}-{sha256:.12}{suffix}"
-    public_base_url: str | None = None
-    url_ttl_seconds: int = 7 * 24 * 3600
+    model_config = SettingsConfigDict(env_prefix="BUCKET_")
+
+    name: str = Field(description="name of the bucket")
+    access_key_id: Secret = Field(description="access key")
+    secret_access_key: Secret = Field(description="secret key")
+    endpoint_url: Url = Field(None, description="S3 endpoint; unset: AWS")
+    region: str | None = Field(None, description="region that requests are signed for")
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        "auto", description="where the bucket's name goes: into the path or the host"
+    )
+    key_template: KeyTemplate = Field(
+        "animatediff/{job_id}-{sha256:.12}{suffix}", description="key of an object"
+    )
+    public_base_url: Url = Field(
+        None, description="URLs are this plus the key; unset: URLs are presigned"
+    )
+    url_ttl_seconds: Annotated[int, Words(unit="seconds")] = Field(
+        7 * 24 * 3600, ge=1, le=7 * 24 * 3600, description="lifetime of presigned URLs"
+    )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that differs between two installations of the same code."""
+class Settings(_Declaration):
+    """Everything that differs between two installations of the same code.
 
-    models_dir: Path = PROJECT_ROOT / "models"
-    output_dir: Path = PROJECT_ROOT / "outputs"
-    input_dir: Path = PROJECT_ROOT / "inputs"
-    cache_dir: Path = Path.home() / ".cache" / "animatediff"
-    result_file: Path | None = None
-    default_model: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    attention_backend: str = "sdpa"
-    vae_decode_chunk: int = 4
-    device_memory_bytes: int | None = None
-    """What weights and work may take of the device's memory; None: all of a card's, and
-    any amount of a CPU's.
+    ``Settings(...)`` takes plain values; ``from_env`` reads the environment. Both raise
+    on values that are not allowed: ValidationError and ConfigurationError.
     """
-    max_megapixel_steps: float = 1000.0
-    video_quality: int = 90
-    on_platform: bool = False
-    """Jobs come from RunPod's queue, and clients wait for their answers there."""
-    concurrency: int = 2
-    job_timeout_seconds: float | None = None
-    max_inline_bytes: int = 7_000_000
-    log_prompts: bool = False
-    offline: bool = False
-    download_hosts: tuple[str, ...] | None = None
-    """Hosts that jobs may name in URLs; None: any public one, empty: none.
-    ".example.org" means all below it.
-    """
-    max_download_bytes: int = 10_000_000_000
+
+    model_config = SettingsConfigDict(env_prefix="ANIMATEDIFF_")
+
+    models_dir: Annotated[Path, Words(default="`models`")] = Field(
+        default_factory=lambda: data_root() / "models", description="folder of weights"
+    )
+    output_dir: Annotated[Path, Words(default="`outputs`")] = Field(
+        default_factory=lambda: data_root() / "outputs",
+        description="folder of finished files when no bucket is configured",
+    )
+    input_dir: Annotated[Path, Words(default="`inputs`")] = Field(
+        default_factory=lambda: data_root() / "inputs",
+        description="folder of pictures that jobs may name by path",
+    )
+    cache_dir: Annotated[Path, Words(default="`~/.cache/animatediff`")] = Field(
+        default_factory=lambda: Path.home() / ".cache" / "animatediff",
+        description="folder of files downloaded from URLs",
+    )
+    result_file: Path | None = Field(
+        None, description="file that also receives each job's output, as JSON"
+    )
+    default_model: Annotated[
+        str | None,
+        Words(allowed="name of a base model", default="the first installed"),
+    ] = Field(None, description="model of jobs that name none")
+    device: Annotated[str, Words(allowed="auto, or a torch device such as cuda:1")] = (
+        Field("auto", description="device; auto: cuda if available, else cpu")
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        "auto", description="precision; auto: float16 on cuda, float32 on cpu"
+    )
+    attention_backend: Literal["sdpa", "xformers"] = Field(
+        "sdpa",
+        validation_alias="ANIMATEDIFF_ATTENTION",
+        description="attention kernels; sdpa: PyTorch's own",
+    )
+    vae_decode_chunk: Annotated[int, Words(unit="frames")] = Field(
+        4, ge=1, le=64, description="frames decoded at once"
+    )
+    device_memory_bytes: Annotated[
+        int | None, Words(unit="bytes", default="the whole card")
+    ] = Field(
+        None,
+        ge=1,
+        le=10**15,
+        description="memory for weights and work; larger jobs are rejected at once",
+    )
+    max_megapixel_steps: float = Field(
+        1000.0,
+        ge=0.001,
+        le=1e6,
+        description="largest job: frames x width x height x steps / 1e6",
+    )
+    offline: bool = Field(False, description="1: download nothing, use local files")
+    download_hosts: Hosts = Field(
+        None,
+        description="hosts that jobs may name in URLs; `*`: every public host,"
+        " `none`: no downloads, `.example.org`: all hosts below it",
+    )
+    max_download_bytes: Bytes = Field(
+        10_000_000_000, ge=1, le=10**12, description="largest file that is downloaded"
+    )
+    on_platform: Presence = Field(
+        False,
+        validation_alias="RUNPOD_WEBHOOK_POST_OUTPUT",
+        description="set by RunPod: jobs come from its queue, answers go back there",
+    )
+    concurrency: Annotated[int, Words(unit="jobs")] = Field(
+        2,
+        ge=1,
+        le=16,
+        description="jobs taken at once; one computes, the others download or upload",
+    )
+    job_timeout_seconds: Annotated[
+        float | None, Words(unit="seconds", default="no limit")
+    ] = Field(
+        None,
+        ge=0.001,
+        le=1e6,
+        description="a job that takes longer is stopped at its next step",
+    )
+    max_inline_bytes: Bytes = Field(
+        7_000_000,
+        ge=1,
+        le=20_000_000,
+        description="largest file inside an answer, where there is no bucket",
+    )
+    log_prompts: bool = Field(False, description="1: prompts appear in the log")
+    sdk_log_level: LogLevel = Field(
+        "INFO",
+        validation_alias=AliasChoices("RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"),
+        description="log level of RunPod's SDK; its DEBUG shows whole jobs and answers",
+    )
+    video_quality: int = Field(
+        90, ge=1, le=100, description="quality of mp4, webm and webp"
+    )
     any_path: bool = False
-    """Paths anywhere on this machine may be named, not only those below the folders:
-    for command lines.
-    """
+    """Jobs may name any path of this machine. For command lines, not for services."""
     bucket: BucketSettings | None = None
 
     @property
     def inline_limit(self) -> int | None:
-        """The largest file that can be answered, where files go into the answers; None
-        where they are stored.
+        """The largest file, in bytes, that fits into an answer.
+
+        None if files are stored in a bucket or a folder instead.
         """
-        return (
-            self.max_inline_bytes if self.on_platform and self.bucket is None else None
-        )
+        stored = self.bucket is not None or not self.on_platform
+        return None if stored else self.max_inline_bytes
+
+    def replace(self, **changes: Any) -> "Settings":
+        """The same settings with some fields changed."""
+        return Settings(**{**dict(self), **changes})
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
-        """Settings as the environment variables say; unset or empty ones keep their
-        defaults.
+        """Settings from environment variables and the ``.env`` file.
 
-        Raises ConfigurationError that names the variable, what it holds and what it may
-        hold.
+        Unset and empty variables keep their defaults. With ``environ``, nothing else is
+        read. Raises ConfigurationError with the variable, its value (unless that is
+        secret) and the allowed values.
         """
-        environ = os.environ if environ is None else environ
-        given = _read(environ, VARIABLES)
-        return cls(**given, bucket=_bucket(environ))
+        texts = _texts(environ)
+        values = _values(cls, VARIABLES, texts)
+        try:
+            settings = cls(**values)
+        except ValidationError as error:
+            raise _configuration_error(error, VARIABLES, texts) from None
+        return settings.replace(bucket=_bucket(texts))
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable: the field it sets, how its text is read, and what it is
-    for.
+    """One environment variable, as the documentation and error messages describe it.
 
-    ``default`` is how README tells of a default that is no value.
+    ``default`` describes the value without the variable, in Markdown. ``names`` are the
+    variable's name and its synonyms.
     """
 
     field: str
-    parse: Callable[[str], Any]
     meaning: str
-    default: str = ""
+    allowed: str
+    default: str
+    names: tuple[str, ...]
+    secret: bool
 
 
-def _one_of(*names: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"one of {', '.join(names)}")
-        return text
-
-    return parse
+def _words(field: FieldInfo) -> Words:
+    rows = [each for each in field.metadata if isinstance(each, Words)]
+    return rows[-1] if rows else Words()
 
 
-def _number(kind: type, low: float, high: float) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        allowed = f"a number from {low:g} to {high:g}"
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ValueError(allowed) from None
-        if not low <= value <= high:
-            raise ValueError(allowed)
-        return value
-
-    return parse
+def _plain_type(field: FieldInfo) -> Any:
+    """The annotation of ``field`` without None."""
+    members = [each for each in get_args(field.annotation) if each is not NoneType]
+    is_optional = NoneType in get_args(field.annotation)
+    return members[0] if is_optional else field.annotation
 
 
-def _switch(text: str) -> bool:
-    if text.lower() not in ("0", "1", "false", "true"):
-        raise ValueError("0 or 1")
-    return text.lower() in ("1", "true")
+def _range(field: FieldInfo, unit: str) -> str:
+    low = next(each.ge for each in field.metadata if isinstance(each, Ge))
+    high = next(each.le for each in field.metadata if isinstance(each, Le))
+    kind = "a whole number" if _plain_type(field) is int else "a number"
+    return f"{kind} from {_grouped(low)} to {_grouped(high)} {unit}".rstrip()
 
 
-def _hosts(text: str) -> tuple[str, ...] | None:
-    if text == "*":
-        return None
-    return (
-        ()
-        if text == "none"
-        else tuple(host.strip().lower() for host in text.split(",") if host.strip())
+def _grouped(bound: Any) -> str:
+    return f"{bound:,}".removesuffix(".0")
+
+
+def _allowed(field: FieldInfo) -> str:
+    kind, words = _plain_type(field), _words(field)
+    if words.allowed:
+        return words.allowed
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    if kind in (int, float):
+        return _range(field, words.unit)
+    return {bool: "0 or 1", Path: "a path"}.get(kind, "text")
+
+
+def _default(field: FieldInfo) -> str:
+    words, default = _words(field), field.default
+    if words.default:
+        return words.default
+    if field.is_required():
+        return "required for a bucket"
+    if default is None:
+        return "-"
+    if isinstance(default, bool):
+        return f"`{int(default)}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def _names(field_name: str, field: FieldInfo, prefix: str) -> tuple[str, ...]:
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(choice) for choice in alias.choices)
+    return (str(alias or prefix + field_name.upper()),)
+
+
+def _variables(declaration: type[_Declaration]) -> Mapping[str, Variable]:
+    """The environment variables of ``declaration``: its fields with a description."""
+    prefix = declaration.model_config.get("env_prefix", "")
+    rows: dict[str, Variable] = {}
+    for field_name, field in declaration.model_fields.items():
+        if field.description is None:
+            continue
+        names = _names(field_name, field, prefix)
+        rows[names[0]] = Variable(
+            field=field_name,
+            meaning=field.description,
+            allowed=_allowed(field),
+            default=_default(field),
+            names=names,
+            secret=field.annotation is SecretStr,
+        )
+    return MappingProxyType(rows)
+
+
+VARIABLES = _variables(Settings)
+"""The service's environment variables by name."""
+BUCKET_VARIABLES = _variables(BucketSettings)
+"""The bucket's environment variables by name."""
+
+
+class _TextSource(EnvSettingsSource):
+    """Environment variables from a mapping."""
+
+    def __init__(
+        self, declaration: type[_Declaration], texts: Mapping[str, str]
+    ) -> None:
+        self._texts = texts
+        super().__init__(declaration)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): text for name, text in self._texts.items()}
+
+
+def _texts(environ: Mapping[str, str] | None) -> dict[str, str]:
+    """All variables that are set: of ``environ``, or of the process and ``.env``."""
+    variables: Mapping[str, str | None] = environ or {}
+    if environ is None:
+        file = DotEnvSettingsSource(_Declaration, ENV_FILE, case_sensitive=True)
+        variables = {**file.env_vars, **_stripped(os.environ)}
+    return _stripped(variables)
+
+
+def _stripped(variables: Mapping[str, str | None]) -> dict[str, str]:
+    texts = {name: (text or "").strip() for name, text in variables.items()}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _values(
+    declaration: type[_Declaration],
+    variables: Mapping[str, Variable],
+    texts: Mapping[str, str],
+) -> dict[str, Any]:
+    """The constructor's arguments, still as text."""
+    names = {name for row in variables.values() for name in row.names}
+    declared = {name: text for name, text in texts.items() if name in names}
+    return _TextSource(declaration, declared)()
+
+
+def _configuration_error(
+    error: ValidationError, variables: Mapping[str, Variable], texts: Mapping[str, str]
+) -> ConfigurationError:
+    place = error.errors(include_url=False)[0]["loc"][0]
+    rows = variables.values()
+    row = next(row for row in rows if place in (row.field, *row.names))
+    name = next(name for name in row.names if name in texts)
+    shown = "(not shown)" if row.secret else repr(texts[name])
+    return ConfigurationError(
+        f"{name} is {shown}; allowed: {row.allowed}", setting=name
     )
 
 
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise ValueError("a URL that starts with https:// or http://")
-    return text.rstrip("/")
-
-
-VARIABLES: Mapping[str, Variable] = {
-    "ANIMATEDIFF_MODELS_DIR": Variable("models_dir", Path, "folder of the weights"),
-    "ANIMATEDIFF_OUTPUT_DIR": Variable(
-        "output_dir", Path, "folder of finished files when no bucket is configured"
-    ),
-    "ANIMATEDIFF_INPUT_DIR": Variable(
-        "input_dir", Path, "folder of pictures that jobs may name by path"
-    ),
-    "ANIMATEDIFF_CACHE_DIR": Variable(
-        "cache_dir", Path, "folder of files fetched from URLs"
-    ),
-    "ANIMATEDIFF_RESULT_FILE": Variable(
-        "result_file", Path, "also write each job's output here, as JSON"
-    ),
-    "ANIMATEDIFF_DEFAULT_MODEL": Variable(
-        "default_model", str, "model of jobs that name none"
-    ),
-    "ANIMATEDIFF_DEVICE": Variable(
-        "device", str, "torch device; auto: cuda if there is one, else cpu"
-    ),
-    "ANIMATEDIFF_DTYPE": Variable(
-        "dtype",
-        _one_of("auto", "float16", "bfloat16", "float32"),
-        "auto: float16 on cuda, float32 on cpu",
-    ),
-    "ANIMATEDIFF_ATTENTION": Variable(
-        "attention_backend", _one_of("sdpa", "xformers"), "attention kernels"
-    ),
-    "ANIMATEDIFF_VAE_DECODE_CHUNK": Variable(
-        "vae_decode_chunk", _number(int, 1, 64), "frames decoded at once"
-    ),
-    "ANIMATEDIFF_DEVICE_MEMORY_BYTES": Variable(
-        "device_memory_bytes",
-        _number(int, 1, 1e15),
-        "memory for weights and work; larger jobs are refused at once",
-        "all of the card's",
-    ),
-    "ANIMATEDIFF_MAX_MEGAPIXEL_STEPS": Variable(
-        "max_megapixel_steps",
-        _number(float, 0.01, 1e6),
-        "largest job: frames x width x height x steps / 1e6",
-    ),
-    "ANIMATEDIFF_OFFLINE": Variable(
-        "offline", _switch, "1: fetch nothing, use what is here"
-    ),
-    "ANIMATEDIFF_DOWNLOAD_HOSTS": Variable(
-        "download_hosts",
-        _hosts,
-        "hosts that jobs may name in URLs, with commas; * any public one, none: no"
-        " downloads",
-        "`*`",
-    ),
-    "ANIMATEDIFF_MAX_DOWNLOAD_BYTES": Variable(
-        "max_download_bytes", _number(int, 1, 1e12), "largest file that is fetched"
-    ),
-    "RUNPOD_WEBHOOK_POST_OUTPUT": Variable(
-        "on_platform", bool, "set by RunPod: there is a client to tell", "-"
-    ),
-    "ANIMATEDIFF_CONCURRENCY": Variable(
-        "concurrency",
-        _number(int, 1, 16),
-        "jobs taken at once; one is on the device, the others download or upload",
-    ),
-    "ANIMATEDIFF_JOB_TIMEOUT_SECONDS": Variable(
-        "job_timeout_seconds",
-        _number(float, 0.001, 1e6),
-        "a job that takes longer is stopped at its next step",
-    ),
-    "ANIMATEDIFF_MAX_INLINE_BYTES": Variable(
-        "max_inline_bytes",
-        _number(int, 1, 20_000_000),
-        "largest file in an answer, where there is no bucket",
-    ),
-    "ANIMATEDIFF_LOG_PROMPTS": Variable(
-        "log_prompts", _switch, "1: prompts appear in the log"
-    ),
-    "ANIMATEDIFF_VIDEO_QUALITY": Variable(
-        "video_quality", _number(int, 1, 100), "of mp4, webm and webp"
-    ),
-}
-
-BUCKET_VARIABLES: Mapping[str, Variable] = {
-    "BUCKET_NAME": Variable("name", str, "bucket"),
-    "BUCKET_ACCESS_KEY_ID": Variable("access_key_id", str, "access key"),
-    "BUCKET_SECRET_ACCESS_KEY": Variable("secret_access_key", str, "secret key"),
-    "BUCKET_ENDPOINT_URL": Variable("endpoint_url", _url, "S3 endpoint; unset: AWS"),
-    "BUCKET_REGION": Variable("region", str, "region that requests are signed for"),
-    "BUCKET_ADDRESSING_STYLE": Variable(
-        "addressing_style", _one_of("auto", "path", "virtual"), "bucket in path or host"
-    ),
-    "BUCKET_KEY_TEMPLATE": Variable(
-        "key_template", str, "object key; {job_id} {date} {sha256} {suffix}"
-    ),
-    "BUCKET_PUBLIC_BASE_URL": Variable(
-        "public_base_url", _url, "URLs are this plus the key, instead of presigned"
-    ),
-    "BUCKET_URL_TTL_SECONDS": Variable(
-        "url_ttl_seconds", _number(int, 1, 7 * 24 * 3600), "life of presigned URLs"
-    ),
-}
-
-_BUCKET_NEEDS = ("BUCKET_NAME", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
-
-
-def _read(
-    environ: Mapping[str, str], variables: Mapping[str, Variable]
-) -> dict[str, Any]:
-    given = {}
-    for name, variable in variables.items():
-        text = environ.get(name, "").strip()
-        if not text:
-            continue
-        try:
-            given[variable.field] = variable.parse(text)
-        except ValueError as error:
-            shown = "(not shown)" if "SECRET" in name else repr(text)
-            raise ConfigurationError(
-                f"{name} is {shown}, must be {error}", setting=name
-            ) from None
-    return given
-
-
-def _bucket(environ: Mapping[str, str]) -> BucketSettings | None:
-    given = _read(environ, BUCKET_VARIABLES)
-    if not given:
+def _bucket(texts: Mapping[str, str]) -> BucketSettings | None:
+    values = _values(BucketSettings, BUCKET_VARIABLES, texts)
+    if not values:
         return None
-    missing = [
-        name for name in _BUCKET_NEEDS if BUCKET_VARIABLES[name].field not in given
+    _check_complete(values)
+    try:
+        return BucketSettings(**values)
+    except ValidationError as error:
+        raise _configuration_error(error, BUCKET_VARIABLES, texts) from None
+
+
+def _check_complete(values: Mapping[str, Any]) -> None:
+    fields = BucketSettings.model_fields
+    required = [
+        name
+        for name, row in BUCKET_VARIABLES.items()
+        if fields[row.field].is_required()
     ]
+    missing = [name for name in required if BUCKET_VARIABLES[name].field not in values]
     if missing:
         raise ConfigurationError(
-            f"a bucket is configured in part: {', '.join(missing)} not set. Set all"
-            f" of {', '.join(_BUCKET_NEEDS)}, "
-            "or no BUCKET_ variable at all to keep files in a local folder",
+            f"the bucket is configured only in part: {', '.join(missing)} not set."
+            f" Set all of {', '.join(required)}, or no BUCKET_ variable at all to keep"
+            " files in a local folder",
             setting=missing[0],
         )
-    template = given.get("key_template", BucketSettings.key_template)
-    try:
-        template.format(job_id="j", date="d", sha256="0" * 64, suffix=".mp4")
-    except (KeyError, IndexError, ValueError) as error:
-        raise ConfigurationError(
-            f"BUCKET_KEY_TEMPLATE is {template!r}: {error!r}; may use {{job_id}},"
-            f" {{date}}, {{sha256}}, {{suffix}}",
-            setting="BUCKET_KEY_TEMPLATE",
-        ) from None
-    return BucketSettings(**given)
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Variables with our prefixes that nothing reads, each with the closest name.
+
+    Reads the same variables as ``Settings.from_env``.
+    """
+    names = {**VARIABLES, **BUCKET_VARIABLES}
+    ours = (name for name in _texts(environ) if name.startswith(_PREFIXES))
+    return [_with_suggestion(name, names) for name in ours if name not in names]
+
+
+def _with_suggestion(name: str, names: Iterable[str]) -> str:
+    prefix = name.partition("_")[0] + "_"
+    ends = [other.removeprefix(prefix) for other in names if other.startswith(prefix)]
+    closest = difflib.get_close_matches(name.removeprefix(prefix), ends, n=1)
+    return f"{name} (did you mean {prefix}{closest[0]}?)" if closest else name

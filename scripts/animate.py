@@ -12,7 +12,6 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +130,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         given["dtype"] = options.dtype
     if options.without_xformers:
         given["attention_backend"] = "sdpa"
-    return replace(Settings.from_env(), **given)
+    return Settings.from_env().replace(**given)
 
 
 def _clips(entries: list[Entry], options: argparse.Namespace) -> Iterator[Clip]:

@@ -1,9 +1,22 @@
+"""Settings from environment variables and a .env file, and their documentation."""
+
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr, ValidationError
 
+from animatediff import settings as settings_module
 from animatediff.errors import ConfigurationError
-from animatediff.settings import BUCKET_VARIABLES, VARIABLES, BucketSettings, Settings
+from animatediff.settings import (
+    BUCKET_VARIABLES,
+    PROJECT_ROOT,
+    VARIABLES,
+    BucketSettings,
+    Settings,
+    unknown_variables,
+)
 from scripts import settings_table
 
 BUCKET = {
@@ -11,6 +24,16 @@ BUCKET = {
     "BUCKET_ACCESS_KEY_ID": "key",
     "BUCKET_SECRET_ACCESS_KEY": "hush",
 }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a process without variables of ours."""
+    for row in (*VARIABLES.values(), *BUCKET_VARIABLES.values()):
+        for name in row.names:
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def test_nothing_set_is_the_default() -> None:
@@ -24,30 +47,124 @@ def test_variables_are_read() -> None:
             "ANIMATEDIFF_MODELS_DIR": "/weights",
             "ANIMATEDIFF_DTYPE": "bfloat16",
             "ANIMATEDIFF_VAE_DECODE_CHUNK": "8",
+            "ANIMATEDIFF_ATTENTION": "xformers",
+            "ANIMATEDIFF_OFFLINE": " 1 ",
+            "RUNPOD_WEBHOOK_POST_OUTPUT": "https://example.org/$ID",
         }
     )
-    assert (settings.models_dir, settings.dtype, settings.vae_decode_chunk) == (
-        Path("/weights"),
-        "bfloat16",
-        8,
-    )
+    assert settings.models_dir == Path("/weights")
+    assert (settings.dtype, settings.vae_decode_chunk) == ("bfloat16", 8)
+    assert settings.attention_backend == "xformers"
+    assert settings.offline
+    assert settings.on_platform
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("text", "hosts"),
+    [("*", None), ("none", ()), ("A.org, .b.org,", ("a.org", ".b.org"))],
+)
+def test_hosts(text: str, hosts: tuple[str, ...] | None) -> None:
+    settings = Settings.from_env({"ANIMATEDIFF_DOWNLOAD_HOSTS": text})
+    assert settings.download_hosts == hosts
+
+
+@pytest.mark.parametrize("name", ["RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"])
+def test_the_level_of_the_sdk_s_log(name: str) -> None:
+    assert Settings().sdk_log_level == "INFO"
+    assert Settings.from_env({name: "debug"}).sdk_log_level == "DEBUG"
+
+
+def test_fields_without_a_description_are_no_variables() -> None:
+    """Among them the one that opens every path of the machine to jobs."""
+    environ = {"ANIMATEDIFF_ANY_PATH": "1", "ANIMATEDIFF_BUCKET": '{"name": "x"}'}
+    assert Settings.from_env(environ) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
     [
-        ("ANIMATEDIFF_DTYPE", "float8"),
-        ("ANIMATEDIFF_ATTENTION", "flash"),
-        ("ANIMATEDIFF_VAE_DECODE_CHUNK", "0"),
-        ("ANIMATEDIFF_MAX_MEGAPIXEL_STEPS", "nan"),
-        ("ANIMATEDIFF_VIDEO_QUALITY", "good"),
+        ("ANIMATEDIFF_DTYPE", "float8", "auto, float16, bfloat16, float32"),
+        ("ANIMATEDIFF_ATTENTION", "flash", "sdpa, xformers"),
+        ("ANIMATEDIFF_VAE_DECODE_CHUNK", "0", "a whole number from 1 to 64 frames"),
+        ("ANIMATEDIFF_MAX_MEGAPIXEL_STEPS", "nan", "a number from 0.001 to 1,000,000"),
+        ("ANIMATEDIFF_VIDEO_QUALITY", "good", "a whole number from 1 to 100"),
+        ("ANIMATEDIFF_OFFLINE", "maybe", "0 or 1"),
+        ("RUNPOD_DEBUG_LEVEL", "loud", "NOTSET, TRACE, DEBUG, INFO, WARN, ERROR"),
     ],
 )
-def test_wrong_value_names_its_variable(name: str, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=name) as caught:
+def test_wrong_value_names_its_variable(name: str, text: str, allowed: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
         Settings.from_env({name: text})
-    assert text in caught.value.message
+    assert caught.value.message == f"{name} is {text!r}; allowed: {allowed}"
     assert caught.value.details["setting"] == name
+
+
+def test_settings_are_frozen_and_checked() -> None:
+    settings = Settings(vae_decode_chunk=2)
+    with pytest.raises(ValidationError):
+        settings.vae_decode_chunk = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        settings.replace(vae_decode_chunk=0)
+    with pytest.raises(ValidationError):
+        settings.replace(vae_decode_chunks=3)
+    assert settings.replace(dtype="float32") == Settings(
+        vae_decode_chunk=2, dtype="float32"
+    )
+
+
+def test_the_constructor_reads_no_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANIMATEDIFF_DTYPE", "float32")
+    (folder / ".env").write_text("ANIMATEDIFF_DEVICE=cpu\n")
+    assert (Settings().dtype, Settings().device) == ("auto", "auto")
+
+
+def test_the_environment_precedes_the_env_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings.from_env() == Settings()
+    text = "# ours\nANIMATEDIFF_DTYPE=float32\nANIMATEDIFF_DEVICE='cpu'\nHF_TOKEN=x\n"
+    (folder / ".env").write_text(text + "BUCKET_REGIN=eu-1\n")
+    monkeypatch.setenv("ANIMATEDIFF_DTYPE", "bfloat16")
+    settings = Settings.from_env()
+    assert (settings.dtype, settings.device) == ("bfloat16", "cpu")
+    assert Settings.from_env({}) == Settings()
+    assert unknown_variables() == ["BUCKET_REGIN (did you mean BUCKET_REGION?)"]
+
+
+def test_an_empty_variable_leaves_the_env_file_s_value(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / ".env").write_text("ANIMATEDIFF_DEVICE=cpu\n")
+    monkeypatch.setenv("ANIMATEDIFF_DEVICE", "")
+    assert Settings.from_env().device == "cpu"
+
+
+def test_data_is_in_the_checkout_or_in_the_working_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings().models_dir == PROJECT_ROOT / "models"
+    site_packages = folder / "lib" / "site-packages"
+    monkeypatch.setattr(settings_module, "PROJECT_ROOT", site_packages)
+    settings = Settings.from_env()
+    assert settings.models_dir == folder / "models"
+    assert settings.output_dir == folder / "outputs"
+    assert settings.input_dir == folder / "inputs"
+
+
+def test_unknown_variables_are_named_with_the_closest_one() -> None:
+    environ = {
+        "ANIMATEDIFF_DTYP": "float32",
+        "BUCKET_ZZZ": "x",
+        "ANIMATEDIFF_DTYPE": "float32",
+        "BUCKET_NAME": "b",
+        "PATH": "/bin",
+    }
+    assert unknown_variables(environ) == [
+        "ANIMATEDIFF_DTYP (did you mean ANIMATEDIFF_DTYPE?)",
+        "BUCKET_ZZZ",
+    ]
 
 
 def test_whole_bucket() -> None:
@@ -59,9 +176,15 @@ def test_whole_bucket() -> None:
         }
     )
     assert settings.bucket == BucketSettings(
-        "clips", "key", "hush", endpoint_url="https://s3.example.com", region="eu-1"
+        name="clips",
+        access_key_id=SecretStr("key"),
+        secret_access_key=SecretStr("hush"),
+        endpoint_url="https://s3.example.com",
+        region="eu-1",
     )
     assert "hush" not in repr(settings)
+    assert "'key'" not in repr(settings)
+    assert "hush" not in settings.model_dump_json()
 
 
 @pytest.mark.parametrize("missing", BUCKET)
@@ -82,6 +205,7 @@ def test_option_without_bucket_is_refused() -> None:
     ("name", "text"),
     [
         ("BUCKET_KEY_TEMPLATE", "{user}/{suffix}"),
+        ("BUCKET_KEY_TEMPLATE", "{job_id.name}"),
         ("BUCKET_KEY_TEMPLATE", "{"),
         ("BUCKET_ENDPOINT_URL", "s3.example.com"),
         ("BUCKET_ADDRESSING_STYLE", "dns"),
@@ -89,8 +213,26 @@ def test_option_without_bucket_is_refused() -> None:
     ],
 )
 def test_wrong_bucket_option_names_its_variable(name: str, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=name):
+    with pytest.raises(ConfigurationError) as caught:
         Settings.from_env({**BUCKET, name: text})
+    allowed = BUCKET_VARIABLES[name].allowed
+    assert caught.value.message == f"{name} is {text!r}; allowed: {allowed}"
+
+
+@pytest.mark.parametrize("name", ["BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY"])
+def test_a_wrong_secret_is_not_shown(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} is .not shown.") as caught:
+        Settings.from_env({**BUCKET, name: "hush\udcff"})
+    assert "hush" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_every_variable_is_documented_with_its_allowed_values() -> None:
+    for row in (*VARIABLES.values(), *BUCKET_VARIABLES.values()):
+        assert row.meaning
+        assert row.allowed
+        assert row.default
 
 
 def test_readme_s_table_is_the_code_s() -> None:
@@ -98,3 +240,9 @@ def test_readme_s_table_is_the_code_s() -> None:
     assert readme == settings_table.with_table(readme)  # else: make schemas
     for name in VARIABLES.keys() | BUCKET_VARIABLES.keys():
         assert f"| `{name}` |" in readme
+
+
+def test_settings_import_no_torch() -> None:
+    code = "import sys, animatediff.settings; sys.exit('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=PROJECT_ROOT, check=False).returncode == 0

@@ -244,8 +244,8 @@ class S3Storage:
             "s3",
             endpoint_url=endpoint_url,
             region_name=self.bucket.region or region_of(self.bucket.endpoint_url),
-            aws_access_key_id=self.bucket.access_key_id,
-            aws_secret_access_key=self.bucket.secret_access_key,
+            aws_access_key_id=self.bucket.access_key_id.get_secret_value(),
+            aws_secret_access_key=self.bucket.secret_access_key.get_secret_value(),
             config=config,
         )
 

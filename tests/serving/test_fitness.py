@@ -1,9 +1,10 @@
-"""What a worker looks at before its first job, with things in order and out of order."""
+"""The checks before the first job: everything in order, and each fault."""
 
 import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from animatediff.errors import ConfigurationError
 from animatediff.serving import fitness
@@ -83,9 +84,9 @@ def test_an_encoder_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_bucket_that_does_not_answer() -> None:
     nowhere = BucketSettings(
-        "clips",
-        "key",
-        "hush",
+        name="clips",
+        access_key_id=SecretStr("key"),
+        secret_access_key=SecretStr("hush"),
         endpoint_url="http://127.0.0.1:9",
         addressing_style="path",
     )

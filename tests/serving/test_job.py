@@ -297,7 +297,7 @@ def test_a_device_error_ends_the_worker(engine: Engine, runner: JobRunner) -> No
 
 
 def test_a_job_that_takes_too_long(engine: Engine, tmp_path: Path) -> None:
-    settings = replace(engine.settings, job_timeout_seconds=0.3)
+    settings = engine.settings.replace(job_timeout_seconds=0.3)
     runner = JobRunner(
         engine, LocalStorage(tmp_path), settings, parse_job_input, render_job_output
     )
@@ -308,7 +308,7 @@ def test_a_job_that_takes_too_long(engine: Engine, tmp_path: Path) -> None:
 
 
 def on_platform(engine: Engine, limit: int) -> JobRunner:
-    settings = replace(engine.settings, on_platform=True, max_inline_bytes=limit)
+    settings = engine.settings.replace(on_platform=True, max_inline_bytes=limit)
     return JobRunner(
         engine, make_storage(settings), settings, parse_job_input, render_job_output
     )
@@ -368,7 +368,7 @@ def test_prompts_are_logged_only_if_asked_for(
     engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for log_prompts in (False, True):
-        settings = replace(engine.settings, log_prompts=log_prompts)
+        settings = engine.settings.replace(log_prompts=log_prompts)
         runner = JobRunner(
             engine, LocalStorage(tmp_path), settings, parse_job_input, render_job_output
         )

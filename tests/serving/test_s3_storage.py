@@ -185,7 +185,7 @@ class TestBucket:
                 action()
             assert caught.value.details["reason"] == reason
             assert "127.0.0.1" not in str(caught.value.to_dict())
-            assert wrong.secret_access_key not in "".join(
+            assert wrong.secret_access_key.get_secret_value() not in "".join(
                 traceback.format_exception(caught.value)
             )
         with pytest.raises(
@@ -193,7 +193,7 @@ class TestBucket:
             match=f"the bucket {wrong.name} cannot be used: {reason}",
         ) as unfit:
             check_bucket(Settings(bucket=wrong))
-        assert wrong.secret_access_key not in unfit.value.message
+        assert wrong.secret_access_key.get_secret_value() not in unfit.value.message
         assert server.keys("wrong/") == []
 
     def test_right_settings_are_fit(self, server: S3Server) -> None:

@@ -1,10 +1,12 @@
 import base64
 import hashlib
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import pytest
+from pydantic import SecretStr
 
 from animatediff.errors import StorageError
 from animatediff.serving.storage import (
@@ -23,6 +25,11 @@ from animatediff.video.clip import EncodedVideo
 CONTENT = b"not really a video" * 1000
 
 
+def bucket(name: str, **fields: Any) -> BucketSettings:
+    keys = {"access_key_id": SecretStr("k"), "secret_access_key": SecretStr("s")}
+    return BucketSettings(name=name, **keys, **fields)
+
+
 @pytest.fixture
 def clip(tmp_path: Path) -> EncodedVideo:
     path = tmp_path / "clip.mp4"
@@ -38,12 +45,10 @@ def local_path(url: str) -> Path:
 
 def test_settings_choose_the_storage(tmp_path: Path) -> None:
     assert isinstance(make_storage(Settings(output_dir=tmp_path)), LocalStorage)
-    assert isinstance(
-        make_storage(Settings(bucket=BucketSettings("b", "k", "s"))), S3Storage
-    )
+    assert isinstance(make_storage(Settings(bucket=bucket("b"))), S3Storage)
     assert isinstance(make_storage(Settings(on_platform=True)), InlineStorage)
     assert isinstance(
-        make_storage(Settings(on_platform=True, bucket=BucketSettings("b", "k", "s"))),
+        make_storage(Settings(on_platform=True, bucket=bucket("b"))),
         S3Storage,
     )
 
@@ -89,7 +94,7 @@ def test_key_template(clip: EncodedVideo) -> None:
         == f"v/a_b/{clip.sha256[:8]}.mp4"
     )
     assert (
-        object_key(BucketSettings.key_template, clip, "j")
+        object_key(bucket("b").key_template, clip, "j")
         == f"animatediff/j-{clip.sha256[:12]}.mp4"
     )
     assert object_key("{date}/x", clip, "j").startswith("20")
@@ -245,8 +250,8 @@ SIGNED = {
 @pytest.mark.parametrize("case", SIGNED)
 def test_the_signed_url_is_the_services_own(case: str) -> None:
     endpoint, region, style, start, signed_for = SIGNED[case]
-    settings = BucketSettings(
-        "clips", "k", "s", endpoint_url=endpoint, region=region, addressing_style=style
+    settings = bucket(
+        "clips", endpoint_url=endpoint, region=region, addressing_style=style
     )
     url = S3Storage(settings)._url("a/b.mp4")
     assert url.startswith(f"{start}a/b.mp4?X-Amz-Algorithm=AWS4-HMAC-SHA256&")
@@ -256,22 +261,18 @@ def test_the_signed_url_is_the_services_own(case: str) -> None:
 
 def test_a_bucket_with_dots_is_in_the_path() -> None:
     """No certificate covers it in the host."""
-    url = S3Storage(
-        BucketSettings("clips.example.com", "k", "s", region="eu-west-2")
-    )._url("a.mp4")
+    url = S3Storage(bucket("clips.example.com", region="eu-west-2"))._url("a.mp4")
     assert url.startswith(f"{AWS}/clips.example.com/a.mp4?")
 
 
 def test_time_to_live_is_in_the_url() -> None:
-    assert "X-Amz-Expires=77&" in S3Storage(
-        BucketSettings("clips", "k", "s", url_ttl_seconds=77)
-    )._url("a.mp4")
+    assert "X-Amz-Expires=77&" in S3Storage(bucket("clips", url_ttl_seconds=77))._url(
+        "a.mp4"
+    )
 
 
 def test_public_url_is_base_and_key() -> None:
-    files = S3Storage(
-        BucketSettings("clips", "k", "s", public_base_url="https://cdn.example.com/v")
-    )
+    files = S3Storage(bucket("clips", public_base_url="https://cdn.example.com/v"))
     assert files._url("x y/j.mp4") == "https://cdn.example.com/v/x%20y/j.mp4"
 
 
