@@ -32,8 +32,9 @@ from animatediff.catalog import SHAPEWORLD_DEFAULTS
 from animatediff.engine import Engine
 from animatediff.job.request import ControlRef, GenerationRequest, LoraRef
 from animatediff.settings import Settings
-from animatediff.training.shapeworld import world
-from animatediff.training.shapeworld.judge import Reading, read
+from lab.shapeworld import world
+from lab.shapeworld.judge import Reading, read
+from lab.shapeworld.scene import CAMERAS, COLOURS, DIRECTIONS, SHAPES, Scene, Thing
 from scripts.contact_sheet import contact_sheet
 
 Measures = Mapping[str, float]
@@ -95,7 +96,7 @@ class Suite:
 
 
 def right_about(
-    scene: world.Scene, reading: Reading | None, names: Sequence[str] = SAID
+    scene: Scene, reading: Reading | None, names: Sequence[str] = SAID
 ) -> dict[str, float]:
     """1 for each of ``names`` that was read as ``scene`` has it; where nothing was
     seen, all are wrong.
@@ -108,7 +109,7 @@ def right_about(
     }
 
 
-def scene_measures(scene: world.Scene, clips: Sequence[np.ndarray]) -> Measures:
+def scene_measures(scene: Scene, clips: Sequence[np.ndarray]) -> Measures:
     """Whether the clip shows what ``scene`` says, and how fast, where it is to go
     somewhere.
     """
@@ -119,7 +120,7 @@ def scene_measures(scene: world.Scene, clips: Sequence[np.ndarray]) -> Measures:
         "all four": float(all(right.values())),
         "kept in all frames": float(bool(reading and reading.kept == 1)),
     }
-    if reading and scene.motion in world.DIRECTIONS:
+    if reading and scene.motion in DIRECTIONS:
         measures["pixels a frame"] = reading.speed
     return measures
 
@@ -152,12 +153,10 @@ def camera(clips: int, move: str, file: str) -> Iterator[Case]:
     still = [scene for scene in world.held_out_scenes() if scene.motion == "still"]
     for seed in range(clips):
         for number, scene in enumerate(still):
-            others = [colour for colour in world.COLOURS if colour != scene.colour]
+            others = [colour for colour in COLOURS if colour != scene.colour]
             if move.startswith("roll"):  # what turns is seen by two
-                shape = world.SHAPES[number % len(world.SHAPES)]
-                scene = replace(
-                    scene, other=world.Thing(others[number % len(others)], shape)
-                )
+                shape = SHAPES[number % len(SHAPES)]
+                scene = replace(scene, other=Thing(others[number % len(others)], shape))
             request = GenerationRequest(
                 scene.prompt, model=FOLDER, seed=1000 * seed + number
             )
@@ -171,7 +170,7 @@ def camera(clips: int, move: str, file: str) -> Iterator[Case]:
 
 
 def control_measures(
-    scene: world.Scene, picture: np.ndarray | None, clips: Sequence[np.ndarray]
+    scene: Scene, picture: np.ndarray | None, clips: Sequence[np.ndarray]
 ) -> Measures:
     measures = right_about(scene, read(clips[0]), ("colour", "shape", "motion"))
     if picture is None:
@@ -262,7 +261,7 @@ SUITES: Mapping[str, Suite] = {
             partial(camera, move=move, file=f"motion_lora_{move}.safetensors"),
             _CAMERA_TARGETS,
         )
-        for move in world.CAMERAS
+        for move in CAMERAS
     },
     "sparsectrl_rgb": Suite(
         ("sparsectrl_rgb.safetensors",),

@@ -29,8 +29,9 @@ from animatediff.pipeline import AnimationInputs, AnimationPipeline
 from animatediff.settings import PROJECT_ROOT, Settings
 from animatediff.training.config import load_config
 from animatediff.training.report import read_metrics
-from animatediff.training.shapeworld import world
-from animatediff.training.shapeworld.judge import read
+from lab.shapeworld import world
+from lab.shapeworld.judge import read
+from lab.shapeworld.scene import CAMERAS
 from scripts.evaluate import evaluate, one_each, right_about
 
 CONFIGS = PROJECT_ROOT / "configs" / "training" / "shapeworld"
@@ -291,7 +292,7 @@ STEPS = (
             {"moved its way": 0.7, "more with strength": 0.5},
             _for_camera(move),
         )
-        for move in world.CAMERAS
+        for move in CAMERAS
     ),
     Step(
         "domain_adapter",

@@ -37,7 +37,7 @@ from .export import Origin
 from .feeding import GlobalBatch, LatentCache, Reader, load, slots
 from .learners import DenoisingLearner, Entry
 from .report import Report
-from .stages import STAGES, build_learner, open_clips, open_words
+from .stages import STAGES, build_learner, open_clips
 
 log = logging.getLogger(__name__)
 
@@ -359,7 +359,7 @@ class Trainer:
         be one.
         """
         config, cache, words, learner = self.config, None, None, self.learner
-        sketches = config.shows_sketches
+        sketches = config.uses_sketches
         if config.latent_cache.enabled:
             if not isinstance(learner, DenoisingLearner):
                 raise ConfigurationError(
@@ -367,14 +367,15 @@ class Trainer:
                     setting="latent_cache.enabled",
                 )
             folder = Path(config.latent_cache.folder or self.output_dir / "latents")
-            data = config.data.model_dump(mode="json", exclude={"workers", "size"})
+            data = config.data.deciding()
+            data.pop("size", None)
             key = json.dumps(
                 [data, sketches, _hash(learner.encoders.vae)], sort_keys=True
             )
             cache = learner.cache = LatentCache(
                 folder, key, config.latent_cache.variants
             )
-            words = open_words(config)
+            words = config.data.open_captions()
         clips = open_clips(config, whole=cache is not None)
         return clips, Reader(clips, cache, words, sketches=sketches)
 

@@ -21,7 +21,7 @@ from ..models.unet import UNet3DConditionModel
 from ..pipeline import AnimationPipeline, LoraFile
 from . import lora_layers
 from .config import TrainConfig
-from .data import ClipFolder, PictureFolder, SourceDataset, World, open_source
+from .data import DataSource, SourceDataset
 from .encoder_learners import TextLearner, VaeLearner
 from .export import (
     Origin,
@@ -42,7 +42,6 @@ from .learners import (
     MotionLoraLearner,
     SparseControlLearner,
 )
-from .shapeworld import world
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,20 @@ class Stage:
     beta_schedule: str | None = None
     single_frames: bool = False
     words_alone: bool = False
+
+    def can_use(self, source: DataSource) -> bool:
+        """Whether the stage can be trained on ``source``."""
+        if self.words_alone:
+            return source.has_captions_alone
+        return self.single_frames or source.moves
+
+    def frames_read(self, num_frames: int, *, whole: bool) -> int:
+        """How many of a clip's ``num_frames`` frames the stage reads."""
+        if self.words_alone:
+            return 0
+        if self.single_frames and not whole:
+            return 1
+        return num_frames
 
 
 # ------------------------------------------------------------------------------------------------
@@ -313,8 +326,7 @@ def _build_text_encoder(
                 nn.init.normal_(parameter, std=0.7)
             elif name.endswith("position_embedding.weight"):
                 nn.init.normal_(parameter, std=0.05)
-    classes = {name: len(values) for name, values in world.ATTRIBUTES.items()}
-    return TextLearner(config, batch, encoder, tokenizer, rows, classes)
+    return TextLearner(config, batch, encoder, tokenizer, rows, clips.attributes)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -450,63 +462,18 @@ def build_learner(config: TrainConfig, batch: GlobalBatch) -> Learner:
 
 
 def open_clips(config: TrainConfig, *, whole: bool = False) -> SourceDataset:
-    """The config's data as its stage reads them; ``whole``: all frames of a clip, also
-    where one is enough.
+    """The config's data as its stage reads them.
 
-    Raises ConfigurationError.
+    ``whole``: all frames of a clip, even if the stage needs only one. Raises
+    ConfigurationError if the stage cannot use such data, or there are none.
     """
-    data, stage = config.data, STAGES[config.stage]
-    single = stage.single_frames and not whole
-    manifest = Path(data.manifest) if data.manifest else None
-    if data.kind == "world":
-        num_frames = 0 if stage.words_alone else 1 if single else data.num_frames
-        return _open_world(config, num_frames, sketches=config.shows_sketches)
-    if stage.words_alone or (data.kind == "pictures" and not stage.single_frames):
+    stage, source = STAGES[config.stage], config.data
+    if not stage.can_use(source):
         raise ConfigurationError(
-            f"data.kind: the stage {config.stage} cannot use {data.kind}",
+            f"data.kind: the stage {config.stage} cannot use {source.kind}",
             setting="data.kind",
         )
-    size = {"height": data.height, "width": data.width, "flip": data.flip}
-    common = {
-        "root": Path(str(data.root)),
-        "manifest": manifest,
-        "max_broken": data.max_broken,
-        "seed": data.seed,
-    }
-    if data.kind == "pictures":
-        return open_source(PictureFolder(**common, **size))
-    return open_source(
-        ClipFolder(
-            **common,
-            **size,
-            num_frames=1 if single else data.num_frames,
-            stride=data.stride,
-        )
+    return source.open(
+        stage.frames_read(source.num_frames, whole=whole),
+        sketches=config.uses_sketches,
     )
-
-
-def open_words(config: TrainConfig) -> SourceDataset | None:
-    """The world's captions alone, which are others in every epoch; None for data whose
-    captions stay.
-    """
-    return _open_world(config, 0) if config.data.kind == "world" else None
-
-
-def _open_world(
-    config: TrainConfig, num_frames: int, *, sketches: bool = False
-) -> SourceDataset:
-    data = config.data
-    shots = tuple(
-        world.Shot(shot.camera, shot.style, shot.watermark, shot.amount)
-        for shot in data.shots
-    )
-    source = World(
-        data.size,
-        data.split,
-        shots,
-        data.two_objects,
-        num_frames,
-        sketches,
-        seed=data.seed,
-    )
-    return open_source(source)

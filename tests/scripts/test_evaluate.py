@@ -8,12 +8,13 @@ import pytest
 
 from animatediff.engine import Engine
 from animatediff.settings import Settings
-from animatediff.training.shapeworld import world
+from lab.shapeworld import world
+from lab.shapeworld.scene import COLOURS, DIRECTIONS, PLAIN, Scene, Shot
 from scripts import evaluate
 from scripts.evaluate import SUITES, Case, Suite, figure, table
 
 
-def drawn(scene: world.Scene, shot: world.Shot = world.PLAIN) -> np.ndarray:
+def drawn(scene: Scene, shot: Shot = PLAIN) -> np.ndarray:
     return (
         (world.render(scene, np.random.default_rng(3), shot) * 255)
         .round()
@@ -28,16 +29,16 @@ def test_scene_that_is_shown_is_right_in_everything() -> None:
         assert set(measures.values()) == {1.0}
         assert (
             speed is None
-            if scene.motion not in world.DIRECTIONS
+            if scene.motion not in DIRECTIONS
             else 1.4 < (speed or 0) < 2.1
         )
 
 
 def test_each_wrong_part_is_told() -> None:
     scene = world.held_out_scenes(1)[0]
-    other = next(colour for colour in world.COLOURS if colour != scene.colour)
+    other = next(colour for colour in COLOURS if colour != scene.colour)
     measures = evaluate.scene_measures(
-        world.Scene(other, scene.shape, scene.background, scene.motion), [drawn(scene)]
+        Scene(other, scene.shape, scene.background, scene.motion), [drawn(scene)]
     )
     assert measures == {
         "colour": 0.0,
@@ -60,7 +61,7 @@ def test_nothing_to_see_is_wrong() -> None:
 
 def test_camera_must_go_its_way_and_more_with_strength() -> None:
     scene = next(scene for scene in world.held_out_scenes() if scene.motion == "still")
-    still, moved = drawn(scene), drawn(scene, world.Shot(camera="pan_left"))
+    still, moved = drawn(scene), drawn(scene, Shot(camera="pan_left"))
     half = np.concatenate([moved[::2], moved[-1:].repeat(8, axis=0)])[:16]
     assert (
         evaluate.camera_measures("pan_left", [still, half, moved])["moved its way"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from animatediff.training.config import load_config
+from lab.shapeworld.source import World
 from scripts import train_shapeworld
 from scripts.evaluate import SUITES
 from scripts.train_shapeworld import CONFIGS, SHIPPED, STEPS, Step
@@ -19,7 +20,7 @@ from scripts.train_shapeworld import CONFIGS, SHIPPED, STEPS, Step
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
 def test_every_step_s_config_is_valid(step: Step) -> None:
     config = load_config(CONFIGS / f"{step.config}.yaml", step.overrides)
-    assert config.data.kind == "world"
+    assert isinstance(config.data, World)
     assert config.output_dir.startswith("runs/shapeworld/")
     assert step.takes
     assert step.least

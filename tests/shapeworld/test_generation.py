@@ -13,7 +13,7 @@ import pytest
 from animatediff.engine import Engine
 from animatediff.job.request import GenerationRequest
 from animatediff.settings import Settings
-from animatediff.training.shapeworld import world
+from lab.shapeworld.scene import CAMERAS
 from scripts.evaluate import SUITES, evaluate, not_installed
 
 CHANGES = ("domain_adapter", "style_lora", "dreambooth")
@@ -34,7 +34,7 @@ BOUNDS = {
     },
     "lcm_4": {"colour": 0.7, "shape": 0.7, "background": 0.8, "motion": 0.5},
     "lcm_8": {"colour": 0.7, "shape": 0.7, "background": 0.8, "motion": 0.5},
-    **{f"camera_{move}": {"moved its way": 1.0} for move in world.CAMERAS},
+    **{f"camera_{move}": {"moved its way": 1.0} for move in CAMERAS},
     "sparsectrl_rgb": {
         "colour": 0.8,
         "shape": 0.8,

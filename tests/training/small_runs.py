@@ -19,6 +19,7 @@ from animatediff.training.export import (
     write_weights,
 )
 
+WORLD = "lab.shapeworld.source:World"
 SHAPEWORLD = Path(__file__).parents[2] / "models" / "shapeworld"
 UNET = {
     "block_out_channels": [32, 32, 32, 32],
@@ -100,7 +101,7 @@ def small_config(stage: str, family: Path, **changes: Any) -> TrainConfig:
     """A config of a stage, with changes, ``output_dir`` among them; tables are merged."""
     raw = {
         "stage": stage,
-        "data": {"kind": "world", "size": 16, "num_frames": 2},
+        "data": {"source": WORLD, "size": 16, "num_frames": 2},
         "model": model_of(stage, family),
         "optimizer": {"lr": 1e-3},
         "ema": {"decay": 0.9},

@@ -3,25 +3,21 @@ on their number alone.
 """
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from animatediff.errors import AssetError, ConfigurationError
-from animatediff.training.data import (
-    ClipFolder,
-    PictureFolder,
-    World,
-    clip_indices,
-    open_source,
-    order,
-)
-from animatediff.training.shapeworld import world
+from animatediff.training.data import clip_indices, order
+from animatediff.training.file_data import ClipDataset, ClipFolder, PictureFolder
 from animatediff.video import Video, write_video
+from lab.shapeworld.source import World
 
 
 class FirstStart:
@@ -59,9 +55,14 @@ def source(root: Path, **changes) -> ClipFolder:
             "stride": 3,
             "height": 16,
             "width": 32,
+            "flip": False,
             **changes,
         }
     )
+
+
+def opened(folder: ClipFolder) -> ClipDataset:
+    return folder.open(folder.num_frames)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_every_start_is_drawn() -> None:
 
 
 def test_clip_item(clips: Path) -> None:
-    data = open_source(source(clips))
+    data = opened(source(clips))
     item = data.item(0, 0)
     assert item["pixels"].shape == (4, 3, 16, 32)
     assert item["pixels"].dtype == torch.float32
@@ -104,7 +105,7 @@ def test_clip_item(clips: Path) -> None:
 
 
 def test_items_depend_on_epoch_and_index_alone(clips: Path) -> None:
-    one, other = open_source(source(clips, seed=5)), open_source(source(clips, seed=5))
+    one, other = opened(source(clips, seed=5)), opened(source(clips, seed=5))
     later = [other.item(epoch, index) for epoch in (2, 0, 1) for index in (2, 1, 0)]
     for item in later[3:6]:
         again = one.item(0, int(item["index"]))
@@ -115,7 +116,7 @@ def test_items_depend_on_epoch_and_index_alone(clips: Path) -> None:
 
 
 def test_flip_is_one_decision_a_clip(clips: Path) -> None:
-    data = open_source(source(clips, flip=True))
+    data = opened(source(clips, flip=True))
     sides = set()
     for epoch in range(12):
         pixels = data.item(epoch, 0)["pixels"]
@@ -126,7 +127,7 @@ def test_flip_is_one_decision_a_clip(clips: Path) -> None:
 
 
 def test_single_frames(clips: Path) -> None:
-    data = open_source(source(clips, num_frames=1))
+    data = opened(source(clips, num_frames=1))
     frames = {int(data.item(epoch, 2)["frames"]) for epoch in range(30)}
     assert frames == {0, 1, 2, 3, 4}
     assert data.item(0, 2)["pixels"].shape == (1, 3, 16, 32)
@@ -144,7 +145,7 @@ def test_broken_files_are_counted_and_replaced_by_the_next(
     (tmp_path / "junk.mp4").write_bytes(b"junk" * 99)
     (tmp_path / "clips.csv").write_text("\n".join(["path,caption", *lines]))
     config = source(tmp_path, manifest=tmp_path / "clips.csv", max_broken=0.5)
-    data = open_source(config)
+    data = opened(config)
     assert data.report() == []
     item = data.item(0, 1)
     assert (item["caption"], int(item["index"])) == ("four", 3)
@@ -155,7 +156,7 @@ def test_broken_files_are_counted_and_replaced_by_the_next(
     again = data.item(0, 1)  # known by now, and the same all the same
     assert torch.equal(again["pixels"], item["pixels"])
     assert again["broken"] == item["broken"]
-    fresh = open_source(config)
+    fresh = opened(config)
     fresh.note(item["broken"])  # as from a loader's process
     assert fresh.report() == data.report()
 
@@ -164,14 +165,14 @@ def test_too_many_broken_files_are_an_error(clips: Path, tmp_path: Path) -> None
     for name in "abc":
         (tmp_path / f"{name}.mp4").write_bytes((clips / f"{name}.mp4").read_bytes())
     (tmp_path / "a.txt").write_text("one")
-    data = open_source(source(tmp_path, max_broken=0.4))
+    data = opened(source(tmp_path, max_broken=0.4))
     assert data.item(0, 0)["caption"] == "one"
     with pytest.raises(
         AssetError,
         match=r"2 of 3 files cannot be read.*0\.4.*b\.mp4 \(there is no caption",
     ):
         data.item(0, 1)
-    data = open_source(source(tmp_path, max_broken=0.99))
+    data = opened(source(tmp_path, max_broken=0.99))
     (tmp_path / "a.txt").unlink()
     with pytest.raises(AssetError, match="3 of 3"):
         data.item(0, 0)
@@ -192,14 +193,14 @@ def test_file_with_fewer_frames_than_it_says(tmp_path: Path) -> None:
     (tmp_path / "cut.txt").write_text("cut")
     (tmp_path / "whole.txt").write_text("whole")
     config = source(tmp_path, stride=40)
-    data = open_source(config)
+    data = opened(config)
     assert [data.item(0, index)["caption"] for index in range(2)] == ["cut", "whole"]
     frames = data.item(0, 0)["frames"]
     assert 5 < frames[-1] < 39
     assert data.report() == []
     for epoch in (1, 0):  # what was read before does not matter
         assert torch.equal(
-            open_source(config).item(epoch, 0)["frames"], data.item(epoch, 0)["frames"]
+            opened(config).item(epoch, 0)["frames"], data.item(epoch, 0)["frames"]
         )
 
 
@@ -213,7 +214,9 @@ def test_pictures(tmp_path: Path) -> None:
         (tmp_path / name).with_suffix(".txt").write_text(name)
     (tmp_path / "junk.png").write_bytes(b"junk")
     (tmp_path / "junk.txt").write_text("junk")
-    data = open_source(PictureFolder(tmp_path, height=32, width=32, max_broken=0.3))
+    data = PictureFolder(
+        root=tmp_path, height=32, width=32, max_broken=0.3, flip=False
+    ).open(1)
     items = [data.item(0, index) for index in range(len(data))]
     assert [item["caption"] for item in items] == [
         "high.jpg",
@@ -226,52 +229,13 @@ def test_pictures(tmp_path: Path) -> None:
     assert [name for name, _ in data.report()] == ["junk.png"]
 
 
-def test_world_item() -> None:
-    data = open_source(World(size=50, num_frames=16, seed=3))
-    item = data.item(1, 7)
-    assert item["pixels"].shape == (16, 3, 64, 64)
-    assert item["mask"].shape == (16, 8, 8)
-    assert item["pixels"].min() >= -1
-    drawn = world.clip(3, "train", 7)
-    assert torch.equal(
-        item["pixels"].permute(0, 2, 3, 1),
-        torch.from_numpy(drawn.frames).float() / 127.5 - 1,
-    )
-    assert drawn.scene.colour in item["caption"]
-    assert item["attributes"]["colour"] == list(world.COLOURS).index(drawn.scene.colour)
-    assert torch.equal(item["pixels"], data.item(2, 7)["pixels"])
-    assert len({data.item(epoch, 7)["caption"] for epoch in range(8)}) > 1
-    with pytest.raises(IndexError):
-        data[0, 50]
-
-
-def test_world_words_alone_are_those_of_the_drawn_items() -> None:
-    words, whole = open_source(World(num_frames=0)), open_source(World())
-    for index in range(3):
-        item, drawn = words.item(4, index), whole.item(4, index)
-        assert "pixels" not in item
-        assert item["caption"] == drawn["caption"]
-        assert item["attributes"] == drawn["attributes"]
-
-
-def test_world_sketches() -> None:
-    item = open_source(World(num_frames=4, sketches=True)).item(0, 0)
-    assert (item["sketches"].shape, item["sketches"].dtype) == (
-        (4, 1, 64, 64),
-        torch.uint8,
-    )
-    assert item["sketches"].max() > 0.9 * 255
-    assert item["frames"].diff().tolist() == [1, 1, 1]
-    assert "sketches" not in open_source(World()).item(0, 0)
-
-
 def test_order_is_another_shuffle_in_every_epoch() -> None:
     assert sorted(order(7, 2, 11)) == list(range(11))
     assert not np.array_equal(order(7, 2, 11), order(7, 3, 11))
 
 
 def test_loader_processes_give_the_same_items() -> None:
-    data = open_source(World(size=8, num_frames=2))
+    data = World(size=8).open(2)
     keys = [(1, int(index)) for index in order(0, 1, 8)[:4]]
     # A loader's sampler may name items by pairs.
     loaded = list(DataLoader(data, batch_size=None, sampler=keys, num_workers=1))  # pyright: ignore
@@ -280,23 +244,22 @@ def test_loader_processes_give_the_same_items() -> None:
     assert len(pickle.loads(pickle.dumps(data))) == 8
 
 
+def test_folder_that_does_not_exist() -> None:
+    with pytest.raises(ConfigurationError, match="^root: "):
+        opened(ClipFolder(root=Path("nowhere")))
+
+
 @pytest.mark.parametrize(
     ("make", "field"),
     [
-        (lambda: ClipFolder(Path(), num_frames=0), "num_frames"),
-        (lambda: ClipFolder(Path(), stride=0), "stride"),
-        (lambda: ClipFolder(Path(), height=100), "height"),
-        (lambda: ClipFolder(Path(), max_broken=1.0), "max_broken"),
-        (lambda: PictureFolder(Path(), width=0), "width"),
-        (lambda: World(size=0), "size"),
-        (lambda: World(split="test"), "split"),
-        (lambda: World(shots=()), "shots"),
-        (lambda: World(two_objects=1.5), "two_objects"),
-        (lambda: World(num_frames=17), "num_frames"),
-        (lambda: World(seed=-1), "seed"),
-        (lambda: open_source(ClipFolder(Path("nowhere"))), "root"),
+        (lambda: ClipFolder(root=Path(), num_frames=0), "num_frames"),
+        (lambda: ClipFolder(root=Path(), stride=0), "stride"),
+        (lambda: ClipFolder(root=Path(), height=100), "height"),
+        (lambda: ClipFolder(root=Path(), max_broken=1.0), "max_broken"),
+        (lambda: PictureFolder(root=Path(), width=0), "width"),
+        (lambda: PictureFolder(root=Path(), seed=-1), "seed"),
     ],
 )
-def test_configs_that_are_none(make, field: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{field}: "):
+def test_values_out_of_range(make: Callable[[], object], field: str) -> None:
+    with pytest.raises(ValidationError, match=rf"\n{field}\n"):
         make()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from animatediff.training.data import World, WorldDataset
 from animatediff.training.ema import MovingAverage
 from animatediff.training.feeding import (
     GlobalBatch,
@@ -18,6 +17,7 @@ from animatediff.training.feeding import (
     slots,
     stratified_place,
 )
+from lab.shapeworld.source import World
 
 
 def read(
@@ -77,8 +77,8 @@ def test_stratified_places_are_one_to_a_part() -> None:
 
 def test_kept_latents_and_new_words(tmp_path: Path) -> None:
     clips, words = (
-        WorldDataset(World(size=3, num_frames=2)),
-        WorldDataset(World(size=3, num_frames=0)),
+        World(size=3).open(2),
+        World(size=3).open(0),
     )
     cache = LatentCache(tmp_path, "key", variants=1)
     reader = Reader(clips, cache, words)

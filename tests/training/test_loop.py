@@ -388,10 +388,7 @@ def test_what_a_run_leaves_behind(make_config: MakeConfig) -> None:
     ]
     with Image.open(folder / "validation" / "step-0000003" / "0-3.gif") as clip:
         assert getattr(clip, "n_frames", 1) == 2
-    assert (
-        TrainConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
-        == config
-    )
+    assert validated(yaml.safe_load((folder / "config.yaml").read_text())) == config
 
 
 def test_scribbles_are_shown_in_validation(make_config: MakeConfig) -> None:

@@ -4,16 +4,19 @@ import ast
 from pathlib import Path
 
 import pytest
-from small_runs import MakeConfig
+import yaml
+from small_runs import WORLD, MakeConfig
 
 import animatediff
 from animatediff.errors import ConfigurationError
 from animatediff.training.config import TrainConfig, load_config, validated
 from animatediff.training.stages import STAGES
+from lab.shapeworld.source import World
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "training"
-SMALL = {"stage": "vae", "output_dir": "o", "steps": 1, "data": {"kind": "world"}}
+SMALL = {"stage": "vae", "output_dir": "o", "steps": 1, "data": {"source": WORLD}}
+SMALL_YAML = yaml.safe_dump(SMALL)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -52,7 +55,7 @@ def test_published_hyper_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("optimiser.lr=1", r"^optimiser: no such key; did you mean optimizer\?"),
         (
@@ -76,16 +79,27 @@ def test_published_hyper_parameters() -> None:
         ("steps=.inf", "^steps"),
         ("steps=null", "^steps"),
         ("optimizer.lr=-1", "^optimizer.lr: got -1"),
-        ("data.kind=clips", "data.root"),
-        ("data.width=128", "width is 64 in the world"),
+        ("data={kind: clips}", "^data.root: must be given"),
+        ("data={kind: clips, root: a, height: 100}", "^data.height: got 100"),
+        ("data.width=128", "^data.width: got 128.* 64"),
+        ("data.seed=-1", "^data.seed: got -1"),
+        ("data={kind: films}", "^data.kind: got 'films', allowed: clips, pictures"),
+        ("data.kind=clips", "^data.kind: got 'clips'"),
+        ("data={}", "^data.kind: got None"),
+        ("data=7", "^data: got 7"),
+        ("data.source=nowhere:Films", "no module nowhere here.*PYTHONPATH"),
+        ("data.source=lab.nowhere:Films", "no module lab.nowhere here"),
+        ("data.source=lab.shapeworld.source:Shot", "no data source Shot"),
+        ("data.source=lab.shapeworld.source", 'import path like "module:Class"'),
+        ("data.source=7", "got 7, allowed: an import path"),
         ("steps", "is not key=value"),
         ("steps=[", "is not YAML"),
     ],
 )
-def test_errors_name_the_key(override: str, said: str, tmp_path: Path) -> None:
+def test_errors_name_the_key(override: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text("stage: vae\noutput_dir: o\nsteps: 1\ndata: {kind: world}\n")
-    with pytest.raises(ConfigurationError, match=said):
+    path.write_text(SMALL_YAML)
+    with pytest.raises(ConfigurationError, match=message):
         load_config(path, [override])
 
 
@@ -101,7 +115,7 @@ def test_errors_of_the_file(tmp_path: Path) -> None:
 
 def test_overrides_are_yaml(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text("stage: vae\noutput_dir: o\nsteps: 1\ndata: {kind: world}\n")
+    path.write_text(SMALL_YAML)
     overrides = [
         "optimizer.lr=1e-5",
         "validation.prompts=[a red circle, 'b']",
@@ -111,6 +125,7 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
     config = load_config(path, overrides)
     assert (config.optimizer.lr, config.seed) == (1e-5, 7)
     assert config.validation.prompts == ["a red circle", "b"]
+    assert isinstance(config.data, World)
     assert config.data.shots[0].style == "sepia"
     assert validated(config.model_dump(mode="json")) == config
 

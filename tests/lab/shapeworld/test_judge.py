@@ -7,18 +7,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from animatediff.training.shapeworld.judge import judge, read
-from animatediff.training.shapeworld.world import (
-    CAMERAS,
-    MOTIONS,
-    STYLES,
-    Scene,
-    Shot,
-    Thing,
-    clip,
-    random_scene,
-    render,
-)
+from lab.shapeworld.judge import judge, read
+from lab.shapeworld.scene import CAMERAS, MOTIONS, STYLES, Scene, Shot, Thing
+from lab.shapeworld.world import clip, random_scene, render
 
 
 def clear(clip: np.ndarray) -> np.ndarray:

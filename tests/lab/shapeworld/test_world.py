@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 from animatediff.errors import ConfigurationError
-from animatediff.training.shapeworld import world
-from animatediff.training.shapeworld.captions import describe
-from animatediff.training.shapeworld.world import (
+from lab.shapeworld import world
+from lab.shapeworld.captions import describe
+from lab.shapeworld.scene import (
+    BACKGROUNDS,
+    CAMERAS,
+    COLOURS,
+    MOTIONS,
     Scene,
     Shot,
     Thing,
-    clip,
-    draw_scene,
-    held_out_scenes,
 )
+from lab.shapeworld.world import clip, draw_scene, held_out_scenes
 
 
 def test_a_clip_is_a_function_of_its_numbers() -> None:
@@ -68,7 +70,7 @@ def test_held_out_combinations_are_in_no_training_clip() -> None:
 def test_held_out_scenes_are_balanced() -> None:
     scenes = held_out_scenes(84)
     assert scenes[:42] == scenes[42:]
-    assert {scene.motion for scene in scenes[:7]} == set(world.MOTIONS)
+    assert {scene.motion for scene in scenes[:7]} == set(MOTIONS)
     for name, each in (("colour", 7), ("shape", 14), ("background", 14), ("motion", 6)):
         assert set(Counter(getattr(scene, name) for scene in scenes[:42]).values()) == {
             each
@@ -142,7 +144,7 @@ def test_training_scenes_hold_some_of_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    "shot", [Shot(), *(Shot(camera=move) for move in world.CAMERAS)], ids=str
+    "shot", [Shot(), *(Shot(camera=move) for move in CAMERAS)], ids=str
 )
 def test_objects_never_touch(shot: Shot) -> None:
     for index in range(40):
@@ -203,7 +205,7 @@ def test_scribbles_are_lines_along_the_edges() -> None:
 
 def test_mask_covers_what_is_drawn_and_little_else() -> None:
     made = clip(0, "train", 0)
-    background = np.array(world.BACKGROUNDS[made.scene.background]) * 255
+    background = np.array(BACKGROUNDS[made.scene.background]) * 255
     differs = (
         (abs(made.frames - background) > 30)
         .any(axis=3)
@@ -219,7 +221,7 @@ def test_watermark_is_the_same_strip_in_every_frame() -> None:
         clip(1, "train", 3, (Shot(watermark=on),)).frames.astype(float)
         for on in (False, True)
     )
-    assert abs(marked[:, 56:] - np.array(world.COLOURS["orange"]) * 255).max() < 10
+    assert abs(marked[:, 56:] - np.array(COLOURS["orange"]) * 255).max() < 10
     assert abs(marked - plain)[:, :56].mean() < 10
     assert abs(marked - plain)[:, 56:].mean() > 60
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .world import (
+from .scene import (
     BACKGROUNDS,
     COLOURS,
     CONTENTS,
@@ -18,8 +18,8 @@ from .world import (
     WATERMARK_COLOUR,
     Scene,
     Thing,
-    coverage,
 )
+from .world import coverage
 
 # distance from the background's colour; a generated background's noise has a quarter of
 # it

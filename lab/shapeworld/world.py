@@ -11,47 +11,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...errors import ConfigurationError
-from .captions import SIZE_WORDS, Caption, article
+from .captions import Caption
+from .scene import (
+    BACKGROUNDS,
+    CELL,
+    COLOURS,
+    CONTENTS,
+    DIRECTIONS,
+    MOTIONS,
+    NUM_FRAMES,
+    PLAIN,
+    SEPIA,
+    SHAPES,
+    SIZE,
+    SIZE_WORDS,
+    WATERMARK,
+    WATERMARK_COLOUR,
+    Scene,
+    Shot,
+    Thing,
+)
 
-SIZE, NUM_FRAMES = 64, 16
-CELL = 8  # pixels of one latent
-COLOURS = {
-    "red": (0.88, 0.12, 0.12),
-    "green": (0.10, 0.66, 0.22),
-    "blue": (0.14, 0.28, 0.90),
-    "yellow": (0.96, 0.84, 0.12),
-    "purple": (0.60, 0.16, 0.74),
-    "orange": (0.97, 0.52, 0.08),
-}
-BACKGROUNDS = {"black": (0.04,) * 3, "white": (0.96,) * 3, "gray": (0.50,) * 3}
-SEPIA = {
-    "black": (0.22, 0.10, 0.04),
-    "white": (1.00, 0.88, 0.70),
-    "gray": (0.62, 0.50, 0.36),
-}
-SHAPES = ("circle", "square", "triangle")
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-MOTIONS = {
-    "left": "moving left",
-    "right": "moving right",
-    "up": "moving up",
-    "down": "moving down",
-    "growing": "growing",
-    "shrinking": "shrinking",
-    "still": "standing still",
-}
-CONTENTS = {
-    "pan_left": (1, 0),
-    "pan_right": (-1, 0),
-    "pan_up": (0, 1),
-    "pan_down": (0, -1),
-}
-"""A move is named after the camera: where it pans left, what is in the picture moves
-right, and so on.
-"""
-CAMERAS = ("zoom_in", "zoom_out", *CONTENTS, "roll_clockwise", "roll_anticlockwise")
-STYLES = ("plain", "outline", "sepia")
 SPLITS = ("train", "validation", "held_out")
 NUM_HELD_OUT = 42  # of 378 combinations
 
@@ -69,81 +49,6 @@ _TRAIL = (
 _TRAIL_STEP = 4.8
 _MIDDLE = SIZE / 2
 _ACROSS = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
-
-
-@dataclass(frozen=True)
-class Thing:
-    """A second object, which always stands still."""
-
-    colour: str
-    shape: str
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a prompt can say. ``size`` None: not said, and between small and large."""
-
-    colour: str
-    shape: str
-    background: str
-    motion: str
-    size: str | None = None
-    other: Thing | None = None
-
-    @property
-    def prompt(self) -> str:
-        """The caption that evaluation uses; training sees many others
-        (``captions.caption``).
-        """
-        size = f"{self.size} " if self.size else ""
-        other = (
-            f" next to {article(self.other.colour)} {self.other.colour}"
-            f" {self.other.shape}"
-            if self.other
-            else ""
-        )
-        subject = f"a {size}{self.colour} {self.shape}{other}"
-        return f"{subject} on a {self.background} background, {MOTIONS[self.motion]}"
-
-    @property
-    def combination(self) -> tuple[str, str, str, str]:
-        """What held-out prompts are told apart by."""
-        return self.colour, self.shape, self.background, self.motion
-
-
-@dataclass(frozen=True)
-class Shot:
-    """How a scene is shown; no caption speaks of it. Raises ConfigurationError for a
-    name that is none.
-
-    ``camera``: one of CAMERAS, over a scene that stands still; it goes the share ``amount`` of its way. ``style``:
-    outline draws rings instead of flat shapes, sepia tints the backgrounds. ``watermark``: soft, noisy, and with a bar
-    of ticks in a fixed place, as the stock videos that the motion module was trained on have one (AnimateDiff, section
-    4.1).
-    """
-
-    camera: str | None = None
-    style: str = "plain"
-    watermark: bool = False
-    amount: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.amount <= 1 or (self.amount < 1 and self.camera is None):
-            raise ConfigurationError(
-                f"amount: got {self.amount!r}, allowed: above 0, up to 1, of a"
-                f" camera's way"
-            )
-        if self.camera is not None and self.camera not in CAMERAS:
-            raise ConfigurationError(
-                f"camera: got {self.camera!r}, allowed: {', '.join(CAMERAS)}"
-            )
-        if self.style not in STYLES:
-            raise ConfigurationError(
-                f"style: got {self.style!r}, allowed: {', '.join(STYLES)}"
-            )
-
-
-PLAIN = Shot()
 
 
 @dataclass(frozen=True, eq=False)
@@ -546,11 +451,6 @@ def latent_mask(picture: np.ndarray, background: np.ndarray) -> np.ndarray:
             | np.take(wide, range(2, wide.shape[axis]), axis)
         )
     return cells
-
-
-WATERMARK = slice(SIZE - CELL, SIZE)
-"""The rows of the mark: a strip along the lower edge."""
-WATERMARK_COLOUR = np.array(COLOURS["orange"], np.float32)
 
 
 def watermark(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
