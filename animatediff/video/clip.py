@@ -1,34 +1,32 @@
-"""What goes into a writer and what comes out of it."""
+"""The clip that a writer receives, and the facts about the file that it wrote."""
 
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..errors import EncodeError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """``frames``: uint8 sRGB, (f, h, w, 3). ``fps``: frames per second, at least 1.
+    """A clip in memory.
 
-    Raises EncodeError if they are anything else.
+    ``frames``: uint8 sRGB, (f, h, w, 3). ``fps``: frames per second, at least 1. Raises
+    EncodeError for any other type, shape or rate.
     """
 
-    frames: np.ndarray
+    frames: "np.ndarray"
     fps: int
 
     def __post_init__(self) -> None:
-        shape = self.frames.shape
-        if (
-            self.frames.dtype != np.uint8
-            or len(shape) != 4
-            or shape[3] != 3
-            or 0 in shape
-        ):
+        if not _are_rgb_frames(self.frames):
             raise EncodeError(
-                f"frames must be uint8 (f, h, w, 3), got {self.frames.dtype} {shape}"
+                "frames must be uint8 (f, h, w, 3), got"
+                f" {self.frames.dtype} {self.frames.shape}"
             )
         if type(self.fps) is not int or self.fps < 1:
             raise EncodeError(
@@ -37,25 +35,26 @@ class Video:
 
     @property
     def num_frames(self) -> int:
+        """The number of frames."""
         return self.frames.shape[0]
 
     @property
     def height(self) -> int:
+        """The height in pixels."""
         return self.frames.shape[1]
 
     @property
     def width(self) -> int:
+        """The width in pixels."""
         return self.frames.shape[2]
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
-        return self.num_frames / self.fps
 
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """A finished file. ``bytes`` is its size, ``sha256`` the hex digest of its content."""
+    """A finished file.
+
+    ``bytes`` is its size, ``sha256`` the hex digest of its content.
+    """
 
     path: Path
     format: str
@@ -69,12 +68,21 @@ class EncodedVideo:
 
 
 def frame_delays(num_frames: int, fps: int, ticks_per_second: int) -> list[int]:
-    """Whole ticks that each frame stays. Every frame starts within half a tick of its
-    true time, so no error adds up.
+    """Return how long each frame stays on screen, in whole ticks.
 
-    At 8 fps and 100 ticks: 12, 13, 12, 13, ...
+    Every frame starts within half a tick of its exact time, so rounding errors do not
+    add up. At 8 fps and 100 ticks per second: 12, 13, 12, 13, ...
     """
-    starts = [
-        -((fps - 2 * i * ticks_per_second) // (2 * fps)) for i in range(num_frames + 1)
-    ]  # rounds half down
+    starts = [_start(i, fps, ticks_per_second) for i in range(num_frames + 1)]
     return [end - start for start, end in pairwise(starts)]
+
+
+def _start(index: int, fps: int, ticks_per_second: int) -> int:
+    """``index / fps`` seconds in ticks; half a tick is rounded down."""
+    return -((fps - 2 * index * ticks_per_second) // (2 * fps))
+
+
+def _are_rgb_frames(frames: "np.ndarray") -> bool:
+    if frames.dtype != "uint8" or frames.ndim != 4:
+        return False
+    return frames.shape[3] == 3 and frames.size > 0

@@ -1,4 +1,4 @@
-"""MP4 and WebM, by the ffmpeg binary that imageio-ffmpeg brings."""
+"""MP4 and WebM, by the ffmpeg binary of the imageio-ffmpeg package."""
 
 import re
 import subprocess
@@ -6,145 +6,83 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from imageio_ffmpeg import get_ffmpeg_exe
+from imageio_ffmpeg import get_ffmpeg_exe  # pyright: ignore[reportMissingTypeStubs]
 
 from ..errors import EncodeError
 from .clip import Video
 
-# RGB is converted by the BT.709 matrix to limited range, and the stream says so.
-# ffmpeg's default would be the BT.601 matrix without a word about it, which players
-# show with shifted greens and reds.
+# RGB is converted by the BT.709 matrix to limited range, and the stream is tagged so.
+# By default ffmpeg would use the BT.601 matrix without a tag, and players would shift
+# greens and reds.
+_SCALE_FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+_COLOUR_TAGS = "range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
 _BT709 = (
-    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp,"
-    "format=yuv420p,setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+    f"scale=out_color_matrix=bt709:out_range=tv:flags={_SCALE_FLAGS},"
+    f"format=yuv420p,setparams={_COLOUR_TAGS}"
 )
 
 
 @dataclass(frozen=True)
 class Codec:
-    """``best_crf`` belongs to quality 100, ``worst_crf`` to quality 1; between them it
-    is a line.
+    """ffmpeg's arguments for a codec, and its range of constant rate factors.
+
+    ``best_crf`` belongs to quality 100 and ``worst_crf`` to quality 1; the qualities
+    between them lie on a line.
     """
 
-    arguments: tuple[str, ...]
+    arguments: str
     best_crf: int
     worst_crf: int
 
-    def crf(self, quality: int) -> str:
-        return str(
-            round(
-                self.best_crf + (self.worst_crf - self.best_crf) * (100 - quality) / 99
-            )
-        )
+    def crf(self, quality: int) -> int:
+        """Return the constant rate factor for a quality of 1 to 100."""
+        span = self.worst_crf - self.best_crf
+        return round(self.best_crf + span * (100 - quality) / 99)
 
 
 _H264 = Codec(
-    ("-c:v", "libx264", "-movflags", "+faststart", "-f", "mp4"),
+    "-c:v libx264 -movflags +faststart -f mp4",
     best_crf=14,
     worst_crf=51,
 )
 _VP9 = Codec(
-    # -b:v 0 makes crf the only target; without it a default bitrate caps the quality.
-    (
-        "-c:v",
-        "libvpx-vp9",
-        "-b:v",
-        "0",
-        "-row-mt",
-        "1",
-        "-deadline",
-        "good",
-        "-cpu-used",
-        "4",
-        "-f",
-        "webm",
-    ),
+    # "-b:v 0" makes crf the only target; otherwise a default bitrate limits the quality
+    "-c:v libvpx-vp9 -b:v 0 -row-mt 1 -deadline good -cpu-used 4 -f webm",
     best_crf=18,
     worst_crf=63,
 )
 
 
 def write_mp4(video: Video, path: Path, quality: int, comment: str) -> None:
-    """H.264, yuv420p. Raises EncodeError; odd sizes are refused, for chroma has half of
-    each side.
+    """Write H.264 in yuv420p.
+
+    Raises EncodeError, also for odd sizes: chroma has half the resolution.
     """
     _encode(_H264, video, path, quality, comment)
 
 
 def write_webm(video: Video, path: Path, quality: int, comment: str) -> None:
-    """VP9, yuv420p. Raises EncodeError; odd sizes are refused as for MP4."""
+    """Write VP9 in yuv420p.
+
+    Raises EncodeError, also for odd sizes: chroma has half the resolution.
+    """
     _encode(_VP9, video, path, quality, comment)
 
 
-def read_comment(path: Path, demuxer: str) -> str:
-    """The ``comment`` tag of a file. Raises EncodeError if ffmpeg cannot read it,
-    KeyError if it has no comment.
+def read_mp4_comment(path: Path) -> str:
+    """Return the ``comment`` tag of an MP4 file.
+
+    Raises EncodeError if ffmpeg cannot read the file, KeyError if it has no comment.
     """
-    # The demuxer is named, so that a file of another kind (say, a playlist that points
-    # elsewhere) is not followed.
-    dump = run_ffmpeg(
-        ["-f", demuxer, "-i", f"file:{path.name}", "-f", "ffmetadata", "-"],
-        folder=path.parent,
-    ).decode()
-    tags = dict(line.split("=", 1) for line in dump.splitlines() if "=" in line)
-    tags = {
-        key.lower(): value for key, value in tags.items()
-    }  # Matroska writes its tags in capitals
-    return re.sub(r"\\(.)", r"\1", tags["comment"])
+    return _read_comment(path, "mp4")
 
 
-def _encode(codec: Codec, video: Video, path: Path, quality: int, comment: str) -> None:
-    if video.width % 2 or video.height % 2:
-        raise EncodeError(
-            f"{path.suffix} needs an even width and height, got"
-            f" {video.width}x{video.height}"
-        )
-    # A file, because a command line takes no more than 128 KiB in one word, and every
-    # user of the host can read it.
-    tags = path.with_suffix(".ffmetadata")
-    tags.write_text(
-        ";FFMETADATA1\ncomment=" + re.sub(r"([=;#\\\n])", r"\\\1", comment) + "\n",
-        encoding="utf-8",
-    )
-    size = f"{video.width}x{video.height}"
-    frames = [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        size,
-        "-framerate",
-        str(video.fps),
-        "-i",
-        "-",
-    ]
-    merged = [
-        "-f",
-        "ffmetadata",
-        "-i",
-        tags.name,
-        "-map",
-        "0:v",
-        "-map_metadata",
-        "1",
-        "-fflags",
-        "+bitexact",
-    ]
-    run_ffmpeg(
-        [
-            *frames,
-            *merged,
-            "-vf",
-            _BT709,
-            "-crf",
-            codec.crf(quality),
-            *codec.arguments,
-            path.name,
-        ],
-        stdin=np.ascontiguousarray(video.frames).data.cast("B"),
-        folder=path.parent,
-    )
+def read_webm_comment(path: Path) -> str:
+    """Return the ``comment`` tag of a WebM file.
+
+    Raises EncodeError if ffmpeg cannot read the file, KeyError if it has no comment.
+    """
+    return _read_comment(path, "matroska")
 
 
 def run_ffmpeg(
@@ -153,25 +91,63 @@ def run_ffmpeg(
     stdin: bytes | memoryview = b"",
     timeout: float | None = None,
 ) -> bytes:
-    """What ffmpeg wrote to stdout. It runs in ``folder``, so that it knows, and can
-    tell, no path of this host.
+    """Run ffmpeg in ``folder`` and return what it wrote to stdout.
 
-    Raises EncodeError, also where it takes longer than ``timeout`` seconds.
-
-    ``communicate`` feeds stdin in small pieces without a copy while it drains both
-    outputs.
+    With names relative to ``folder`` its messages contain no path of this host. Raises
+    EncodeError if ffmpeg fails or takes longer than ``timeout`` seconds.
     """
+    with _start(arguments, folder) as process:
+        stdout, stderr = _communicate(process, stdin, timeout)
+    if process.returncode != 0:
+        reason = _last_line(stderr) or f"exit status {process.returncode}"
+        raise EncodeError(f"ffmpeg failed: {reason}")
+    return stdout
+
+
+def _read_comment(path: Path, demuxer: str) -> str:
+    # With the demuxer fixed, ffmpeg does not follow a file of another kind, such as a
+    # playlist that points elsewhere.
+    command = ["-f", demuxer, "-i", f"file:{path.name}", "-f", "ffmetadata", "-"]
+    dump = run_ffmpeg(command, folder=path.parent).decode()
+    tags = dict(line.split("=", 1) for line in dump.splitlines() if "=" in line)
+    # Matroska writes its tags in capitals.
+    tags = {key.lower(): value for key, value in tags.items()}
+    return re.sub(r"\\(.)", r"\1", tags["comment"])
+
+
+def _encode(codec: Codec, video: Video, path: Path, quality: int, comment: str) -> None:
+    size = f"{video.width}x{video.height}"
+    if video.width % 2 or video.height % 2:
+        raise EncodeError(f"{path.suffix} needs an even width and height, got {size}")
+    tags = _write_tags(path, comment)
+    frames = f"-f rawvideo -pix_fmt rgb24 -s {size} -framerate {video.fps} -i -"
+    metadata = ["-f", "ffmetadata", "-i", tags.name]
+    streams = "-map 0:v -map_metadata 1 -fflags +bitexact"
+    output = f"{streams} -vf {_BT709} -crf {codec.crf(quality)} {codec.arguments}"
+    run_ffmpeg(
+        [*frames.split(), *metadata, *output.split(), path.name],
+        stdin=np.ascontiguousarray(video.frames).data.cast("B"),
+        folder=path.parent,
+    )
+
+
+def _write_tags(path: Path, comment: str) -> Path:
+    """Write the comment as an ffmetadata file next to ``path``.
+
+    A command line allows at most 128 KiB in one argument, and every user of the host
+    can read it.
+    """
+    escaped = re.sub(r"([=;#\\\n])", r"\\\1", comment)
+    tags = path.with_suffix(".ffmetadata")
+    tags.write_text(f";FFMETADATA1\ncomment={escaped}\n", encoding="utf-8")
+    return tags
+
+
+def _start(arguments: list[str], folder: Path) -> "subprocess.Popen[bytes]":
     try:
-        command = [
-            get_ffmpeg_exe(),
-            "-hide_banner",
-            "-nostdin",
-            "-loglevel",
-            "error",
-            *arguments,
-        ]
-        process = subprocess.Popen(
-            command,
+        executable = get_ffmpeg_exe()
+        return subprocess.Popen(  # noqa: S603 -- our own arguments, without a shell
+            [executable, "-hide_banner", "-nostdin", "-loglevel", "error", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -179,32 +155,34 @@ def run_ffmpeg(
         )
     except OSError as error:
         raise EncodeError(f"ffmpeg could not be started: {error.strerror}") from error
-    except RuntimeError as error:  # imageio-ffmpeg found none
+    except RuntimeError as error:  # from imageio-ffmpeg
         raise EncodeError("ffmpeg is not installed") from error
-    with process:
-        try:
-            stdout, stderr = process.communicate(stdin, timeout)  # pyright: ignore[reportArgumentType]
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            process.wait()
+
+
+def _communicate(
+    process: "subprocess.Popen[bytes]",
+    stdin: bytes | memoryview,
+    timeout: float | None,
+) -> tuple[bytes, bytes]:
+    """Feed stdin in small pieces without a copy, and drain stdout and stderr."""
+    try:
+        return process.communicate(stdin, timeout)  # pyright: ignore[reportArgumentType]
+    except BaseException as error:
+        # Also for KeyboardInterrupt, where subprocess.run would leave a zombie.
+        process.kill()
+        process.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
             raise EncodeError(f"ffmpeg took longer than {timeout:g} s") from error
-        except (
-            BaseException
-        ):  # KeyboardInterrupt too; subprocess.run would leave a zombie then
-            process.kill()
-            process.wait()
-            raise
-    if process.returncode != 0:
-        lines = stderr.decode(errors="replace").strip().splitlines()
-        raise EncodeError(
-            f"ffmpeg failed:"
-            f" {_plain(lines[-1]) if lines else f'exit status {process.returncode}'}"
-        )
-    return stdout
+        raise
 
 
-def _plain(line: str) -> str:
-    """A line of ffmpeg's log without the "[part @ address]" before it and without the
-    folders of any path in it.
+def _last_line(log: bytes) -> str:
+    """Return the last line of ffmpeg's log in a form that clients may see.
+
+    Prefixes such as "[part @ address]" and the folders in paths are removed.
     """
-    return re.sub(r"(?:/[^\s/:'\"]+)+/", "", re.sub(r"^(\[[^]]*\]\s*)+", "", line))
+    lines = log.decode(errors="replace").strip().splitlines()
+    if not lines:
+        return ""
+    message = re.sub(r"^(\[[^]]*\]\s*)+", "", lines[-1])
+    return re.sub(r"(?:/[^\s/:'\"]+)+/", "", message)

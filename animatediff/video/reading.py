@@ -1,5 +1,6 @@
-"""The way in: single frames of a video file, by ffmpeg. Of the file no more is held
-than the frames that are wanted.
+"""Read single frames of a video file, by ffmpeg.
+
+Only the requested frames are held in memory.
 """
 
 import re
@@ -11,68 +12,72 @@ import numpy as np
 from ..errors import AssetError, EncodeError
 from .ffmpeg import run_ffmpeg
 
-_SECONDS = 300  # for one file; one that takes longer counts as broken
-_FIT = "scale={w}:{h}:force_original_aspect_ratio=increase:flags=bicubic+accurate_rnd+full_chroma_int,crop={w}:{h}"
+_SECONDS = 300  # per file; one that takes longer counts as damaged
+_SCALE_FLAGS = "bicubic+accurate_rnd+full_chroma_int"
 
 
 def count_frames(path: Path, exact: bool = False) -> int:
-    """How many frames the first video stream has, as its packets say or, ``exact``, by
-    decoding them all.
+    """Return how many frames the first video stream has.
 
-    Packets are counted some hundred times faster; a file that was cut, or says to leave
-    out some, has fewer frames. Raises AssetError, without folders of this host in its
-    message.
+    By default packets are counted. With ``exact`` all frames are decoded, which takes
+    some hundred times longer; a file that is cut off, or that marks frames as skipped,
+    has fewer frames than packets. Raises AssetError, without folders of this host in
+    its message.
     """
-    copy = [] if exact else ["-c", "copy"]
-    told = _run(
-        path, ["-map", "0:v:0", *copy, "-f", "null", "-progress", "pipe:1", "/dev/null"]
-    ).decode()
-    counts = re.findall(r"^frame=\s*(\d+)", told, re.MULTILINE)
-    if not counts or not int(counts[-1]):
-        raise AssetError(f"{path.name}: there are no frames")
-    return int(counts[-1])
+    copy = "" if exact else "-c copy"
+    output = f"-map 0:v:0 {copy} -f null -progress pipe:1 /dev/null"
+    log = _run(path, output).decode()
+    counts = re.findall(r"^frame=\s*(\d+)", log, re.MULTILINE)
+    count = int(counts[-1]) if counts else 0
+    if count == 0:
+        raise AssetError(f"{path.name}: the file has no frames")
+    return count
 
 
 def read_frames(
     path: Path, indices: Sequence[int], width: int, height: int
 ) -> np.ndarray:
-    """The frames of these numbers (from 0, in any order, any twice): uint8 RGB (n,
-    height, width, 3).
+    """Return the frames with these indices as uint8 RGB (n, height, width, 3).
 
-    Resized until both sides cover the wanted size, then cut about the centre. Decoding
-    ends at the last wanted frame. Raises AssetError: not a video, damaged, or fewer
-    frames than that.
+    Indices start at 0, may come in any order, and may repeat. Each frame is resized
+    until it covers ``width`` and ``height``, then cropped about its centre. Decoding
+    stops at the last requested frame. Raises AssetError if the file is not a video, is
+    damaged or has too few frames.
     """
-    wanted = sorted(set(indices))
-    select = "+".join(f"eq(n,{index})" for index in wanted)
-    filters = f"select='{select}',{_FIT.format(w=width, h=height)},format=rgb24"
-    output = [
-        "-map",
-        "0:v:0",
-        "-vf",
-        filters,
-        "-fps_mode",
-        "passthrough",
-        "-frames:v",
-        str(len(wanted)),
-    ]
-    pixels = np.frombuffer(_run(path, [*output, "-f", "rawvideo", "-"]), np.uint8)
-    size = height * width * 3
-    if pixels.size != size * len(wanted):
+    distinct = sorted(set(indices))
+    filters = f"{_select(distinct)},{_cover(width, height)},format=rgb24"
+    frames = f"-map 0:v:0 -vf {filters} -fps_mode passthrough"
+    output = f"{frames} -frames:v {len(distinct)} -f rawvideo -"
+    pixels = np.frombuffer(_run(path, output), np.uint8)
+    count, rest = divmod(pixels.size, height * width * 3)
+    if rest or count != len(distinct):
         raise AssetError(
-            f"{path.name}: {pixels.size // size} of {len(wanted)} wanted frames are"
-            f" there"
+            f"{path.name}: only {count} of {len(distinct)} requested frames exist"
         )
-    return pixels.reshape(-1, height, width, 3)[np.searchsorted(wanted, indices)]
+    decoded = pixels.reshape(-1, height, width, 3)
+    return decoded[np.searchsorted(distinct, indices)]
 
 
-def _run(path: Path, output: list[str]) -> bytes:
+def _select(indices: list[int]) -> str:
+    conditions = "+".join(f"eq(n,{index})" for index in indices)
+    return f"select='{conditions}'"
+
+
+def _cover(width: int, height: int) -> str:
+    size = f"{width}:{height}"
+    scale = f"scale={size}:force_original_aspect_ratio=increase:flags={_SCALE_FLAGS}"
+    return f"{scale},crop={size}"
+
+
+def _run(path: Path, output: str) -> bytes:
     if not path.is_file():
-        raise AssetError(f"{path.name}: there is no such file")
-    # Local files only: a playlist under a video's name is not followed. One thread:
-    # loaders run side by side.
+        raise AssetError(f"{path.name}: the file does not exist")
+    # Only local files are allowed, so a playlist with the name of a video is not
+    # followed. One thread is enough, because loaders run side by side.
     source = ["-protocol_whitelist", "file", "-threads", "1", "-i", f"file:{path.name}"]
     try:
-        return run_ffmpeg([*source, *output], folder=path.parent, timeout=_SECONDS)
+        return run_ffmpeg(
+            [*source, *output.split()], folder=path.parent, timeout=_SECONDS
+        )
     except EncodeError as error:
         raise AssetError(f"{path.name}: {error.message}") from error

@@ -1,33 +1,25 @@
-"""The way out: one function for every format, one table of what the formats do."""
+"""Write a clip as a file of any output format."""
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..atomic import written_whole
-from ..catalog import OUTPUT_FORMATS
 from ..errors import EncodeError
-from .animations import write_apng, write_gif, write_png_zip, write_webp
 from .clip import EncodedVideo, Video
-from .ffmpeg import write_mp4, write_webm
+from .formats import OUTPUT_FORMATS
 from .metadata import metadata_text
 
-Writer = Callable[[Video, Path, int, str], None]
-"""Writes video to path, at a quality of 1 to 100 if the format knows one, with a line
-of ASCII in its comment field.
-"""
-
-WRITERS: Mapping[str, Writer] = {
-    "mp4": write_mp4,
-    "gif": write_gif,
-    "webm": write_webm,
-    "webp": write_webp,
-    "apng": write_apng,
-    "png_zip": write_png_zip,
-}
+_ENCODER_FAILURES = (
+    ValueError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
 
 
 def write_video(
@@ -38,34 +30,24 @@ def write_video(
     quality: int = 90,
     metadata: Mapping[str, Any],
 ) -> EncodedVideo:
-    """Writes ``video`` as ``path``, whole or not at all. The same input gives the same
-    bytes.
+    """Write ``video`` to ``path``, completely or not at all.
 
-    ``quality``: 1 to 100 for mp4, webm and webp; gif, apng and png_zip have no such
-    choice. ``metadata``: what JSON can say; ``read_metadata`` gives it back. Raises
-    EncodeError, whatever went wrong.
+    The same input gives the same bytes. ``quality`` is 1 to 100 for mp4, webm and webp;
+    gif, apng and png_zip ignore it. ``metadata`` holds JSON values; ``read_metadata``
+    returns them. Raises EncodeError for every failure.
     """
-    if format not in WRITERS:
-        raise EncodeError(
-            f"no writer for the format {format!r}, there are: {', '.join(WRITERS)}"
-        )
-    if not 1 <= quality <= 100:
-        raise EncodeError(f"quality must be 1 to 100, got {quality}")
-    kind = OUTPUT_FORMATS[format]
-    if video.fps > kind.max_fps:
-        raise EncodeError(
-            f"{format} shows at most {kind.max_fps} frames per second, got {video.fps}"
-        )
-    text = metadata_text(metadata)
+    _check_choices(video, format, quality)
+    row = OUTPUT_FORMATS[format]
+    comment = metadata_text(metadata)
     with replacing(path) as part:
-        WRITERS[format](video, part, quality, text)
+        row.write(video, part, quality, comment)
         size = part.stat().st_size
         with part.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return EncodedVideo(
         path=path,
         format=format,
-        mime=kind.mime,
+        mime=row.mime,
         bytes=size,
         sha256=sha256,
         num_frames=video.num_frames,
@@ -75,27 +57,33 @@ def write_video(
     )
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` if the block ends well and is gone if
-    it does not.
+def _check_choices(video: Video, format: str, quality: int) -> None:
+    if format not in OUTPUT_FORMATS:
+        raise EncodeError(
+            f"unknown format {format!r}, allowed: {', '.join(OUTPUT_FORMATS)}"
+        )
+    if not 1 <= quality <= 100:
+        raise EncodeError(f"quality must be 1 to 100, got {quality}")
+    max_fps = OUTPUT_FORMATS[format].max_fps
+    if video.fps > max_fps:
+        raise EncodeError(
+            f"{format} allows at most {max_fps} frames per second, got {video.fps}"
+        )
 
-    It lies in a hidden folder of its own beside ``path``, where a writer may put other
-    files too. What goes wrong inside is raised as EncodeError, without paths of this
-    host.
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Yield a temporary path that becomes ``path`` if the block succeeds.
+
+    It is deleted if the block fails. It lies in a hidden folder next to ``path``, where
+    a writer may create other files too. Failures of the file system and of encoders are
+    raised as EncodeError, without paths of this host.
     """
     try:
         with written_whole(path, parents=False) as part:
             yield part
     except OSError as error:
-        raise EncodeError(
-            f"the file could not be written: {error.strerror or type(error).__name__}"
-        ) from error
-    except (
-        ValueError,
-        RuntimeError,
-        OverflowError,
-        MemoryError,
-        struct.error,
-    ) as error:
+        reason = error.strerror or type(error).__name__
+        raise EncodeError(f"the file could not be written: {reason}") from error
+    except _ENCODER_FAILURES as error:
         raise EncodeError(f"the frames could not be encoded: {error}") from error
