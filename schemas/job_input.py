@@ -14,6 +14,7 @@ from animatediff.job.request import (
     GenerationRequest,
     LoraRef,
 )
+from animatediff.video import OUTPUT_FORMATS
 
 MAX_PROMPT = 4000
 """Characters. CLIP reads 77 tokens of it; the rest is room for comments, and no way to
@@ -32,7 +33,7 @@ Pixels = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
 # Names come from the catalog's tables, so these are types that only pydantic can see
 # through.
 SchedulerName = Literal[tuple(catalog.SCHEDULERS)]
-FormatName = Literal[tuple(catalog.OUTPUT_FORMATS)]
+FormatName = Literal[tuple(OUTPUT_FORMATS)]
 MotionModuleVersion = Literal[tuple(catalog.MOTION_MODULE_VERSIONS)]
 MAX_FRAMES = max(
     config.max_length for config in catalog.MOTION_MODULE_VERSIONS.values()

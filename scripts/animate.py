@@ -19,7 +19,6 @@ import torch
 import yaml
 from PIL import Image
 
-from animatediff import catalog
 from animatediff.checkpoints.detect import detect
 from animatediff.checkpoints.files import read_weights
 from animatediff.controls.pictures import fit_picture, normalize_picture
@@ -33,8 +32,8 @@ from animatediff.errors import (
 from animatediff.provenance import metadata_of
 from animatediff.serving.progress import BarProgress
 from animatediff.settings import Settings
+from animatediff.video import OUTPUT_FORMATS, write_video
 from animatediff.video.grid import save_videos_grid
-from animatediff.video.writers import write_video
 
 from .animate_plan import print_plan
 from .prompt_config import Clip, Entry, control_kind, read_entries, requests
@@ -95,7 +94,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--format",
         default="gif,mp4",
-        help=f"with commas: {', '.join(catalog.OUTPUT_FORMATS)}",
+        help=f"with commas: {', '.join(OUTPUT_FORMATS)}",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("samples"), help="folder (default: samples)"
@@ -114,10 +113,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options.formats = [
         name.strip() for name in options.format.split(",") if name.strip()
     ]
-    if unknown := set(options.formats) - set(catalog.OUTPUT_FORMATS):
+    if unknown := set(options.formats) - set(OUTPUT_FORMATS):
         parser.error(
             f"--format: {', '.join(sorted(unknown))}: there are"
-            f" {', '.join(catalog.OUTPUT_FORMATS)}"
+            f" {', '.join(OUTPUT_FORMATS)}"
         )
     return options
 
@@ -226,7 +225,7 @@ def _write(
     generated: Generated, stem: Path, options: argparse.Namespace
 ) -> Iterable[Path]:
     for name in options.formats:
-        path = stem.with_name(f"{stem.name}{catalog.OUTPUT_FORMATS[name].suffix}")
+        path = stem.with_name(f"{stem.name}{OUTPUT_FORMATS[name].suffix}")
         write_video(generated.video, path, format=name, metadata=metadata_of(generated))
         yield path
 

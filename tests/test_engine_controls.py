@@ -184,7 +184,7 @@ def test_the_output_and_the_file_say_what_took_part(runner: JobRunner) -> None:
     assert any(
         "its word azure is in neither prompt" in warning for warning in output.warnings
     )
-    metadata = read_metadata(Path(output.url.removeprefix("file://")), output.format)
+    metadata = read_metadata(Path(output.url.removeprefix("file://")))
     assert metadata["controls"] == answer["controls"]
     images = metadata["request"]["controls"][0]["images"]
     assert images[0].startswith("sha256:")

@@ -126,9 +126,7 @@ def test_the_output_and_the_file_name_the_loras(runner: JobRunner) -> None:
         for warning in output.warnings
     )
     path = Path(output.url.removeprefix("file://"))
-    assert read_metadata(path, output.format)["loras"] == [
-        lora.model_dump() for lora in output.loras
-    ]
+    assert read_metadata(path)["loras"] == [lora.model_dump() for lora in output.loras]
     assert not any("fit no layer" in warning for warning in run(runner)["warnings"])
 
 

@@ -1,12 +1,11 @@
 """The tables of everything that a job can name. Data only: no torch, no I/O.
 
-To add a scheduler, a model or a format, add a row here. The code that acts on a row
+To add a scheduler or a model, add a row here. The code that acts on a row
 lives in the room of its kind, under the same key; ``tests/test_catalog.py`` checks that
 both sets of keys are equal.
 """
 
 from .files import PUBLISHED_FILES, PublishedFile
-from .formats import OUTPUT_FORMATS, OutputFormat
 from .models import (
     BASE_MODELS,
     SD15_DEFAULTS,
@@ -28,7 +27,6 @@ __all__ = [
     "MOTION_MODULES",
     "MOTION_MODULE_VERSIONS",
     "NOISE_SCHEDULE",
-    "OUTPUT_FORMATS",
     "PUBLISHED_FILES",
     "SCHEDULERS",
     "SD15_DEFAULTS",
@@ -36,7 +34,6 @@ __all__ = [
     "BaseModel",
     "FamilyDefaults",
     "MotionModule",
-    "OutputFormat",
     "PublishedFile",
     "Scheduler",
     "max_frames",

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import catalog
 from ..errors import InvalidRequest
+from ..video import OUTPUT_FORMATS
 
 SEED_MAX = 2**64 - 1
 
@@ -207,7 +208,7 @@ def _check(request: ResolvedRequest, max_megapixel_steps: float) -> None:
             request.num_inference_steps,
             f"1 to {most_steps} with {request.scheduler}",
         )
-    fastest = catalog.OUTPUT_FORMATS[request.format].max_fps
+    fastest = OUTPUT_FORMATS[request.format].max_fps
     if request.fps > fastest:
         raise InvalidRequest(
             "fps", request.fps, f"1 to {fastest} in the format {request.format}"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .. import catalog
 from ..engine import Engine, Generated, PreparedJob
 from ..errors import (
     AnimateDiffError,
@@ -27,8 +26,7 @@ from ..errors import (
 from ..job.request import GenerationRequest, ResolvedRequest
 from ..provenance import metadata_of, weights_of
 from ..settings import Settings
-from ..video.clip import EncodedVideo
-from ..video.writers import write_video
+from ..video import OUTPUT_FORMATS, EncodedVideo, write_video
 from .logs import log_event
 from .progress import Report
 from .storage import Storage
@@ -258,7 +256,7 @@ class RunningJob:
         ]
         sizes = []
         for format, quality in attempts:
-            path = folder / f"clip-{quality}{catalog.OUTPUT_FORMATS[format].suffix}"
+            path = folder / f"clip-{quality}{OUTPUT_FORMATS[format].suffix}"
             encoded = write_video(
                 generated.video,
                 path,
@@ -302,7 +300,7 @@ def check_inline_size(request: ResolvedRequest, limit: int) -> None:
     may be, before any work.
     """
     pixels = request.num_frames * request.width * request.height
-    size = int(pixels * catalog.OUTPUT_FORMATS[request.format].bytes_per_pixel)
+    size = int(pixels * OUTPUT_FORMATS[request.format].bytes_per_pixel)
     if size > limit:
         raise InvalidRequest(
             "num_frames, width, height, format",

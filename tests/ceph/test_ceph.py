@@ -168,7 +168,7 @@ def test_a_whole_job_and_the_same_again(server: S3Server, tmp_path: Path) -> Non
         path.write_bytes(answer.read())
     assert hashlib.sha256(path.read_bytes()).hexdigest() == output.sha256
     assert decode_frames(path).shape == (4, 64, 64, 3)
-    assert read_metadata(path, "mp4")["request"]["prompt"] == SMALL["prompt"]
+    assert read_metadata(path)["request"]["prompt"] == SMALL["prompt"]
     (key,) = server.keys("jobs/")
     assert key == f"jobs/job-1-{output.sha256[:12]}.mp4"
     stored = server.client().head_object(Bucket="clips", Key=key)["LastModified"]

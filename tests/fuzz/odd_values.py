@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from animatediff import catalog
+from animatediff.video import OUTPUT_FORMATS
 from schemas import JobInput
 
 Place = tuple[str | int, ...]
@@ -308,7 +309,7 @@ TINY = st.fixed_dictionaries(
         "seed": st.integers(0, 2**64 - 1),
         "scheduler": st.sampled_from(list(catalog.SCHEDULERS)),
         "fps": st.integers(1, 50),
-        "format": st.sampled_from(list(catalog.OUTPUT_FORMATS)),
+        "format": st.sampled_from(list(OUTPUT_FORMATS)),
         "clip_skip": st.integers(0, 1),
     },
 ).map(

@@ -47,10 +47,10 @@ if __name__ == "__main__":
     from animatediff import errors
     from animatediff.engine import Engine
     from animatediff.pipeline import AnimationPipeline
-    from animatediff.video.writers import WRITERS
+    from animatediff.video import animations
 
     Engine.prepare = staged("prepare", Engine.prepare)
     Engine.configure = staged("load", Engine.configure)
     AnimationPipeline.decode_frames = staged("decode", AnimationPipeline.decode_frames)
-    WRITERS["gif"] = staged("write", WRITERS["gif"])  # pyright: ignore[reportIndexIssue]
+    animations.write_gif = staged("write", animations.write_gif)
     runpy.run_path(str(ROOT / "handler.py"), run_name="__main__")

@@ -208,7 +208,7 @@ def test_the_embedded_family_runs(
     assert [entry["random_seed"] for entry in saved] == [[4, 1, 3], [5]]
     printed = capsys.readouterr().out.split("\n")
     assert all(str(path) in printed for path in clips)
-    metadata = read_metadata(clips[0].with_suffix(".mp4"), "mp4")
+    metadata = read_metadata(clips[0].with_suffix(".mp4"))
     assert metadata["request"]["seed"] == 4
 
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image, ImageChops, ImageSequence
 
-from animatediff import catalog
 from animatediff.engine import Engine
 from animatediff.errors import EngineCorrupted, StorageError
 from animatediff.job.request import GenerationRequest
@@ -23,7 +22,7 @@ from animatediff.serving.job import JobRunner
 from animatediff.serving.logs import JsonLines
 from animatediff.serving.storage import LocalStorage, make_storage
 from animatediff.settings import Settings
-from animatediff.video import EncodedVideo, read_metadata
+from animatediff.video import OUTPUT_FORMATS, EncodedVideo, read_metadata
 from schemas import JobError, JobOutput, parse_job_input, render_job_output
 
 SMALL = {"prompt": "a red circle", "num_frames": 4, "num_inference_steps": 2, "seed": 5}
@@ -107,15 +106,15 @@ def test_output_is_enough_to_repeat_the_job(runner: JobRunner) -> None:
     assert again["sha256"] == first["sha256"]
 
 
-@pytest.mark.parametrize("format", catalog.OUTPUT_FORMATS)
+@pytest.mark.parametrize("format", OUTPUT_FORMATS)
 def test_every_format_carries_how_it_was_made(format: str, runner: JobRunner) -> None:
     output = run(runner, format=format, prompt='a red circle; a=b\n"q"')
-    metadata = read_metadata(path_of(output), format)
+    metadata = read_metadata(path_of(output))
     assert metadata["request"]["prompt"] == 'a red circle; a=b\n"q"'
     assert metadata["request"]["seed"] == output["seed"]
     assert metadata["model"] == output["model"]
     assert metadata["motion_module"] == output["motion_module"]
-    assert output["mime"] == catalog.OUTPUT_FORMATS[format].mime
+    assert output["mime"] == OUTPUT_FORMATS[format].mime
 
 
 def test_model_is_loaded_once(runner: JobRunner, engine: Engine) -> None:
@@ -332,10 +331,8 @@ def test_a_file_too_large_to_be_answered_is_refused_before_the_work(
 def test_a_file_that_turned_out_too_large_is_made_smaller(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = {
-        "png_zip": replace(catalog.OUTPUT_FORMATS["png_zip"], bytes_per_pixel=0.01)
-    }
-    monkeypatch.setattr(catalog, "OUTPUT_FORMATS", {**catalog.OUTPUT_FORMATS, **sizes})
+    small = replace(OUTPUT_FORMATS["png_zip"], bytes_per_pixel=0.01)
+    monkeypatch.setitem(OUTPUT_FORMATS, "png_zip", small)
     output = run(on_platform(engine, 9_000), format="png_zip", num_frames=8)
     assert (output["format"], output["num_frames"]) == ("mp4", 8)
     assert any("instead of png_zip" in warning for warning in output["warnings"])

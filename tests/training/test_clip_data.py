@@ -151,7 +151,7 @@ def test_broken_files_are_counted_and_replaced_by_the_next(
     assert (item["caption"], int(item["index"])) == ("four", 3)
     names = [f"{clips}/gone.mp4", "junk.mp4"]
     assert [name for name, _ in item["broken"]] == names
-    assert dict(data.report())[names[0]] == "there is no such file"
+    assert dict(data.report())[names[0]] == "the file does not exist"
     assert "Invalid data" in dict(data.report())["junk.mp4"]
     again = data.item(0, 1)  # known by now, and the same all the same
     assert torch.equal(again["pixels"], item["pixels"])

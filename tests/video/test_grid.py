@@ -8,8 +8,8 @@ from decoding import decode_frames, frame_times
 from PIL import Image
 from safetensors.torch import load_file
 
-from animatediff.catalog import OUTPUT_FORMATS
 from animatediff.errors import EncodeError
+from animatediff.video import OUTPUT_FORMATS
 from animatediff.video.grid import save_videos_grid, video_grid
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "save_videos"
@@ -102,7 +102,7 @@ def test_unknown_suffix_is_refused(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made_is_an_encode_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EncodeError, match="folder could not be made") as caught:
+    with pytest.raises(EncodeError, match="folder could not be created") as caught:
         save_videos_grid(torch.rand(1, 3, 2, 8, 8), tmp_path / "file" / "a.gif")
     assert str(tmp_path) not in caught.value.message
 

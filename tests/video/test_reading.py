@@ -59,7 +59,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
             count_frames(tmp_path / name)
         assert str(tmp_path) not in raised.value.message
     path = ramp(tmp_path / "short.mp4", num_frames=5)
-    with pytest.raises(AssetError, match="1 of 2 wanted frames"):
+    with pytest.raises(AssetError, match="only 1 of 2 requested frames"):
         read_frames(path, [4, 5], width=16, height=16)
 
 

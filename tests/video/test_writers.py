@@ -3,8 +3,6 @@ import os
 import resource
 import signal
 import stat
-import subprocess
-import sys
 import time
 from itertools import accumulate
 from pathlib import Path
@@ -14,9 +12,14 @@ import pytest
 from decoding import decode_frames, ffmpeg, frame_times
 from PIL import Image
 
-from animatediff.catalog import OUTPUT_FORMATS
 from animatediff.errors import EncodeError
-from animatediff.video import WRITERS, EncodedVideo, Video, read_metadata, write_video
+from animatediff.video import (
+    OUTPUT_FORMATS,
+    EncodedVideo,
+    Video,
+    read_metadata,
+    write_video,
+)
 from animatediff.video.clip import frame_delays
 
 every_format = pytest.mark.parametrize("format", OUTPUT_FORMATS)
@@ -62,10 +65,6 @@ def write(
     return write_video(
         video, path, format=format, quality=quality, metadata=metadata or {}
     )
-
-
-def test_every_format_of_the_catalog_has_a_writer() -> None:
-    assert set(WRITERS) == set(OUTPUT_FORMATS)
 
 
 @every_format
@@ -126,7 +125,7 @@ def test_still_clip_keeps_its_frames_and_duration(
     path = write(video, tmp_path, format).path
     assert decode_frames(path).shape == video.frames.shape
     if format != "png_zip":
-        assert frame_times(path)[-1] == pytest.approx(video.duration, abs=0.0051)
+        assert frame_times(path)[-1] == pytest.approx(num_frames / 8, abs=0.0051)
 
 
 @pytest.mark.parametrize("format", ["gif", "webp", "apng"])
@@ -207,30 +206,44 @@ def test_metadata_come_back_exactly(
     format: str, metadata: dict, tmp_path: Path
 ) -> None:
     path = write(moving_square(2), tmp_path, format, metadata=metadata).path
-    assert read_metadata(path, format) == metadata
+    assert read_metadata(path) == metadata
+    renamed = path.rename(tmp_path / "clip")
+    assert read_metadata(renamed) == metadata
 
 
 @every_format
-def test_file_without_our_metadata_is_refused(format: str, tmp_path: Path) -> None:
-    text = tmp_path / "text.mp4"
-    text.write_text("not a video")
-    other = write(moving_square(2), tmp_path, "gif" if format != "gif" else "apng").path
-    for path, reason in [
-        (text, None),
-        (other, None),
-        (tmp_path / "none", "No such file"),
-    ]:
-        with pytest.raises(EncodeError, match=reason) as caught:
-            read_metadata(path, format)
-        assert str(tmp_path) not in caught.value.message
+def test_damaged_file_is_refused(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "damaged"
+    content = write(moving_square(2), tmp_path, format).path.read_bytes()
+    path.write_bytes(content[:24])
+    with pytest.raises(EncodeError) as caught:
+        read_metadata(path)
+    assert str(tmp_path) not in caught.value.message
 
 
 @pytest.mark.parametrize(
-    ("format", "pillow"), [("gif", "GIF"), ("webp", "WEBP"), ("apng", "PNG")]
+    ("content", "reason"),
+    [
+        (b"not a video", "none of: mp4, gif"),
+        (b"", "none of: mp4, gif"),
+        (None, "No such file"),
+    ],
 )
+def test_file_of_no_known_format_is_refused(
+    content: bytes | None, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "text.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EncodeError, match=reason) as caught:
+        read_metadata(path)
+    assert str(tmp_path) not in caught.value.message
+
+
+@pytest.mark.parametrize("pillow", ["GIF", "WEBP", "PNG"])
 @pytest.mark.parametrize("comment", [None, "hello", "[1]"])
 def test_picture_with_another_comment_is_refused(
-    format: str, pillow: str, comment: str | None, tmp_path: Path
+    pillow: str, comment: str | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "picture"
     exif = Image.Exif()
@@ -239,8 +252,8 @@ def test_picture_with_another_comment_is_refused(
     Image.new("RGB", (8, 8)).save(
         path, pillow, **({"comment": comment} if comment else {}), exif=exif
     )
-    with pytest.raises(EncodeError, match="no metadata of ours"):
-        read_metadata(path, format)
+    with pytest.raises(EncodeError, match="no AnimateDiff metadata"):
+        read_metadata(path)
 
 
 @pytest.mark.parametrize(
@@ -264,18 +277,13 @@ def test_other_rates_are_refused(fps: int) -> None:
 
 def test_video_knows_its_size() -> None:
     video = moving_square(4)
-    assert (video.num_frames, video.width, video.height, video.duration) == (
-        4,
-        64,
-        48,
-        0.5,
-    )
+    assert (video.num_frames, video.width, video.height) == (4, 64, 48)
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"format": "avi"}, "no writer.*avi"),
+        ({"format": "avi"}, "unknown format.*avi"),
         ({"format": "gif", "quality": 0}, "quality"),
         ({"format": "gif", "quality": 101}, "quality"),
         ({"format": "gif", "metadata": {"x": {1}}}, "metadata"),
@@ -403,8 +411,3 @@ def test_interrupt_kills_ffmpeg(
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert not list(target.iterdir())
-
-
-def test_writers_do_not_load_torch() -> None:
-    code = "import sys, animatediff.video; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
