@@ -4,6 +4,7 @@ and what it leaves behind.
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -21,7 +22,6 @@ from PIL import Image
 from small_runs import MakeConfig, small_config
 from torch import Tensor
 
-import train
 from animatediff.checkpoints.files import read_weights
 from animatediff.errors import (
     AssetError,
@@ -29,7 +29,7 @@ from animatediff.errors import (
     ConfigurationError,
     GenerationError,
 )
-from animatediff.training import checkpoint
+from animatediff.training import checkpoint, command
 from animatediff.training.config import TrainConfig, validated
 from animatediff.training.learners import Encoders
 from animatediff.training.loop import Trainer
@@ -451,21 +451,49 @@ def test_the_command(
 ) -> None:
     path = tmp_path / "vae.yaml"
     path.write_text(yaml.safe_dump(make_config("vae").model_dump(mode="json")))
-    command = ["--config", str(path)]
-    assert train.main([*command, "optimizer.rl=1"]) == 1
+    config = ["--config", str(path)]
+    assert command.main([*config, "optimizer.rl=1"]) == 1
     assert "optimizer.rl: no such key; did you mean lr?" in capsys.readouterr().err
-    assert train.main([*command, "model.base=nowhere", "model.vae=null"]) == 1
+    assert command.main([*config, "model.base=nowhere", "model.vae=null"]) == 1
     assert "Traceback" not in capsys.readouterr().err
-    assert train.main([*command, "steps=1", "precision=fp16"]) == 1
+    assert command.main([*config, "steps=1", "precision=fp16"]) == 1
     assert "fp16 needs a GPU" in capsys.readouterr().err
-    assert train.main([*command, "steps=1"]) == 0
+    assert command.main([*config, "data.source=nowhere:Films"]) == 1
+    assert "CONFIGURATION: data.source: got 'nowhere:Films'" in capsys.readouterr().err
+    assert command.main([*config, "steps=1"]) == 0
     assert (tmp_path / "run" / "export" / "vae" / "config.json").is_file()
 
 
-def test_the_command_says_that_it_was_stopped(
+def test_the_command_reports_that_it_was_stopped(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "vae.yaml"
     path.write_text(yaml.safe_dump(make_config("vae").model_dump(mode="json")))
     interrupt_after(monkeypatch, 1)
-    assert train.main(["--config", str(path)]) == train.STOPPED
+    assert command.main(["--config", str(path)]) == command.STOPPED
+
+
+def test_train_py_is_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "nowhere.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    assert ended.value.code == 1
+    assert "nowhere.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_a_source_may_be_in_the_folder_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "films_for_a_test.py").write_text(
+        "from lab.shapeworld.source import World\n\n\nclass Films(World): ...\n"
+    )
+    (tmp_path / "config.yaml").write_text(
+        "{stage: vae, output_dir: o, steps: 1,"
+        " data: {source: 'films_for_a_test:Films', size: 0}}"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert command.main(["--config", "config.yaml"]) == 1
+    assert "films_for_a_test" in sys.modules

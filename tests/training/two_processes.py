@@ -7,8 +7,8 @@ import logging
 import sys
 from functools import cache
 
-import train
 from animatediff.checkpoints import diffusers_folder
+from animatediff.training import command
 from animatediff.training.config import load_config
 from animatediff.training.loop import Trainer
 from animatediff.training.report import Report
@@ -25,4 +25,4 @@ if __name__ == "__main__":
     *first, last = sys.argv[1:]
     for path in first:
         Trainer(load_config(path)).run()
-    sys.exit(train.main(["--config", last]))  # which leaves the process group
+    sys.exit(command.main(["--config", last]))  # which leaves the process group
