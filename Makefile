@@ -53,13 +53,13 @@ fuzz: .venv/requirements-dev
 	$(BIN)/python -m pytest tests/fuzz --cases $(CASES) $(if $(SEED),--hypothesis-seed $(SEED))
 
 soak: .venv/requirements-dev
-	$(BIN)/python -m scripts.soak --bucket --jobs $(JOBS) --minutes $(MINUTES) --workers $(WORKERS) --kills $(KILLS)
+	$(BIN)/python -m lab.soak --bucket --jobs $(JOBS) --minutes $(MINUTES) --workers $(WORKERS) --kills $(KILLS)
 
 test-image:
 	tests/image/run.sh
 
 train-shapeworld: .venv/requirements-train
-	$(BIN)/python -m scripts.train_shapeworld
+	$(BIN)/python -m lab.train_shapeworld
 
 pin: .venv/requirements
 	$(BIN)/python -m builder.pin

@@ -2,7 +2,7 @@
 tensors alive at one time.
 
 The factors were counted on the real architecture, operator by operator (``python -m
-scripts.count_memory``; a test holds them against the count). Not in them: the
+lab.counting.memory``; a test holds them against the count). Not in them: the
 allocator's gaps and the kernels' work space. So what is refused here could not have
 run, and what is not refused can still run out of memory.
 """

@@ -20,8 +20,8 @@ from animatediff.engine import Engine
 from animatediff.serving.job import JobRunner
 from animatediff.serving.storage import LocalStorage
 from animatediff.settings import Settings
+from lab.golden.reference import model_folder
 from schemas import parse_job_input, render_job_output
-from scripts.golden_reference import model_folder
 
 Weights = dict[str, Tensor]
 

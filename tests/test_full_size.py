@@ -1,5 +1,5 @@
 """SD 1.5 at its real size, float16, 512x512x16, on a CUDA device that computes nothing
-(see scripts/fake_cuda.py).
+(see lab/counting/fake_cuda.py).
 
 What it finds: a tensor left on the CPU, a dtype that does not fit, a wait for the
 device in a step, needless work.
@@ -29,15 +29,15 @@ from animatediff.memory import Work
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import AnimationInputs, AnimationPipeline, TextCondition
 from animatediff.settings import PROJECT_ROOT
-from scripts import count_memory
-from scripts.count_memory import EnoughSteps
-from scripts.fake_cuda import (
+from lab.counting import memory as count_memory
+from lab.counting.fake_cuda import (
     DEVICE,
     PlainScheduler,
     register_guard,
     run_with_gradients,
     to_fake,
 )
+from lab.counting.memory import EnoughSteps
 
 STEPS = 3
 
@@ -153,7 +153,7 @@ def test_training_runs_in_mixed_precision(capfd: pytest.CaptureFixture[str]) -> 
     values = (PUBLISHED_FILES["v3_sd15_mm.ckpt"].bytes or 0) / 4
     config = str(PROJECT_ROOT / "configs" / "training" / "motion.yaml")
     assert (
-        run_with_gradients("scripts.count_training", [config, "--batch-size", "1"]) == 0
+        run_with_gradients("lab.counting.training", [config, "--batch-size", "1"]) == 0
     )
     *_, row = capfd.readouterr().out.strip().splitlines()
     print(row)

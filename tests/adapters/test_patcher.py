@@ -16,7 +16,7 @@ from animatediff.adapters import patcher
 from animatediff.checkpoints.lora import LowRank
 from animatediff.errors import CheckpointError, EngineCorrupted
 from animatediff.pipeline import AnimationPipeline, LoraFile, load_weights
-from scripts.golden_reference import Golden
+from lab.golden.reference import Golden
 
 STEPS = 500
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.serving.s3_server import S3Server
+from lab.queue.s3_server import S3Server
 
 PROGRAMS = (
     "ceph",

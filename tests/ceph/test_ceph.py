@@ -26,9 +26,9 @@ from animatediff.serving.storage import S3Storage, make_storage
 from animatediff.serving.worker import Worker
 from animatediff.settings import Settings
 from animatediff.video import EncodedVideo, read_metadata
+from lab.queue.s3_server import S3Server
 from schemas import JobOutput, parse_job_input, render_job_output
 from tests.ceph.cluster import Cluster, ceph_cluster
-from tests.serving.s3_server import S3Server
 from tests.serving.test_s3_storage import CONTENT, LARGE, bucket, fetch, file_of
 from tests.video.decoding import decode_frames
 

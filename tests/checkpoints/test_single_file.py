@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from animatediff.checkpoints.single_file import SingleFile, read_single_file
 from animatediff.errors import CheckpointError
 from animatediff.pipeline import AnimationPipeline
-from scripts.golden_reference import Golden
+from lab.golden.reference import Golden
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from animatediff.checkpoints.diffusers_folder import load_unet
 from animatediff.config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.settings import Settings
-from scripts.measure_swaps import ldm_key
+from lab.measure_swaps import ldm_key
 from tests.fuzz.odd_values import PIXEL
 
 EMBEDDED = Settings().models_dir / "shapeworld"

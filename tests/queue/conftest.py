@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.queue.workers import WorkerProcess
+from lab.queue.workers import WorkerProcess
 
 
 @pytest.hookimpl(wrapper=True)

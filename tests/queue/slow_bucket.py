@@ -4,7 +4,7 @@ import time
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
-from tests.serving.quiet_http import Quiet, QuietServer
+from lab.queue.quiet_http import Quiet, QuietServer
 
 
 class SlowBucket:

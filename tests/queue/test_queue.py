@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from lab.queue.local_queue import Job, LocalQueue, State
+from lab.queue.workers import WorkerProcess, content_of
 from schemas import JobOutput
-from tests.queue.local_queue import Job, LocalQueue, State
 from tests.queue.slow_bucket import SlowBucket
-from tests.queue.workers import WorkerProcess, content_of
 
 TINY = {
     "prompt": "a red circle",

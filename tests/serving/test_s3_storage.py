@@ -22,7 +22,7 @@ from animatediff.serving.fitness import check_bucket
 from animatediff.serving.storage import S3Storage
 from animatediff.settings import BucketSettings, Settings
 from animatediff.video.clip import EncodedVideo
-from tests.serving.s3_server import S3Server, rclone, s3_server
+from lab.queue.s3_server import S3Server, rclone, s3_server
 from tests.serving.trouble import Trouble, TroubledServer
 
 CONTENT = b"not really a video" * 1000

@@ -10,7 +10,7 @@ from enum import StrEnum
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
-from tests.serving.quiet_http import Quiet, QuietServer
+from lab.queue.quiet_http import Quiet, QuietServer
 
 HOP = ("connection", "content-length", "expect", "keep-alive", "transfer-encoding")
 """Headers that are between two neighbours."""

@@ -1,7 +1,7 @@
 """Text to video, end to end: prompts go in, and colour, shape, background and motion
 are read off the frames.
 
-A slice of ``scripts.evaluate``, in half of its steps, for every part of the embedded
+A slice of ``lab.evaluate``, in half of its steps, for every part of the embedded
 family that is installed. The bounds leave room for what the family has not learned (its
 card says how good it is) and for rounding on other machines, and lie far above chance
 (colour 1/6, shape and background 1/3, motion 1/7): a broken sampler, text path or
@@ -13,8 +13,8 @@ import pytest
 from animatediff.engine import Engine
 from animatediff.job.request import GenerationRequest
 from animatediff.settings import Settings
+from lab.evaluate import SUITES, evaluate, not_installed
 from lab.shapeworld.scene import CAMERAS
-from scripts.evaluate import SUITES, evaluate, not_installed
 
 CHANGES = ("domain_adapter", "style_lora", "dreambooth")
 BOUNDS = {

@@ -26,8 +26,8 @@ from animatediff.pipeline import AnimationInputs, SparseControl
 from animatediff.sampling.schedulers import make_scheduler
 from animatediff.video.grid import save_videos_grid, video_grid
 
-from .golden_loading import check_loading
-from .golden_reference import (
+from .loading import check_loading
+from .reference import (
     LATENTS_LIMIT,
     RESIDUAL_LIMIT,
     SCHEDULER_LIMIT,

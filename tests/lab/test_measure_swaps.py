@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.checkpoints.single_file import read_single_file
-from scripts import measure_swaps
-from scripts.measure_swaps import (
+from lab import measure_swaps
+from lab.measure_swaps import (
     OWN,
     PEER,
     PEER_LORA,

@@ -1,5 +1,5 @@
 """What a step of training SD 1.5 takes of a GPU, counted without one: python -m
-scripts.count_training [CONFIG ...]
+lab.counting.training [CONFIG ...]
 
 Each config's forward, backward and optimizer run in its precision on a CUDA device that
 computes nothing (``fake_cuda``), with the optimizer, the moving average and the
@@ -32,8 +32,7 @@ from animatediff.training.ema import MovingAverage
 from animatediff.training.feeding import GlobalBatch
 from animatediff.training.learners import DenoisingLearner, Encoders
 from animatediff.training.stages import STAGES, build_learner
-from scripts.count_memory import GB, TEXT_VALUES, VAE
-from scripts.fake_cuda import (
+from lab.counting.fake_cuda import (
     DEVICE,
     Flops,
     LiveStorages,
@@ -41,6 +40,7 @@ from scripts.fake_cuda import (
     takes_gradients,
     to_fake,
 )
+from lab.counting.memory import GB, TEXT_VALUES, VAE
 
 CONFIGS = PROJECT_ROOT / "configs" / "training"
 COUNTED = (
@@ -217,7 +217,7 @@ def _autocast(precision: str) -> AbstractContextManager[Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.count_training",
+        prog="python -m lab.counting.training",
         description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument(
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not takes_gradients():
         return run_with_gradients(
-            "scripts.count_training", sys.argv[1:] if argv is None else argv
+            "lab.counting.training", sys.argv[1:] if argv is None else argv
         )
     overrides = (
         [] if options.batch_size is None else [f"batch_size={options.batch_size}"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scripts.check_golden import main
-from scripts.golden_cases import CASES
+from lab.golden.cases import CASES
+from lab.golden.check import main
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

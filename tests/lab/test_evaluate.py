@@ -8,10 +8,10 @@ import pytest
 
 from animatediff.engine import Engine
 from animatediff.settings import Settings
+from lab import evaluate
+from lab.evaluate import SUITES, Case, Suite, figure, table
 from lab.shapeworld import world
 from lab.shapeworld.scene import COLOURS, DIRECTIONS, PLAIN, Scene, Shot
-from scripts import evaluate
-from scripts.evaluate import SUITES, Case, Suite, figure, table
 
 
 def drawn(scene: Scene, shot: Shot = PLAIN) -> np.ndarray:

@@ -21,8 +21,8 @@ from animatediff.pipeline import (
 )
 from animatediff.settings import PROJECT_ROOT
 from animatediff.video import read_metadata
+from lab.golden.reference import model_folder
 from scripts.animate import file_name, main
-from scripts.golden_reference import model_folder
 from scripts.prompt_config import motion_module_version, read_entries, requests
 
 CONFIGS = PROJECT_ROOT / "configs"

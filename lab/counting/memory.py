@@ -32,7 +32,7 @@ from animatediff.pipeline import (
     SparseControl,
     TextCondition,
 )
-from scripts.fake_cuda import (
+from lab.counting.fake_cuda import (
     DEVICE,
     LiveStorages,
     PlainScheduler,

@@ -1,8 +1,8 @@
 """Generate clips of prompts that no training clip had, read their frames, and print how
 often they show what was asked.
 
-    python -m scripts.evaluate                         # everything that is installed of the embedded family
-    python -m scripts.evaluate scenes lcm_4 --clips 2  # some of it, two seeds a prompt
+    python -m lab.evaluate                         # everything that is installed of the embedded family
+    python -m lab.evaluate scenes lcm_4 --clips 2  # some of it, two seeds a prompt
 
 Shares come with their 95 % interval (Wilson's), other figures with the mean's. Ends
 with 1 where --require is given and a target is missed.
@@ -32,10 +32,10 @@ from animatediff.catalog import SHAPEWORLD_DEFAULTS
 from animatediff.engine import Engine
 from animatediff.job.request import ControlRef, GenerationRequest, LoraRef
 from animatediff.settings import Settings
+from lab.contact_sheet import contact_sheet
 from lab.shapeworld import world
 from lab.shapeworld.judge import Reading, read
 from lab.shapeworld.scene import CAMERAS, COLOURS, DIRECTIONS, SHAPES, Scene, Thing
-from scripts.contact_sheet import contact_sheet
 
 Measures = Mapping[str, float]
 """What one clip shows: 1 or 0 for what is right or wrong, other numbers as they are."""
@@ -467,7 +467,7 @@ def table(figures: Sequence[Figure]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.evaluate", description=(__doc__ or "").split("\n\n")[0]
+        prog="python -m lab.evaluate", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument(
         "suites",

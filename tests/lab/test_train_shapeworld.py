@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from animatediff.training.config import load_config
+from lab import train_shapeworld
+from lab.evaluate import SUITES
 from lab.shapeworld.source import World
-from scripts import train_shapeworld
-from scripts.evaluate import SUITES
-from scripts.train_shapeworld import CONFIGS, SHIPPED, STEPS, Step
+from lab.train_shapeworld import CONFIGS, SHIPPED, STEPS, Step
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)

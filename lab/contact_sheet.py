@@ -1,6 +1,6 @@
 """Generate clips and lay their frames out as one picture, a row a prompt:
 
-python -m scripts.contact_sheet --output docs/contact_sheet.png "a red circle on a black
+python -m lab.contact_sheet --output docs/contact_sheet.png "a red circle on a black
 background, moving right" ...
 """
 
@@ -45,7 +45,7 @@ def contact_sheet(clips: list[np.ndarray], columns: int) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.contact_sheet")
+    parser = argparse.ArgumentParser(prog="python -m lab.contact_sheet")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument(

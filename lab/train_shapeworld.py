@@ -1,4 +1,4 @@
-"""Train the embedded family from nothing: python -m scripts.train_shapeworld (make
+"""Train the embedded family from nothing: python -m lab.train_shapeworld (make
 train-shapeworld)
 
 Each step is a config of ``configs/training/shapeworld`` under train.py, and ends with a
@@ -29,10 +29,10 @@ from animatediff.pipeline import AnimationInputs, AnimationPipeline
 from animatediff.settings import PROJECT_ROOT, Settings
 from animatediff.training.config import load_config
 from animatediff.training.report import read_metrics
+from lab.evaluate import evaluate, one_each, right_about
 from lab.shapeworld import world
 from lab.shapeworld.judge import read
 from lab.shapeworld.scene import CAMERAS
-from scripts.evaluate import evaluate, one_each, right_about
 
 CONFIGS = PROJECT_ROOT / "configs" / "training" / "shapeworld"
 SHIPPED = PROJECT_ROOT / "models" / "shapeworld"
@@ -185,7 +185,7 @@ def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
 
 
 def suite(name: str, every: int = 1) -> Callable[[Path], Figures]:
-    """The figures of a suite of ``scripts.evaluate``, or of each ``every``th of its
+    """The figures of a suite of ``lab.evaluate``, or of each ``every``th of its
     cases.
     """
 
@@ -465,7 +465,7 @@ def table(record: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.train_shapeworld",
+        prog="python -m lab.train_shapeworld",
         description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from animatediff.pipeline import AnimationPipeline, LoraFile, load_weights
 
-from .golden_reference import (
+from .reference import (
     MERGED_LIMIT,
     TEXT_LIMIT,
     UNET_LIMIT,

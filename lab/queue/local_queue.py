@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.serving.quiet_http import Quiet, QuietServer
+from lab.queue.quiet_http import Quiet, QuietServer
 
 
 class State(StrEnum):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
-from tests.queue.local_queue import LocalQueue, environment
+from lab.queue.local_queue import LocalQueue, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("ANIMATEDIFF_", "BUCKET_", "RUNPOD_")

@@ -1,5 +1,5 @@
 """Many jobs over several real workers, of which some are killed while busy: python -m
-scripts.soak --jobs 300
+lab.soak --jobs 300
 
 The workers run handler.py with the embedded family, under the RunPod SDK, against a
 queue on this machine. Ends with 1 if a job was lost, failed or answered twice, if it
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from tests.queue.local_queue import Job, LocalQueue, State
-from tests.queue.workers import WorkerProcess, content_of
-from tests.serving.s3_server import S3Server, s3_server
+from lab.queue.local_queue import Job, LocalQueue, State
+from lab.queue.s3_server import S3Server, s3_server
+from lab.queue.workers import WorkerProcess, content_of
 
 WINDOW = 200
 """Jobs at the end, over which memory must not grow. Workers are killed before, where
@@ -273,7 +273,7 @@ def bucket_environment(server: S3Server) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.soak", description=(__doc__ or "").split("\n\n")[0]
+        prog="python -m lab.soak", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--workers", type=int, default=3)

@@ -442,7 +442,7 @@ def machine(device: str, dtype: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.measure_swaps",
+        prog="python -m lab.measure_swaps",
         description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument("--device", default="cpu")

@@ -1,0 +1,1 @@
+"""Memory and operations at full size, counted on a simulated device."""

@@ -1,0 +1,1 @@
+"""Reference numbers: what this implementation is compared with, and how."""

@@ -1,0 +1,1 @@
+"""A local job queue, its worker processes and a real S3 server, on loopback."""
