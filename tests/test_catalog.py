@@ -1,4 +1,3 @@
-import animatediff
 from animatediff import catalog
 from animatediff.sampling.schedulers import make_scheduler
 from animatediff.video import OUTPUT_FORMATS
@@ -19,9 +18,3 @@ def test_every_scheduler_can_be_made_up_to_its_last_step() -> None:
     for name, row in catalog.SCHEDULERS.items():
         for steps in (1, row.max_steps):
             assert 1 <= len(make_scheduler(name, steps).timesteps) <= steps + 1
-
-
-def test_public_names_exist() -> None:
-    assert set(animatediff.__all__) == set(animatediff._HOMES)
-    for name in animatediff.__all__:
-        assert getattr(animatediff, name).__name__ == name
