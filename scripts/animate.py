@@ -29,6 +29,7 @@ from animatediff.errors import (
     EncodeError,
     InvalidRequest,
 )
+from animatediff.progress import Progress
 from animatediff.provenance import metadata_of
 from animatediff.serving.progress import BarProgress
 from animatediff.settings import Settings
@@ -173,7 +174,10 @@ def _run(
             _check_branches(job, entries[clip.entry])
             pictures = _save_pictures(job, folder / "control_images", pictures)
         print(f"[{number + 1}/{len(clips)}] {clip.request.prompt}", file=sys.stderr)
-        generated = engine.generate(job, BarProgress())
+        bar = BarProgress()
+        generated = engine.generate(
+            job, lambda step, total: bar(Progress("denoise", step, total))
+        )
         for path in _write(
             generated,
             folder / "sample" / f"{number}-{file_name(clip.request.prompt)}",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from animatediff.checkpoints.files import read_weights
 from animatediff.engine import Engine
+from animatediff.progress import ignore
 from animatediff.serving.job import JobRunner
 from animatediff.serving.storage import LocalStorage
 from animatediff.settings import Settings
@@ -235,7 +236,7 @@ def test_a_bad_file_is_refused_and_leaves_nothing_behind(
 ) -> None:
     path = damage(good[kind], tmp_path / "bad")
     job = {"id": "j", "input": {**stack, **KINDS[kind][1](str(path))}}
-    error = runner.run(job, lambda _s, _t: None, threading.Event()).get("error", {})
+    error = runner.run(job, ignore, threading.Event()).get("error", {})
     if damage is not_a_number and kind != "textual inversion":
         assert error["code"] == "NON_FINITE_LATENTS"
     else:

@@ -18,6 +18,7 @@ from animatediff.config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE
 from animatediff.engine import Engine
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.pipeline import AnimationPipeline
+from animatediff.progress import ignore
 from animatediff.serving.job import JobRunner
 from animatediff.serving.storage import LocalStorage
 from animatediff.settings import Settings
@@ -90,7 +91,7 @@ def runner(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> JobR
 def run(runner: JobRunner, **fields: Any) -> dict[str, Any]:
     return runner.run(
         {"id": "job", "input": {**SMALL, **fields}},
-        lambda _s, _t: None,
+        ignore,
         threading.Event(),
     )
 

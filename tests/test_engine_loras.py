@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.engine import Engine
+from animatediff.progress import ignore
 from animatediff.serving.job import JobRunner
 from animatediff.serving.storage import LocalStorage
 from animatediff.settings import Settings
@@ -74,7 +75,7 @@ def runner(models: Path, tmp_path_factory: pytest.TempPathFactory) -> JobRunner:
 
 def run(runner: JobRunner, *loras: dict[str, Any]) -> dict[str, Any]:
     job = {"id": "job", "input": {**SMALL, "loras": list(loras)}}
-    return runner.run(job, lambda _step, _total: None, threading.Event())
+    return runner.run(job, ignore, threading.Event())
 
 
 def pixels(runner: JobRunner, *loras: dict[str, Any]) -> bytes:

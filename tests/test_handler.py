@@ -82,7 +82,7 @@ def test_half_a_bucket_stops_the_worker_at_start(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert (
-        "CONFIGURATION: a bucket is configured in part: BUCKET_ACCESS_KEY_ID"
+        "CONFIGURATION: the bucket is configured only in part: BUCKET_ACCESS_KEY_ID"
         in done.stderr
     )
     assert not list(tmp_path.iterdir())

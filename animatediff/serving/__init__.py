@@ -1,0 +1,1 @@
+"""The service: jobs from RunPod, one worker, and where finished files go."""

@@ -1,5 +1,6 @@
-"""What must be in order before a worker takes a job. RunPod runs these checks at start,
-and replaces what fails.
+"""The checks before a worker takes its first job.
+
+RunPod runs them at start, and replaces a worker that fails one.
 """
 
 import tempfile
@@ -24,7 +25,7 @@ Check = Callable[[], None]
 
 
 def fitness_checks(settings: Settings) -> list[Check]:
-    """The checks, by name. Each raises ConfigurationError that says what to do."""
+    """Return all checks. Each raises ConfigurationError with what to do."""
     checks = {
         "weights": check_weights,
         "device": check_device,
@@ -48,25 +49,26 @@ def _named(name: str, check: Check) -> Check:
 
 
 def check_weights(settings: Settings) -> None:
-    """A model and a motion module for it are here, and no .safetensors file of them is
-    cut short.
-    """
+    """Check that a model and its motion module are installed, and their files whole."""
     models = settings.models_dir
     names = assets.installed_base_models(models)
     if not names:
         raise ConfigurationError(
             f"there is no model below {models.name}/ (ANIMATEDIFF_MODELS_DIR)"
         )
-    motion = set(assets.installed_motion_modules(models))
     for name in names:
-        wanted = catalog.BASE_MODELS[name]
-        if not motion & set(wanted.motion_modules):
-            raise ConfigurationError(
-                f"model {name} is here, but none of its motion modules:"
-                f" {', '.join(wanted.motion_modules)}"
-            )
+        _check_motion_module(models, name)
     for path in _installed_files(models, names):
         _check_length(path)
+
+
+def _check_motion_module(models: Path, name: str) -> None:
+    modules = catalog.BASE_MODELS[name].motion_modules
+    if set(modules).isdisjoint(assets.installed_motion_modules(models)):
+        raise ConfigurationError(
+            f"model {name} is installed, but none of its motion modules:"
+            f" {', '.join(modules)}"
+        )
 
 
 def _installed_files(models: Path, names: tuple[str, ...]) -> Iterator[Path]:
@@ -78,20 +80,21 @@ def _installed_files(models: Path, names: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _check_length(path: Path) -> None:
-    """The library holds a .safetensors file's length against its header when it opens
-    it, and reads no weights.
+    """Open the file: the library compares its length with its header.
+
+    No weights are read.
     """
     try:
         with safe_open(path, framework="np"):
             pass
     except (SafetensorError, OSError) as error:
         raise ConfigurationError(
-            f"{path.name} is damaged or cut short: fetch it again"
+            f"{path.name} is damaged or cut short: download it again"
         ) from error
 
 
 def check_device(settings: Settings) -> None:
-    """The device computes."""
+    """Check that the device computes."""
     import torch
 
     device = choose_device(settings.device)
@@ -108,7 +111,7 @@ def check_device(settings: Settings) -> None:
 
 
 def check_encoder(settings: Settings) -> None:
-    """A clip can be written, where finished files are written first."""
+    """Check that a clip can be written in the folder of temporary files."""
     video = Video(np.zeros((2, 64, 64, 3), np.uint8), 8)
     with tempfile.TemporaryDirectory(prefix="animatediff-") as folder:
         write_video(
@@ -121,7 +124,7 @@ def check_encoder(settings: Settings) -> None:
 
 
 def check_bucket(settings: Settings) -> None:
-    """The bucket, if one is configured, answers to these credentials."""
+    """Check that the bucket, if one is configured, accepts the credentials."""
     if settings.bucket is None:
         return
     try:
@@ -129,7 +132,7 @@ def check_bucket(settings: Settings) -> None:
     except AnimateDiffError as error:
         reason = error.details.get("reason", error.code)
         raise ConfigurationError(
-            f"the bucket {settings.bucket.name} cannot be used: {reason}"
-            f" (BUCKET_NAME, BUCKET_ENDPOINT_URL,"
-            " BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY, BUCKET_REGION)"
+            f"the bucket {settings.bucket.name} cannot be used: {reason} (BUCKET_NAME,"
+            " BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY,"
+            " BUCKET_REGION)"
         ) from error

@@ -1,5 +1,6 @@
-"""One job from its JSON to its JSON, in three stages. The place where every error
-becomes an answer.
+"""One job from its JSON to its JSON, in three stages.
+
+This is the place where every error becomes an answer.
 """
 
 import hashlib
@@ -8,11 +9,13 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..atomic import written_whole
 from ..engine import Engine, Generated, PreparedJob
 from ..errors import (
     AnimateDiffError,
@@ -21,82 +24,83 @@ from ..errors import (
     InvalidRequest,
     JobCancelled,
     JobTimedOut,
-    OutputTooLarge,
 )
-from ..job.request import GenerationRequest, ResolvedRequest
-from ..provenance import metadata_of, weights_of
+from ..job.request import GenerationRequest
+from ..progress import Progress, Report
+from ..provenance import weights_of
 from ..settings import Settings
-from ..video import OUTPUT_FORMATS, EncodedVideo, write_video
+from ..video import EncodedVideo
+from .answer_size import check_inline_size, write_fitting
 from .logs import log_event
-from .progress import Report
 from .storage import Storage
 
 log = logging.getLogger(__name__)
 
 Answer = dict[str, Any]
-SMALLER_QUALITIES = (60, 30, 10)
-"""Of an mp4 that takes the place of a file too large to be answered."""
+Parse = Callable[[Any], GenerationRequest]
+"""Turns a job's input into a request. Raises InvalidRequest."""
+Render = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Checks a job's output, and turns it into JSON values."""
 
 
 @dataclass
 class WorkerStatus:
-    """What this worker has done since it started; shared by its jobs."""
+    """What this worker has done since it started. Its jobs share it.
+
+    ``fatal`` is the error after which this worker must not take another job.
+    """
 
     started: float = field(default_factory=time.monotonic)
     jobs: int = 0
     gpu_seconds: float = 0.0
     fatal: AnimateDiffError | None = None
-    """Set once, by the error after which this worker must not take a job."""
 
     def snapshot(self) -> dict[str, float]:
-        """The same as numbers, for a job's output."""
+        """The status as numbers, for a job's output."""
         uptime = time.monotonic() - self.started
+        busy = min(self.gpu_seconds / uptime, 1.0) if uptime > 0 else 0.0
         return {
             "jobs": self.jobs,
             "uptime_seconds": round(uptime, 3),
-            "gpu_busy": round(min(self.gpu_seconds / uptime, 1.0), 4)
-            if uptime > 0
-            else 0.0,
+            "gpu_busy": round(busy, 4),
         }
 
 
 @dataclass(frozen=True)
 class JobRunner:
-    """Everything a job meets on its way. ``parse`` and ``render`` are the wire's, see
-    ``schemas/``.
-    """
+    """What all jobs share. ``parse`` and ``render`` come from ``schemas/``."""
 
     engine: Engine
     storage: Storage
     settings: Settings
-    parse: Callable[[Any], GenerationRequest]
-    render: Callable[[Mapping[str, Any]], dict[str, Any]]
+    parse: Parse
+    render: Render
     status: WorkerStatus = field(default_factory=WorkerStatus)
 
     def start(
         self, job: Mapping[str, Any], report: Report, cancelled: threading.Event
     ) -> "RunningJob":
-        """``job``, ready for its stages."""
+        """Return ``job``, ready for its stages."""
         return RunningJob(self, job, report, cancelled)
 
     def run(
         self, job: Mapping[str, Any], report: Report, cancelled: threading.Event
     ) -> Answer:
-        """All stages of ``job`` on this thread. Raises nothing."""
+        """Run all stages of ``job`` on this thread, and return its answer."""
         running = self.start(job, report, cancelled)
         for stage in (running.prepare, running.generate, running.finish):
-            if (answer := stage()) is not None:
+            answer = stage()
+            if answer is not None:
                 return answer
         raise AssertionError("the last stage always answers")
 
 
 class RunningJob:
-    """One job on its way. Each stage returns None to go on, or the job's answer; none
-    of them raises.
+    """One job between its start and its answer.
 
-    An answer is the job's output, or ``{"error": {"code", "message", "retryable",
-    ...}}``. A fatal error adds ``"refresh_worker": True``, by which RunPod replaces
-    this worker.
+    Each stage returns None to go on, or the job's answer. No stage raises. An answer is
+    the job's output, or ``{"error": {"code", "message", "retryable", ...}}``. A fatal
+    error adds ``"refresh_worker": True``: RunPod then replaces this worker.
     """
 
     def __init__(
@@ -107,180 +111,199 @@ class RunningJob:
         cancelled: threading.Event,
     ) -> None:
         self.id = str(job.get("id") or "local")
-        self._runner, self._job, self._report, self._cancelled = (
-            runner,
-            job,
-            report,
-            cancelled,
-        )
+        self._runner = runner
+        self._job = job
+        self._report = report
+        self._cancelled = cancelled
         self._start = self._ready = time.perf_counter()
         self._timings: dict[str, float] = {}
         self._prepared: PreparedJob | None = None
         self._generated: Generated | None = None
 
     def prepare(self) -> Answer | None:
-        """Check the job, find or fetch what it names. For any thread."""
-        return self._stage(self._prepare)
+        """Check the job, and find or download its files. For any thread."""
+        return self._answered(self._prepare)
 
     def generate(self) -> Answer | None:
-        """Make the frames. For the one thread of the device."""
-        return self._stage(self._generate)
+        """Generate the frames. For the one thread of the device."""
+        return self._answered(self._generate)
 
     def finish(self) -> Answer | None:
-        """Write the file, store it, and say where. For any thread."""
-        return self._stage(self._finish)
+        """Write and store the file, and return the output. For any thread."""
+        return self._answered(self._finish)
 
-    def _stage(self, run: Callable[[], Answer | None]) -> Answer | None:
+    def _answered(self, stage: Callable[[], Answer | None]) -> Answer | None:
         try:
-            if self._runner.status.fatal is not None and run != self._finish:
-                raise self._runner.status.fatal
+            if stage != self._finish:
+                self._check_worker()
             self._check()
-            return run()
+            return stage()
         except AnimateDiffError as error:
             return self._failed(error)
         except Exception as error:
             log.exception("unexpected", extra={"fields": {"job": self.id}})
+            name = type(error).__name__
             return self._failed(
-                InternalError(
-                    f"the worker failed unexpectedly ({type(error).__name__})"
-                )
+                InternalError(f"the worker failed unexpectedly ({name})")
             )
 
     def _failed(self, error: AnimateDiffError) -> Answer:
-        if not isinstance(error, JobCancelled):  # the worker tells of these
-            log_event(
-                "job_failed",
-                job=self.id,
-                level=logging.WARNING,
-                cause=error.__cause__,
-                error=loggable(error),
-            )
+        self._log_failure(error)
         answer: Answer = {"error": error.to_dict()}
         if error.fatal:
-            if self._runner.status.fatal is None:
-                self._runner.status.fatal = EngineCorrupted(
-                    f"this worker has to be replaced: {error.message}"
-                )
+            self._end_worker(error)
             answer["refresh_worker"] = True
         return answer
 
+    def _log_failure(self, error: AnimateDiffError) -> None:
+        if isinstance(error, JobCancelled):
+            return  # the worker logs these
+        log_event(
+            "job_failed",
+            job=self.id,
+            level=logging.WARNING,
+            cause=error.__cause__,
+            error=loggable(error),
+        )
+
+    def _end_worker(self, error: AnimateDiffError) -> None:
+        status = self._runner.status
+        if status.fatal is None:
+            message = f"this worker has to be replaced: {error.message}"
+            status.fatal = EngineCorrupted(message)
+
+    def _check_worker(self) -> None:
+        if self._runner.status.fatal is not None:
+            raise self._runner.status.fatal
+
     def _check(self) -> None:
-        """Raises JobCancelled or JobTimedOut where the job is to end."""
+        """Raise JobCancelled or JobTimedOut if the job must end."""
         if self._cancelled.is_set():
             raise JobCancelled("the job was cancelled")
         limit = self._runner.settings.job_timeout_seconds
         if limit is not None and time.perf_counter() - self._start > limit:
-            raise JobTimedOut(
-                f"the job took longer than the {limit:g} s that are allowed here",
-                limit=limit,
-            )
+            message = f"the job took longer than the allowed {limit:g} s"
+            raise JobTimedOut(message, limit=limit)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._timings[phase] = round(time.perf_counter() - began, 3)
 
     def _prepare(self) -> None:
-        runner, settings = self._runner, self._runner.settings
-        if "input" not in self._job:
-            raise InvalidRequest("input", None, "an object with the job's fields")
-        request = runner.parse(self._job["input"])
-        prompts = (
-            [request.prompt, request.negative_prompt] if settings.log_prompts else None
-        )
-        log_event("job_received", job=self.id, prompts=prompts)
-        if (
-            request.seed is None and settings.on_platform
-        ):  # a job that is delivered twice makes the same file twice
-            request = replace(request, seed=seed_of(self.id))
-        self._prepared = runner.engine.prepare(request)
+        settings = self._runner.settings
+        request = self._with_seed(self._parsed())
+        self._prepared = self._runner.engine.prepare(request)
         if settings.inline_limit is not None:
             check_inline_size(self._prepared.request, settings.inline_limit)
         self._ready = time.perf_counter()
         self._timings["prepare"] = round(self._ready - self._start, 3)
 
+    def _parsed(self) -> GenerationRequest:
+        if "input" not in self._job:
+            raise InvalidRequest("input", None, "an object with the job's fields")
+        request = self._runner.parse(self._job["input"])
+        prompts = [request.prompt, request.negative_prompt]
+        shown = prompts if self._runner.settings.log_prompts else None
+        log_event("job_received", job=self.id, prompts=shown)
+        return request
+
+    def _with_seed(self, request: GenerationRequest) -> GenerationRequest:
+        """Take the seed from the job's id, if a queue may deliver the job twice.
+
+        Both deliveries then make the same file.
+        """
+        if request.seed is not None or not self._runner.settings.on_platform:
+            return request
+        return replace(request, seed=seed_of(self.id))
+
     def _generate(self) -> None:
-        assert self._prepared is not None
-        runner, began = self._runner, time.perf_counter()
-        self._timings["queue"] = round(began - self._ready, 3)
-        log_event("gpu_start", job=self.id)
-        try:
-            self._generated = runner.engine.generate(
-                self._prepared, self._report, self._check
+        assert self._prepared is not None  # noqa: S101 - the stages run in order
+        self._timings["queue"] = round(time.perf_counter() - self._ready, 3)
+        with self._on_device():
+            self._generated = self._runner.engine.generate(
+                self._prepared,
+                lambda step, total: self._report(Progress("denoise", step, total)),
+                self._check,
             )
-        finally:
-            seconds = time.perf_counter() - began
-            runner.status.gpu_seconds += seconds
-            self._timings["gpu"] = round(seconds, 3)
-            log_event("gpu_end", job=self.id, seconds=round(seconds, 4))
         self._timings |= self._generated.timings
 
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Count the seconds inside as those of the device."""
+        log_event("gpu_start", job=self.id)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - began
+            self._runner.status.gpu_seconds += seconds
+            self._timings["gpu"] = round(seconds, 3)
+            log_event("gpu_end", job=self.id, seconds=round(seconds, 4))
+
     def _finish(self) -> Answer:
-        assert self._generated is not None
-        runner, timings = self._runner, self._timings
+        assert self._generated is not None  # noqa: S101 - the stages run in order
         with tempfile.TemporaryDirectory(prefix="animatediff-") as folder:
-            began = time.perf_counter()
-            encoded, said = self._write(self._generated, Path(folder))
-            timings["write"] = round(time.perf_counter() - began, 3)
+            encoded, warnings = self._written(self._generated, Path(folder))
             self._check()
-            began = time.perf_counter()
-            url = runner.storage.put(encoded, self.id, self._check)
-            timings["store"] = round(time.perf_counter() - began, 3)
-        timings["total"] = round(time.perf_counter() - self._start, 3)
-        runner.status.jobs += 1
-        output = runner.render(
+            url = self._stored(encoded)
+        self._timings["total"] = round(time.perf_counter() - self._start, 3)
+        status = self._runner.status
+        status.jobs += 1
+        output = self._runner.render(
             _output(
-                url, encoded, self._generated, timings, said, runner.status.snapshot()
+                url,
+                encoded,
+                self._generated,
+                self._timings,
+                warnings,
+                status.snapshot(),
             )
         )
-        if runner.settings.result_file:
-            runner.settings.result_file.write_text(
-                json.dumps(output, indent=2) + "\n", encoding="utf-8"
-            )
+        self._keep(output)
+        self._log_done(encoded)
+        return output
+
+    def _written(
+        self, generated: Generated, folder: Path
+    ) -> tuple[EncodedVideo, tuple[str, ...]]:
+        settings = self._runner.settings
+        quality, limit = settings.video_quality, settings.inline_limit
+        self._report(Progress("write", 0, 1))
+        with self._timed("write"):
+            written = write_fitting(generated, folder, quality, limit)
+        self._report(Progress("write", 1, 1))
+        return written
+
+    def _stored(self, encoded: EncodedVideo) -> str:
+        self._report(Progress("store", 0, 1))
+        with self._timed("store"):
+            url = self._runner.storage.put(encoded, self.id, self._check)
+        self._report(Progress("store", 1, 1))
+        return url
+
+    def _keep(self, output: Answer) -> None:
+        path = self._runner.settings.result_file
+        if path is not None:
+            with written_whole(path, parents=False) as part:
+                part.write_text(json.dumps(output, indent=2) + "\n", encoding="utf-8")
+
+    def _log_done(self, encoded: EncodedVideo) -> None:
         log_event(
             "job_done",
             job=self.id,
-            gpu_seconds=timings["gpu"],
-            queue_seconds=timings["queue"],
-            timings=timings,
+            gpu_seconds=self._timings["gpu"],
+            queue_seconds=self._timings["queue"],
+            timings=self._timings,
             bytes=encoded.bytes,
-        )
-        return output
-
-    def _write(
-        self, generated: Generated, folder: Path
-    ) -> tuple[EncodedVideo, tuple[str, ...]]:
-        """The file; where it is larger than an answer may be, an mp4 of lower quality,
-        and a warning.
-        """
-        request, settings = generated.request, self._runner.settings
-        limit = settings.inline_limit
-        attempts = [
-            (request.format, settings.video_quality),
-            *(("mp4", quality) for quality in SMALLER_QUALITIES),
-        ]
-        sizes = []
-        for format, quality in attempts:
-            path = folder / f"clip-{quality}{OUTPUT_FORMATS[format].suffix}"
-            encoded = write_video(
-                generated.video,
-                path,
-                format=format,
-                quality=quality,
-                metadata=metadata_of(generated),
-            )
-            if limit is None or encoded.bytes <= limit:
-                instead = f"too many bytes for an answer: an mp4 of quality {quality} instead of {request.format}"
-                return encoded, (f"{sizes[0]} are {instead}",) if sizes else ()
-            sizes.append(encoded.bytes)
-        raise OutputTooLarge(
-            f"the smallest file that could be made has {min(sizes)} bytes, an answer"
-            f" at most {limit}: configure a"
-            " bucket",
-            bytes=min(sizes),
-            limit=limit,
         )
 
 
 def loggable(error: AnimateDiffError) -> dict[str, Any]:
-    """``error`` for the log: of a wrong field only its name and what it may hold, as
-    what came may be a prompt.
-    """
+    """``error`` for the log, without the value of a wrong field: it may be a prompt."""
     if isinstance(error, InvalidRequest):
         return {
             "code": error.code,
@@ -291,24 +314,8 @@ def loggable(error: AnimateDiffError) -> dict[str, Any]:
 
 
 def seed_of(job_id: str) -> int:
-    """The seed of a job that names none."""
+    """The seed of a job that names none, from its id."""
     return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8])
-
-
-def check_inline_size(request: ResolvedRequest, limit: int) -> None:
-    """Raises InvalidRequest for a job whose file would likely be larger than an answer
-    may be, before any work.
-    """
-    pixels = request.num_frames * request.width * request.height
-    size = int(pixels * OUTPUT_FORMATS[request.format].bytes_per_pixel)
-    if size > limit:
-        raise InvalidRequest(
-            "num_frames, width, height, format",
-            f"{request.num_frames} frames of {request.width}x{request.height} as"
-            f" {request.format}, about {size} bytes",
-            f"about {limit} bytes, as no bucket is configured here (BUCKET_NAME):"
-            f" smaller, or as mp4",
-        )
 
 
 def _output(

@@ -1,5 +1,6 @@
-"""The worker's log: one JSON object a line, on stderr. No prompts, no credentials, no
-URLs.
+"""The worker's log: one JSON object per line, on stderr.
+
+It contains no prompts (unless ANIMATEDIFF_LOG_PROMPTS is 1), credentials or URLs.
 """
 
 import json
@@ -19,16 +20,18 @@ def log_event(
     cause: BaseException | None = None,
     **fields: Any,
 ) -> None:
-    """Log ``event`` with JSON-ready ``fields``, ``job`` among them where it is about
-    one; ``cause`` with traceback.
+    """Log ``event`` with JSON-ready ``fields``, and the traceback of ``cause``.
+
+    The field ``job`` is the id of the job that the event belongs to.
     """
     _log.log(level, event, extra={"fields": fields}, exc_info=cause)
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line: time, level, event, and its fields."""
+    """Formats a record as one line with its time, level, event and fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the JSON text of ``record``."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(
                 timespec="milliseconds"
@@ -44,8 +47,30 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+LIBRARIES = (
+    "asyncio",
+    "boto3",
+    "botocore",
+    "diffusers",
+    "filelock",
+    "httpcore",
+    "httpx",
+    "huggingface_hub",
+    "PIL",
+    "s3transfer",
+    "transformers",
+    "urllib3",
+)
+"""Loggers of libraries that describe requests and files below WARNING."""
+
+
 def configure_logs() -> None:
-    """Send every log record of this process to stderr as JSON lines."""
+    """Send every log record of this process to stderr as JSON lines.
+
+    Libraries report warnings and errors only.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,7 +1,6 @@
-"""How far a job is, told to whom it concerns: RunPod's clients, or a person at a
-terminal.
-"""
+"""Progress of a job, for RunPod's clients or for a person at a terminal."""
 
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
@@ -9,31 +8,79 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-Report = Callable[[int, int], None]
-"""Steps done, steps in all."""
+from ..progress import Phase, Progress
 
 MIN_INTERVAL = 1.0
 """Seconds between two updates: each is an HTTP request."""
 CLOSE_TIMEOUT = 5.0
-"""Seconds that a job's answer waits for an update that is under way."""
+"""Seconds that a job's answer waits for an update in flight."""
+UNITS: dict[Phase, str] = {"download": "B", "denoise": "step", "decode": "frame"}
 
 
 class JobProgress(Protocol):
-    """A report for one job, closed before the job is answered."""
+    """Receives the reports of one job. It is closed before the job is answered."""
 
-    def __call__(self, step: int, total: int) -> None: ...
+    def __call__(self, progress: Progress, /) -> None:
+        """Receive a report."""
+        ...
 
     def close(self) -> None:
-        """Return when nothing more will be told."""
+        """Return once nothing more will be sent."""
         ...
 
 
-class ThrottledProgress:
-    """Calls ``send`` with step, total and seconds left, on a thread of ``pool``.
+def _is_finished(progress: Progress) -> bool:
+    """Whether the phase of ``progress`` has no step left."""
+    return progress.total > 0 and progress.step >= progress.total
 
-    One at a time, at most one in ``MIN_INTERVAL``. None is sent after ``close``, and
-    ``close`` waits for the one under way: an update that came after the job's result
-    would make the job seem not to be finished.
+
+def _steps_done(progress: Progress) -> int:
+    return progress.total if _is_finished(progress) else progress.step
+
+
+class _Pace:
+    """Time per denoising step, measured from the first report of denoising."""
+
+    def __init__(self) -> None:
+        self._first_step = self._first_time = 0.0
+        self._started = False
+
+    def seconds_left(self, progress: Progress, now: float) -> float | None:
+        """Estimate of the remaining seconds of denoising; None if there is none yet."""
+        if progress.phase != "denoise":
+            return None
+        steps = progress.step - self._first_step
+        if not self._started or steps <= 0:
+            self._started = True
+            self._first_step, self._first_time = progress.step, now
+            return None
+        seconds_per_step = (now - self._first_time) / steps
+        return seconds_per_step * max(progress.total - progress.step, 0)
+
+
+def update_of(progress: Progress, seconds_left: float | None) -> dict[str, Any]:
+    """The output of a job in progress, as clients receive it.
+
+    ``{"phase", "step", "total"}``; while denoising also ``"seconds_left"``. A total of
+    0 is not known. Steps are bytes in the phase "download", frames in "decode".
+    """
+    update: dict[str, Any] = {
+        "phase": progress.phase,
+        "step": _steps_done(progress),
+        "total": progress.total,
+    }
+    if seconds_left is not None:
+        update["seconds_left"] = round(seconds_left, 1)
+    return update
+
+
+class ThrottledProgress:
+    """Calls ``send`` with an update on a thread of ``pool``, at most once a second.
+
+    Only one update is in flight. The end of a phase is not sent: the next phase or the
+    job's output follows. None is sent after ``close``, and ``close`` waits for the one
+    in flight: an update that arrived after the job's output would make the job look
+    unfinished.
     """
 
     def __init__(
@@ -42,40 +89,74 @@ class ThrottledProgress:
         pool: Executor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._send, self._pool, self._clock = send, pool, clock
-        self._start = self._last = clock()
-        self._under_way: Future[Any] | None = None
+        self._send = send
+        self._pool = pool
+        self._clock = clock
+        self._last = clock()
+        self._pace = _Pace()
+        self._in_flight: Future[Any] | None = None
         self._closed = False
 
-    def __call__(self, step: int, total: int) -> None:
+    def __call__(self, progress: Progress, /) -> None:
+        """Send ``progress`` unless it comes too early."""
         now = self._clock()
-        busy = self._under_way is not None and not self._under_way.done()
-        if self._closed or busy or step >= total or now - self._last < MIN_INTERVAL:
+        seconds_left = self._pace.seconds_left(progress, now)
+        if _is_finished(progress) or not self._is_free(now):
             return
         self._last = now
-        left = (now - self._start) / step * (total - step)
-        update = {"step": step, "total": total, "seconds_left": round(left, 1)}
-        self._under_way = self._pool.submit(self._send, update)
+        update = update_of(progress, seconds_left)
+        self._in_flight = self._pool.submit(self._send, update)
+
+    def _is_free(self, now: float) -> bool:
+        if self._closed or now - self._last < MIN_INTERVAL:
+            return False
+        return self._in_flight is None or self._in_flight.done()
 
     def close(self) -> None:
+        """Send nothing more, and wait for the update in flight."""
         self._closed = True
-        if self._under_way is not None and not self._under_way.cancel():
-            wait([self._under_way], timeout=CLOSE_TIMEOUT)
+        if self._in_flight is not None and not self._in_flight.cancel():
+            wait([self._in_flight], timeout=CLOSE_TIMEOUT)
 
 
 class BarProgress:
-    """A bar on stderr, for CLIs and local runs."""
+    """One bar on stderr for each phase, for command lines and local runs."""
 
     def __init__(self) -> None:
-        self._bar: tqdm | None = None
+        self._bar: Any = None
+        self._last = Progress("load", 0, 0)
 
-    def __call__(self, step: int, total: int) -> None:
-        if self._bar is None:
-            self._bar = tqdm(total=total, unit="step", desc="denoise")
-        self._bar.update(step - self._bar.n)
-        if step >= total:
+    def __call__(self, progress: Progress, /) -> None:
+        """Move the bar to ``progress``, or begin the bar of the next phase."""
+        if self._bar is None or self._begins_anew(progress):
+            self.close()
+            self._bar = _bar(progress)
+        self._last = progress
+        self._bar.update(_steps_done(progress) - self._bar.n)
+        if _is_finished(progress):
             self.close()
 
+    def _begins_anew(self, progress: Progress) -> bool:
+        bar = (self._last.phase, self._last.total)
+        return (
+            progress.phase,
+            progress.total,
+        ) != bar or progress.step < self._last.step
+
     def close(self) -> None:
+        """End the current bar."""
         if self._bar is not None:
             self._bar.close()
+        self._bar = None
+
+
+def _bar(progress: Progress) -> Any:
+    is_download = progress.phase == "download"
+    return tqdm(
+        total=progress.total or None,
+        desc=progress.phase,
+        unit=UNITS.get(progress.phase, "step"),
+        unit_scale=is_download,
+        unit_divisor=1024 if is_download else 1000,
+        file=sys.stderr,
+    )

@@ -1,6 +1,4 @@
-"""The RunPod side of a worker: an async handler around a device that does one thing at
-a time.
-"""
+"""A worker's async handler, around a device that runs one job at a time."""
 
 import asyncio
 import json
@@ -12,20 +10,23 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from ..errors import AnimateDiffError
-from .job import Answer, JobRunner
+from ..settings import Settings
+from .job import Answer, JobRunner, RunningJob
 from .logs import log_event
 from .progress import JobProgress
 
 
 class Worker:
-    """The handler that is given to ``runpod.serverless.start``.
+    """The handler that RunPod's SDK calls with every job.
 
-    A job's frames are made on one thread, the device's; what comes before and after
-    (downloads, encoding, upload) runs on others, beside the frames of the next job. A
-    cancelled job is told so and, where it is on the device, waited for: the device is
-    free when the next one starts. ``progress`` makes what is told of a job's steps; it
-    is closed before the job is answered. ``warm`` runs on the device's thread at once,
-    so that models load while the SDK fetches the first job.
+    One thread, the device's, generates frames. Other threads run what comes before and
+    after (downloads, encoding, upload) while the next job is on the device. A cancelled
+    job is asked to stop; if it is on the device, the worker waits for it, so that the
+    device is free when the next job starts.
+
+    ``progress`` makes the progress of a job, which is closed before the job is
+    answered. ``warm`` runs on the device's thread at once, so that models load while
+    the SDK fetches the first job.
     """
 
     def __init__(
@@ -36,36 +37,44 @@ class Worker:
         *,
         concurrency: int = 2,
     ) -> None:
-        self._runner, self._progress = runner, progress
+        self._runner = runner
+        self._progress = progress
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
-        self._beside = ThreadPoolExecutor(2 * concurrency, thread_name_prefix="beside")
+        self._others = ThreadPoolExecutor(2 * concurrency, thread_name_prefix="others")
         if warm is not None:
             self._device.submit(_warm, warm)
 
+    @property
+    def settings(self) -> Settings:
+        """The settings of this worker's jobs."""
+        return self._runner.settings
+
     async def __call__(self, job: Mapping[str, Any]) -> Answer:
-        """The job's output, or ``{"error": text}``, the text being JSON: the SDK's
-        local API takes no object there.
+        """Return the job's output, or ``{"error": text}`` with JSON as the text.
+
+        It is text because the SDK's local API accepts no object there.
         """
         cancelled = threading.Event()
         progress = self._progress(job)
         running = self._runner.start(job, progress, cancelled)
         try:
-            for stage, pool in (
-                (running.prepare, self._beside),
-                (running.generate, self._device),
-                (running.finish, self._beside),
-            ):
-                answer = await self._on(pool, stage, cancelled)
-                if answer is not None:
-                    break
-            else:
-                raise AssertionError("the last stage always answers")
-            await self._on(self._beside, progress.close, cancelled)
+            answer = await self._stages(running, cancelled)
+            await self._on(self._others, progress.close, cancelled)
         except asyncio.CancelledError:
             log_event("job_cancelled", job=running.id)
             raise
         if "error" in answer:
-            answer = {**answer, "error": json.dumps(answer["error"])}
+            return {**answer, "error": json.dumps(answer["error"])}
+        return answer
+
+    async def _stages(self, running: RunningJob, cancelled: threading.Event) -> Answer:
+        answer = await self._on(self._others, running.prepare, cancelled)
+        if answer is None:
+            answer = await self._on(self._device, running.generate, cancelled)
+        if answer is None:
+            answer = await self._on(self._others, running.finish, cancelled)
+        if answer is None:
+            raise AssertionError("the last stage always answers")
         return answer
 
     async def _on(
@@ -74,8 +83,10 @@ class Worker:
         stage: Callable[[], Answer | None],
         cancelled: threading.Event,
     ) -> Answer | None:
-        """``stage`` on a thread of ``pool``. When this job is cancelled, the device's
-        thread is waited for.
+        """Run ``stage`` on a thread of ``pool``.
+
+        If the job is cancelled meanwhile, wait for the device's thread, up to the next
+        denoising step.
         """
         work = pool.submit(stage)
         waiting = asyncio.wrap_future(work)
@@ -83,18 +94,18 @@ class Worker:
             return await asyncio.shield(waiting)
         except asyncio.CancelledError:
             cancelled.set()
-            if (
-                not work.cancel() and pool is self._device
-            ):  # it runs: until the next step
+            is_running = not work.cancel()
+            if is_running and pool is self._device:
                 await asyncio.wait([waiting])
             raise
 
 
 def _warm(warm: Callable[[], None]) -> None:
+    """Load the models. A failure is only logged: jobs may name a model that is here."""
     start = time.perf_counter()
     try:
         warm()
-    except AnimateDiffError as error:  # not the end: a job may name a model that is here; one that does not, fails
+    except AnimateDiffError as error:
         log_event("nothing_loaded", level=logging.WARNING, error=error.to_dict())
     else:
         log_event("models_loaded", seconds=round(time.perf_counter() - start, 2))

@@ -17,6 +17,7 @@ from hypothesis import settings
 from animatediff import errors
 from animatediff.engine import Engine
 from animatediff.errors import AnimateDiffError
+from animatediff.progress import Progress
 from animatediff.serving.job import JobRunner
 from animatediff.serving.logs import JsonLines
 from animatediff.serving.storage import LocalStorage
@@ -188,7 +189,7 @@ class _Silent:
     def __init__(self) -> None:
         self.steps = 0
 
-    def __call__(self, _step: int, _total: int) -> None:
+    def __call__(self, _progress: Progress, /) -> None:
         self.steps += 1
 
     def close(self) -> None: ...

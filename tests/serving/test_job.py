@@ -18,6 +18,7 @@ from PIL import Image, ImageChops, ImageSequence
 from animatediff.engine import Engine
 from animatediff.errors import EngineCorrupted, StorageError
 from animatediff.job.request import GenerationRequest
+from animatediff.progress import Progress, ignore
 from animatediff.serving.job import JobRunner
 from animatediff.serving.logs import JsonLines
 from animatediff.serving.storage import LocalStorage, make_storage
@@ -48,7 +49,7 @@ def run(
     runner: JobRunner, cancelled: threading.Event | None = None, **fields: Any
 ) -> dict[str, Any]:
     job: Mapping[str, Any] = {"id": "job-1", "input": {**SMALL, **fields}}
-    answer = runner.run(job, lambda _step, _total: None, cancelled or threading.Event())
+    answer = runner.run(job, ignore, cancelled or threading.Event())
     text = json.dumps(answer, allow_nan=False)
     assert "Traceback" not in text
     return answer
@@ -156,7 +157,7 @@ def test_bad_job_gets_its_own_error_and_the_next_one_works(
 
 
 def test_job_without_input(runner: JobRunner) -> None:
-    answer = runner.run({"id": "x"}, lambda _s, _t: None, threading.Event())
+    answer = runner.run({"id": "x"}, ignore, threading.Event())
     assert answer["error"]["field"] == "input"
 
 
@@ -164,9 +165,10 @@ def test_cancelled_job_stops_at_the_next_step(runner: JobRunner) -> None:
     cancelled = threading.Event()
     seen = []
 
-    def report(step: int, _total: int) -> None:
-        seen.append(step)
-        cancelled.set()
+    def report(progress: Progress) -> None:
+        if progress.phase == "denoise":
+            seen.append(progress.step)
+            cancelled.set()
 
     answer = runner.run(
         {"id": "j", "input": {**SMALL, "num_inference_steps": 20}}, report, cancelled
@@ -343,7 +345,7 @@ def test_a_file_that_turned_out_too_large_is_made_smaller(
 def test_a_job_that_is_delivered_twice_is_the_same_job(engine: Engine) -> None:
     runner = on_platform(engine, 100_000)
     jobs = [{"id": name, "input": {**SMALL, "seed": None}} for name in ("a", "a", "b")]
-    outputs = [runner.run(job, lambda _s, _t: None, threading.Event()) for job in jobs]
+    outputs = [runner.run(job, ignore, threading.Event()) for job in jobs]
     assert outputs[0]["url"] == outputs[1]["url"]
     assert outputs[0]["seed"] != outputs[2]["seed"]
 

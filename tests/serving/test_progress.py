@@ -1,25 +1,81 @@
+"""Progress as clients and terminals see it."""
+
 import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
+from animatediff.progress import Phase, Progress
 from animatediff.serving.progress import BarProgress, ThrottledProgress
 
 
-def test_updates_are_throttled_and_none_is_sent_at_the_end() -> None:
-    sent: list[dict] = []
-    now = [0.0]
+class Sent:
+    """A ThrottledProgress, a clock for it, and the updates that it sent."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.now = 0.0
+        self.updates: list[dict[str, Any]] = []
+        self._pool = pool
+        self.progress = ThrottledProgress(
+            self.updates.append, pool, clock=lambda: self.now
+        )
+
+    def report(self, seconds: float, phase: Phase, step: int, total: int) -> None:
+        """Report after ``seconds``, and wait until the update is through."""
+        self.now += seconds
+        self.progress(Progress(phase, step, total))
+        self._pool.submit(lambda: None).result()
+
+
+@pytest.fixture
+def sent() -> Iterator[Sent]:
     with ThreadPoolExecutor(1) as pool:
-        progress = ThrottledProgress(sent.append, pool, clock=lambda: now[0])
-        for step in range(1, 26):
-            now[0] += 0.3
-            progress(step, 25)
-            pool.submit(lambda: None).result()  # the update is through
-        progress.close()
-    assert [update["step"] for update in sent] == [4, 8, 12, 16, 20, 24]
-    assert sent[0] == {"step": 4, "total": 25, "seconds_left": 6.3}
+        yield Sent(pool)
 
 
-def test_close_waits_for_the_update_under_way_and_ends_it_all() -> None:
+def test_updates_are_throttled_and_none_is_sent_at_the_end(sent: Sent) -> None:
+    for step in range(1, 26):
+        sent.report(0.3, "denoise", step, 25)
+    sent.progress.close()
+    assert [update["step"] for update in sent.updates] == [4, 8, 12, 16, 20, 24]
+    assert sent.updates[0] == {
+        "phase": "denoise",
+        "step": 4,
+        "total": 25,
+        "seconds_left": 6.3,
+    }
+
+
+def test_every_phase_is_sent_and_only_denoising_has_a_time(sent: Sent) -> None:
+    sent.report(2, "download", 1000, 4000)
+    sent.report(2, "download", 4000, 4000)
+    sent.report(2, "load", 0, 0)
+    sent.report(60, "encode", 0, 1)
+    sent.report(2, "denoise", 0, 4)
+    sent.report(2, "denoise", 1, 4)
+    sent.report(2, "decode", 8, 16)
+    assert sent.updates == [
+        {"phase": "download", "step": 1000, "total": 4000},
+        {"phase": "load", "step": 0, "total": 0},
+        {"phase": "encode", "step": 0, "total": 1},
+        {"phase": "denoise", "step": 0, "total": 4},
+        {"phase": "denoise", "step": 1, "total": 4, "seconds_left": 6.0},
+        {"phase": "decode", "step": 8, "total": 16},
+    ]
+
+
+def test_the_time_starts_anew_when_denoising_does(sent: Sent) -> None:
+    sent.report(2, "denoise", 1, 4)
+    sent.report(2, "denoise", 3, 4)
+    sent.report(100, "denoise", 1, 4)
+    sent.report(3, "denoise", 2, 4)
+    assert sent.updates[-1]["seconds_left"] == 6.0
+    assert "seconds_left" not in sent.updates[-2]
+
+
+def test_close_waits_for_the_update_in_flight_and_ends_it_all() -> None:
     events: list[Any] = []
     go_on = threading.Event()
     now = [0.0]
@@ -32,18 +88,58 @@ def test_close_waits_for_the_update_under_way_and_ends_it_all() -> None:
         progress = ThrottledProgress(send, pool, clock=lambda: now[0])
         for step in (1, 2, 3):  # the first is slow, so the next two are left out
             now[0] += 2
-            progress(step, 9)
+            progress(Progress("denoise", step, 9))
         threading.Timer(0.1, go_on.set).start()
         progress.close()
         events.append("closed")
         now[0] += 2
-        progress(4, 9)
+        progress(Progress("denoise", 4, 9))
     assert events == [1, "closed"]
 
 
-def test_bar_ends_with_the_job(capsys) -> None:
+def bars(reports: Iterable[tuple[Phase, int, int]]) -> None:
     bar = BarProgress()
-    for step in (1, 2, 3):
-        bar(step, 3)
+    for report in reports:
+        bar(Progress(*report))
     bar.close()
+
+
+def test_bar_ends_with_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    bars(("denoise", step, 3) for step in (1, 2, 3))
     assert "3/3" in capsys.readouterr().err
+
+
+def test_every_phase_has_its_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    size = 3 * 1024**2
+    bars(
+        [
+            ("download", 0, size),
+            ("download", size, size),
+            ("load", 0, 0),
+            ("denoise", 1, 2),
+            ("denoise", 2, 2),
+            ("decode", 4, 16),
+        ]
+    )
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    last = {line.partition(":")[0]: line for line in lines if ":" in line}
+    assert list(last) == ["download", "load", "denoise", "decode"]
+    assert "3.00M/3.00M" in last["download"]
+    assert "B/s" in last["download"]
+    assert "2/2" in last["denoise"]
+    assert "4/16" in last["decode"]
+
+
+def test_a_bar_never_exceeds_its_total(capsys: pytest.CaptureFixture[str]) -> None:
+    bars([("denoise", 3, 4), ("denoise", 5, 4)])
+    assert "4/4" in capsys.readouterr().err
+
+
+def test_a_second_file_and_a_second_try_have_bars_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bars([("download", 5, 10), ("download", 3, 20), ("denoise", 2, 4)])
+    bars([("denoise", 2, 4), ("denoise", 1, 4)])
+    shown = capsys.readouterr().err
+    assert "3.00/20.0" in shown
+    assert "1/4" in shown

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from animatediff.errors import AssetError
-from animatediff.serving.progress import Report
+from animatediff.progress import Progress, Report
 from animatediff.serving.worker import Worker
 
 Stage = Callable[[], Any]
@@ -46,7 +46,7 @@ class Silent:
     def __init__(self, _job: object = None) -> None:
         self.closed = False
 
-    def __call__(self, _step: int, _total: int) -> None: ...
+    def __call__(self, _progress: Progress, /) -> None: ...
 
     def close(self) -> None:
         self.closed = True
