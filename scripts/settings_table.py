@@ -1,10 +1,10 @@
-"""Write README's table of environment variables: python -m scripts.settings_table."""
+"""Write the table of docs/settings.md: python -m scripts.settings_table."""
 
 from collections.abc import Iterator, Mapping
 
 from animatediff.settings import BUCKET_VARIABLES, PROJECT_ROOT, VARIABLES, Variable
 
-README = PROJECT_ROOT / "README.md"
+PAGE = PROJECT_ROOT / "docs" / "settings.md"
 START, END = "<!-- settings: written by make schemas -->", "<!-- end of settings -->"
 
 
@@ -26,9 +26,9 @@ def with_table(readme: str) -> str:
     before, _, rest = readme.partition(START)
     _, mark, after = rest.partition(END)
     if not mark:
-        raise ValueError(f"README.md needs the lines {START} and {END}")
+        raise ValueError(f"docs/settings.md needs the lines {START} and {END}")
     return f"{before}{START}\n{settings_table()}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

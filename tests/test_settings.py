@@ -235,8 +235,8 @@ def test_every_variable_is_documented_with_its_allowed_values() -> None:
         assert row.default
 
 
-def test_readme_s_table_is_the_code_s() -> None:
-    readme = settings_table.README.read_text(encoding="utf-8")
+def test_the_table_of_docs_is_the_code_s() -> None:
+    readme = settings_table.PAGE.read_text(encoding="utf-8")
     assert readme == settings_table.with_table(readme)  # else: make schemas
     for name in VARIABLES.keys() | BUCKET_VARIABLES.keys():
         assert f"| `{name}` |" in readme
