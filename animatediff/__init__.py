@@ -13,7 +13,7 @@ _HOMES = {
     "AnimateDiffError": "errors",
     "AnimationInputs": "pipeline",
     "AnimationPipeline": "pipeline",
-    "LoraFile": "pipeline",
+    "LoraFile": "job.clip",
     "SparseControl": "pipeline",
     "SparseControlNetModel": "models.sparse_controlnet",
     "UNet3DConditionModel": "models.unet",
@@ -24,12 +24,12 @@ _HOMES = {
 
 if TYPE_CHECKING:  # _HOMES once more, for type checkers and editors
     from .errors import AnimateDiffError as AnimateDiffError
+    from .job.clip import LoraFile as LoraFile
     from .models.motion_module import VanillaTemporalModule as VanillaTemporalModule
     from .models.sparse_controlnet import SparseControlNetModel as SparseControlNetModel
     from .models.unet import UNet3DConditionModel as UNet3DConditionModel
     from .pipeline import AnimationInputs as AnimationInputs
     from .pipeline import AnimationPipeline as AnimationPipeline
-    from .pipeline import LoraFile as LoraFile
     from .pipeline import SparseControl as SparseControl
     from .pipeline import load_weights as load_weights
     from .video.grid import save_videos_grid as save_videos_grid

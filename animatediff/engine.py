@@ -30,16 +30,10 @@ from .errors import (
 from .fetch import assets
 from .fetch.assets import Assets
 from .fetch.weight_file import Stamp, stamp
-from .job.request import (
-    ControlRef,
-    EmbeddingRef,
-    GenerationRequest,
-    LoraRef,
-    ResolvedRequest,
-    resolve,
-)
+from .job.clip import Clip, ControlFile, EmbeddingFile, GenerationRequest, LoraFile
+from .job.resolve import resolve
 from .models.sparse_controlnet import SparseControlNetModel
-from .pipeline import AnimationInputs, AnimationPipeline, LoraFile, SparseControl
+from .pipeline import AnimationInputs, AnimationPipeline, SparseControl
 from .preflight import check_room, device_room, fits_at_once
 from .settings import Settings
 from .video.clip import Video
@@ -76,7 +70,7 @@ class PreparedJob:
     of each control.
     """
 
-    request: ResolvedRequest
+    request: Clip
     stack: StackKey
     embeddings: tuple[Path, ...] = ()
     controls: tuple[Path, ...] = ()
@@ -113,7 +107,7 @@ class Generated:
     """
 
     video: Video
-    request: ResolvedRequest
+    request: Clip
     model: Loaded
     motion_module: Loaded
     dreambooth: Loaded | None
@@ -174,7 +168,7 @@ class Engine:
             )
         return installed[0]
 
-    def resolve(self, request: GenerationRequest) -> ResolvedRequest:
+    def resolve(self, request: GenerationRequest) -> Clip:
         """Decide what ``request`` leaves open, as this installation does. Raises
         InvalidRequest, AssetError.
         """
@@ -211,7 +205,7 @@ class Engine:
             found.get("vae"),
         )
         loras = tuple(
-            LoraFile(found[f"loras.{i}.path"], lora.strength, lora.ignore_file_alpha)
+            lora.model_copy(update={"path": str(found[f"loras.{i}.path"])})
             for i, lora in enumerate(resolved.loras)
         )
         files = (
@@ -363,7 +357,7 @@ class Engine:
             )
 
         def each(
-            references: Sequence[LoraRef | EmbeddingRef | ControlRef],
+            references: Sequence[LoraFile | EmbeddingFile | ControlFile],
             files: Sequence[Path],
         ) -> tuple[Loaded, ...]:
             pairs = zip(references, files, strict=True)
@@ -440,7 +434,7 @@ class Engine:
             torch.cuda.empty_cache()
 
 
-def named_files(request: ResolvedRequest) -> dict[str, str]:
+def named_files(request: Clip) -> dict[str, str]:
     """Every weight file that ``request`` needs beside the base model, by the field that
     names it.
     """

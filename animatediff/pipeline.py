@@ -24,6 +24,7 @@ from .controls.pictures import fit_picture, normalize_picture, place_images
 from .controls.sparsectrl import ControlBranch, build_sparse_controlnet
 from .errors import CheckpointError, InvalidRequest, NonFiniteLatents
 from .fetch.weight_file import Stamp, stamp
+from .job.clip import LoraFile
 from .models.context import ControlResiduals
 from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
@@ -92,19 +93,6 @@ class Animation:
     videos: Tensor
     latents: Tensor
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class LoraFile:
-    """A LoRA, MotionLoRA or domain adapter, and how strongly it acts.
-
-    ``ignore_file_alpha`` is the published code's rule: the file's own alpha / rank is
-    left out.
-    """
-
-    path: str | Path
-    strength: float = 1.0
-    ignore_file_alpha: bool = False
 
 
 class AnimationPipeline:
@@ -601,15 +589,14 @@ def load_weights(  # noqa: PLR0913 - the parameters that users of the published 
 
     Raises AssetError and CheckpointError, and the pipeline is as before then.
     """
-    files = [LoraFile(lora_model_path, lora_alpha, True)] if lora_model_path else []
-    files += (
-        [LoraFile(adapter_lora_path, adapter_lora_scale, True)]
-        if adapter_lora_path
-        else []
-    )
-    files += [
-        LoraFile(lora["path"], lora.get("alpha", 1.0), True)
-        for lora in motion_module_lora_configs
+    named = [(lora_model_path, lora_alpha), (adapter_lora_path, adapter_lora_scale)]
+    named += [
+        (lora["path"], lora.get("alpha", 1.0)) for lora in motion_module_lora_configs
+    ]
+    files = [
+        LoraFile(path=str(path), strength=strength, ignore_file_alpha=True)
+        for path, strength in named
+        if path
     ]
     motion = (
         _read_motion(pipeline, motion_module_path, motion_module_version)

@@ -12,7 +12,7 @@ from .checkpoints.diffusers_folder import read_memory_model
 from .checkpoints.files import count_values
 from .errors import AssetError, CheckpointError
 from .fetch.assets import Source
-from .job.request import ResolvedRequest
+from .job.clip import Clip
 from .memory import CONTEXT_BYTES, MemoryModel, Work
 from .models.sparse_controlnet import SparseControlNetModel
 from .pipeline import AnimationPipeline, bytes_of
@@ -30,7 +30,7 @@ def device_room(settings: Settings, device: torch.device) -> int | None:
 
 
 def check_room(
-    request: ResolvedRequest,
+    request: Clip,
     base: Path,
     sources: Mapping[str, Source],
     dtype: torch.dtype,
@@ -55,7 +55,7 @@ def check_room(
 
 
 def fits_at_once(
-    request: ResolvedRequest,
+    request: Clip,
     pipeline: AnimationPipeline,
     branches: Sequence[SparseControlNetModel],
     decode_chunk: int,
@@ -89,7 +89,7 @@ def _count(source: Source) -> int:
     return count_values(source.path) if source.path else (source.bytes or 0) // 4
 
 
-def _work(request: ResolvedRequest) -> Work:
+def _work(request: Clip) -> Work:
     texts = 2 if needs_unconditional(request.guidance_scale) else 1
     return Work(
         request.num_frames, request.width, request.height, texts, len(request.controls)

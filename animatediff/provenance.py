@@ -8,11 +8,12 @@ from typing import Any
 
 from .engine import Generated
 from .fetch.assets import is_picture_path
+from .job.fields import echo
 
 
 def metadata_of(generated: Generated) -> dict[str, Any]:
     """What the file itself says about how it was made."""
-    request = asdict(generated.request)
+    request = generated.request.model_dump()
     for control in request["controls"]:
         control["images"] = [_named(image) for image in control["images"]]
     return {
@@ -46,22 +47,11 @@ def weights_of(generated: Generated) -> dict[str, Any]:
         "motion_module": asdict(generated.motion_module),
         "dreambooth": asdict(generated.dreambooth) if generated.dreambooth else None,
         "vae": asdict(generated.vae) if generated.vae else None,
-        "loras": [
-            {**asdict(loaded), "strength": reference.strength}
-            for loaded, reference in loras
-        ],
+        "loras": [{**asdict(loaded), **echo(reference)} for loaded, reference in loras],
         "embeddings": [
-            {**asdict(loaded), "token": reference.token}
-            for loaded, reference in embeddings
+            {**asdict(loaded), **echo(reference)} for loaded, reference in embeddings
         ],
         "controls": [
-            {
-                **asdict(loaded),
-                "frame_indices": list(reference.frame_indices),
-                "strength": reference.strength,
-                "start": reference.start,
-                "end": reference.end,
-            }
-            for loaded, reference in controls
+            {**asdict(loaded), **echo(reference)} for loaded, reference in controls
         ],
     }

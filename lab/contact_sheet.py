@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from animatediff.engine import Engine
-from animatediff.job.request import GenerationRequest
+from animatediff.job.clip import GenerationRequest
 from animatediff.settings import Settings
 
 GAP = 4  # pixels between frames
@@ -60,7 +60,9 @@ def main() -> None:
     engine = Engine(Settings.from_env())
     clips = []
     for i, prompt in enumerate(tqdm(options.prompts, unit="clip")):
-        request = engine.prepare(GenerationRequest(prompt, seed=options.seed + i))
+        request = engine.prepare(
+            GenerationRequest(prompt=prompt, seed=options.seed + i)
+        )
         clips.append(engine.generate(request).video.frames)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(clips, options.columns).save(options.output, optimize=True)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from animatediff.catalog import SHAPEWORLD_DEFAULTS
 from animatediff.engine import Engine
-from animatediff.job.request import ControlRef, GenerationRequest, LoraRef
+from animatediff.job.clip import ControlFile, GenerationRequest, LoraFile
 from animatediff.settings import Settings
 from lab.contact_sheet import contact_sheet
 from lab.shapeworld import world
@@ -130,9 +130,10 @@ def scenes(clips: int, **changes: object) -> Iterator[Case]:
     for seed in range(clips):
         for number, scene in enumerate(world.held_out_scenes()):
             request = GenerationRequest(
-                scene.prompt, model=FOLDER, seed=1000 * seed + number
+                prompt=scene.prompt, model=FOLDER, seed=1000 * seed + number
             )
-            yield Case((replace(request, **changes),), partial(scene_measures, scene))  # pyright: ignore[reportArgumentType]
+            changed = request.model_copy(update=changes)
+            yield Case((changed,), partial(scene_measures, scene))
 
 
 def camera_measures(move: str, clips: Sequence[np.ndarray]) -> Measures:
@@ -158,13 +159,14 @@ def camera(clips: int, move: str, file: str) -> Iterator[Case]:
                 shape = SHAPES[number % len(SHAPES)]
                 scene = replace(scene, other=Thing(others[number % len(others)], shape))
             request = GenerationRequest(
-                scene.prompt, model=FOLDER, seed=1000 * seed + number
+                prompt=scene.prompt, model=FOLDER, seed=1000 * seed + number
             )
             stacks = [
-                (LoraRef(f"{FOLDER}/{file}", strength),) for strength in STRENGTHS
+                (LoraFile(path=f"{FOLDER}/{file}", strength=strength),)
+                for strength in STRENGTHS
             ]
             yield Case(
-                tuple(replace(request, loras=loras) for loras in stacks),
+                tuple(request.model_copy(update={"loras": loras}) for loras in stacks),
                 partial(camera_measures, move),
             )
 
@@ -194,11 +196,15 @@ def control(clips: int, file: str, scribble: bool) -> Iterator[Case]:
                 else frame
             )
             request = GenerationRequest(
-                scene.prompt, model=FOLDER, seed=1000 * seed + number
+                prompt=scene.prompt, model=FOLDER, seed=1000 * seed + number
             )
-            reference = ControlRef(f"{FOLDER}/{file}", (_as_base64(shown),))
+            reference = ControlFile(
+                path=f"{FOLDER}/{file}", images=(_as_base64(shown),)
+            )
             measure = partial(control_measures, scene, None if scribble else frame)
-            yield Case((replace(request, controls=(reference,)),), measure)
+            yield Case(
+                (request.model_copy(update={"controls": (reference,)}),), measure
+            )
 
 
 def _as_base64(picture: np.ndarray) -> str:
@@ -224,12 +230,13 @@ def changed(clips: int, name: str, wanted: object, **changes: object) -> Iterato
     for case in scenes(clips):
         (plain,) = case.requests
         yield Case(
-            (plain, replace(plain, **changes)), partial(style_measures, name, wanted)
-        )  # pyright: ignore[reportArgumentType]
+            (plain, plain.model_copy(update=changes)),
+            partial(style_measures, name, wanted),
+        )
 
 
 def _lora(file: str) -> dict[str, object]:
-    return {"loras": (LoraRef(f"{FOLDER}/{file}"),)}
+    return {"loras": (LoraFile(path=f"{FOLDER}/{file}"),)}
 
 
 _SCENE_TARGETS = {
@@ -381,7 +388,9 @@ def in_fewer_steps(case: Case, most: int) -> Case:
     """``case``, with no clip in more sampling steps than ``most``."""
     own = SHAPEWORLD_DEFAULTS.num_inference_steps
     requests = (
-        replace(each, num_inference_steps=min(each.num_inference_steps or own, most))
+        each.model_copy(
+            update={"num_inference_steps": min(each.num_inference_steps or own, most)}
+        )
         for each in case.requests
     )
     return replace(case, requests=tuple(requests))

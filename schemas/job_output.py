@@ -1,15 +1,26 @@
-"""What a job is answered."""
+"""The answer to a job.
+
+What the output repeats of a job follows from the declaration in
+``animatediff.job.clip``.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
+
+from animatediff.job.clip import Clip, ControlFile, EmbeddingFile, LoraFile
+from animatediff.job.fields import echoed
 
 
-class Part(BaseModel):
+class _Output(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Part(_Output):
     """Weights that made the video."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(
         description="As the job named it: a name in the catalog, or a reference to a"
@@ -20,31 +31,43 @@ class Part(BaseModel):
     )
 
 
-class LoraPart(Part):
+def _echo(model: type[BaseModel]) -> dict[str, tuple[Any, FieldInfo]]:
+    """The fields that the output repeats of ``model``, without their bounds."""
+    return {
+        name: (_bare(info), Field(description=info.description))
+        for name, info in echoed(model).items()
+    }
+
+
+def _bare(info: FieldInfo) -> Any:
+    listed = [mark for mark in info.metadata if isinstance(mark, pydantic.Strict)]
+    return Annotated[info.annotation, *listed] if listed else info.annotation
+
+
+if TYPE_CHECKING:
+    LoraEcho = EmbeddingEcho = ControlEcho = Part
+    ClipEcho = _Output
+else:
+    LoraEcho = create_model("LoraEcho", __base__=Part, **_echo(LoraFile))
+    EmbeddingEcho = create_model("EmbeddingEcho", __base__=Part, **_echo(EmbeddingFile))
+    ControlEcho = create_model("ControlEcho", __base__=Part, **_echo(ControlFile))
+    ClipEcho = create_model("ClipEcho", __base__=_Output, **_echo(Clip))
+
+
+class LoraPart(LoraEcho):
     """A LoRA that took part."""
 
-    strength: float
 
-
-class EmbeddingPart(Part):
+class EmbeddingPart(EmbeddingEcho):
     """A textual inversion that took part."""
 
-    token: str | None
 
-
-class ControlPart(Part):
+class ControlPart(ControlEcho):
     """A SparseCtrl branch that took part."""
 
-    frame_indices: list[int]
-    strength: float
-    start: float
-    end: float
 
-
-class JobOutput(BaseModel):
+class JobOutput(ClipEcho):
     """A finished video, and everything that is needed to make it again."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     url: str = Field(
         description="Where the file is: an https URL; without a bucket a data URL"
@@ -54,15 +77,6 @@ class JobOutput(BaseModel):
     mime: str
     bytes: int = Field(gt=0, description="Size of the file.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Hash of the file.")
-    seed: int = Field(description="The seed that was used, given or drawn.")
-    num_frames: int
-    fps: int
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-    scheduler: str
-    clip_skip: int
     model: Part
     motion_module: Part
     dreambooth: Part | None

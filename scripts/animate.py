@@ -37,7 +37,7 @@ from animatediff.video import OUTPUT_FORMATS, write_video
 from animatediff.video.grid import save_videos_grid
 
 from .animate_plan import print_plan
-from .prompt_config import Clip, Entry, control_kind, read_entries, requests
+from .prompt_config import Entry, PlannedClip, control_kind, read_entries, requests
 
 GRID_COLUMNS = 4
 
@@ -133,7 +133,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     return Settings.from_env().replace(**given)
 
 
-def _clips(entries: list[Entry], options: argparse.Namespace) -> Iterator[Clip]:
+def _clips(entries: list[Entry], options: argparse.Namespace) -> Iterator[PlannedClip]:
     for i, entry in enumerate(entries):
         kind = (
             control_kind(entry.controlnet_config) if entry.controlnet_config else None
@@ -155,11 +155,11 @@ def _clips(entries: list[Entry], options: argparse.Namespace) -> Iterator[Clip]:
                     None,
                     "the config of controlnet_path's branch",
                 )
-            yield Clip(i, request)
+            yield PlannedClip(i, request)
 
 
 def _run(
-    engine: Engine, entries: list[Entry], clips: list[Clip], options: argparse.Namespace
+    engine: Engine, entries: list[Entry], clips: list[PlannedClip], options: argparse.Namespace
 ) -> int:
     folder = (
         options.output / f"{options.config.stem}-{time.strftime('%Y-%m-%dT%H-%M-%S')}"

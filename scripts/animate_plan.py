@@ -9,9 +9,9 @@ from animatediff.config import SD15, unet_config_from_diffusers
 from animatediff.engine import Engine, named_files
 from animatediff.errors import AssetError, CheckpointError, InvalidRequest
 from animatediff.fetch.assets import Source
-from animatediff.job.request import ResolvedRequest
+from animatediff.job.clip import Clip
 
-from .prompt_config import Clip
+from .prompt_config import PlannedClip
 
 STEP_TFLOP = 35.25
 """Of one guided step of SD 1.5 at 512x512, 16 frames: counted by pytest -s
@@ -21,7 +21,7 @@ NOMINAL_TFLOP_PER_SECOND = 100.0
 """Only to turn counted work into seconds that can be compared; no GPU was measured."""
 
 
-def print_plan(engine: Engine, clips: list[Clip]) -> int:
+def print_plan(engine: Engine, clips: list[PlannedClip]) -> int:
     """Print it, entry by entry. Returns how many files are missing that cannot be
     fetched.
     """
@@ -42,7 +42,7 @@ def print_plan(engine: Engine, clips: list[Clip]) -> int:
     return len(missing)
 
 
-def _clip(clip: Clip, request: ResolvedRequest) -> str:
+def _clip(clip: PlannedClip, request: Clip) -> str:
     return (
         f"clip: {request.num_frames} frames of {request.width}x{request.height},"
         f" {request.num_frames / request.fps:.1f} s, {request.num_inference_steps}"
@@ -53,7 +53,7 @@ def _clip(clip: Clip, request: ResolvedRequest) -> str:
 
 
 def _sources(
-    engine: Engine, request: ResolvedRequest
+    engine: Engine, request: Clip
 ) -> Iterator[tuple[str, str, bool]]:
     """Place, line and whether it is missing, of everything that ``request`` needs."""
     try:
@@ -98,7 +98,7 @@ def _size(count: int | None) -> str:
     return "size not known" if count is None else f"{count / 1e6:,.1f} MB"
 
 
-def _work(engine: Engine, request: ResolvedRequest) -> str:
+def _work(engine: Engine, request: Clip) -> str:
     """The UNet's share, by its linear part: attention within a frame grows faster with
     its size.
     """

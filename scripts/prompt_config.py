@@ -1,34 +1,35 @@
-"""The YAML files of ``configs/``: what an entry may hold, and the jobs that it stands
-for.
+"""The YAML files of ``configs/``: what an entry may hold, and the jobs it stands for.
 
-The keys are those of the published code's scripts/animate.py; a few of our own come
-after them.
+The keys are those of the published scripts/animate.py. A key that is a field of a job
+follows from the declaration in ``animatediff.job.clip``; ``PublishedKeys`` lists the
+keys that are not.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
 
 from animatediff import catalog
 from animatediff.errors import InvalidRequest
-from animatediff.job.request import (
-    SEED_MAX,
-    ControlRef,
-    EmbeddingRef,
-    GenerationRequest,
-    LoraRef,
-)
+from animatediff.job.clip import SEED_MAX, GenerationRequest
+from animatediff.job.fields import shown
+from animatediff.job.validation import validated
 
 Item = TypeVar("Item")
 
 
 def _listed(value: Any) -> Any:
-    """A single value where a list may stand."""
+    """Make a single value a list."""
     return value if isinstance(value, list) or value is None else [value]
+
+
+def _blank_is_none(value: Any) -> Any:
+    return None if value == "" else value
 
 
 Texts = Annotated[list[str], BeforeValidator(_listed)]
@@ -36,41 +37,28 @@ Seed = Annotated[int, Field(ge=-1, le=SEED_MAX)]
 Strength = Annotated[float, Field(ge=-10, le=10)]
 
 
-class _Strict(BaseModel):
+class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-class MotionLora(_Strict):
+class MotionLora(_Table):
     """One entry of ``motion_module_lora_configs``."""
 
     path: str
     alpha: Strength = 1.0
 
 
-class Embedding(_Strict):
-    """A textual inversion; ``token`` is the word of the prompts that it stands for."""
+class PublishedKeys(_Table):
+    """One model with one or several prompts: the keys that are no field of a job.
 
-    path: str
-    token: str | None = None
-
-
-class Entry(_Strict):
-    """One model with one or several prompts. Seeds: -1 and none are drawn; one seed is
-    used for every prompt.
+    A seed of -1 is drawn; a single seed is used for every prompt.
     """
 
     prompt: Annotated[Texts, Field(min_length=1)]
     n_prompt: Texts = [""]
     seed: Annotated[list[Seed], BeforeValidator(_listed)] = [-1]
-    steps: int = 25
-    guidance_scale: float = 7.5
-    W: int | None = None
-    H: int | None = None
-    L: int | None = None
     inference_config: str | None = None
-    motion_module: str | None = None
     motion_module_lora_configs: list[MotionLora] = []
-    dreambooth_path: str | None = None
     lora_model_path: str | None = None
     lora_alpha: Strength = 0.8
     adapter_lora_path: str | None = None
@@ -80,24 +68,67 @@ class Entry(_Strict):
     controlnet_images: Texts = []
     controlnet_image_indexs: Annotated[list[int], BeforeValidator(_listed)] = [0]
     normalize_condition_images: bool = False
-    # our own
-    pretrained_model_path: str | None = None
-    vae_path: str | None = None
-    embeddings: list[Embedding] = []
     controlnet_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
-    scheduler: str | None = None
-    fps: int | None = None
+
+
+_FROM_PUBLISHED_KEYS = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "motion_module_version",
+    "loras",
+    "controls",
+)
+"""Fields of a job that ``PublishedKeys`` stand for."""
+_FROM_COMMAND_LINE = ("format",)
+_PUBLISHED_DEFAULTS = {"steps": 25, "guidance_scale": 7.5}
+
+
+def _plain_fields() -> dict[str, str]:
+    """The fields of a job that an entry may hold as they are, by their keys."""
+    special = {*_FROM_PUBLISHED_KEYS, *_FROM_COMMAND_LINE}
+    return {
+        mark.yaml or name: name
+        for name, _, mark in shown(GenerationRequest)
+        if name not in special
+    }
+
+
+PLAIN_FIELDS = _plain_fields()
+
+
+def _plain_key(key: str, name: str) -> tuple[Any, FieldInfo]:
+    info = GenerationRequest.model_fields[name]
+    default = _PUBLISHED_DEFAULTS.get(key, info.get_default())
+    kind = Annotated[info.annotation, *info.metadata, BeforeValidator(_blank_is_none)]
+    return kind, Field(default=default, description=info.description)
+
+
+if TYPE_CHECKING:
+
+    class Entry(PublishedKeys):
+        """``PublishedKeys`` and the fields of a job."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    Entry = create_model(
+        "Entry",
+        __base__=PublishedKeys,
+        __module__=__name__,
+        **{key: _plain_key(key, name) for key, name in PLAIN_FIELDS.items()},
+    )
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One job of a config: the number of the entry it comes from, and the request."""
+class PlannedClip:
+    """One job of a config: the number of its entry, and the request."""
 
     entry: int
     request: GenerationRequest
 
 
-class _MotionKwargs(_Strict):
+class _MotionKwargs(_Table):
     num_attention_heads: Literal[8] = 8
     num_transformer_block: Literal[1] = 1
     attention_block_types: list[Literal["Temporal_Self"]] = [
@@ -110,7 +141,7 @@ class _MotionKwargs(_Strict):
     zero_initialize: bool = True
 
 
-class _Motion(_Strict):
+class _Motion(_Table):
     use_motion_module: Literal[True]
     motion_module_resolutions: list[int] = [1, 2, 4, 8]
     motion_module_mid_block: bool
@@ -124,7 +155,7 @@ class _UNetKwargs(_Motion):
     unet_use_temporal_attention: Literal[False] = False
 
 
-class _Inference(_Strict):
+class _Inference(_Table):
     unet_additional_kwargs: _UNetKwargs
     noise_scheduler_kwargs: dict[str, Any] = {}
 
@@ -135,7 +166,7 @@ class _ControlKwargs(_Motion):
     conditioning_channels: int
 
 
-class _Control(_Strict):
+class _Control(_Table):
     controlnet_additional_kwargs: _ControlKwargs
 
 
@@ -147,7 +178,7 @@ def read_entries(path: Path) -> list[Entry]:
     if not isinstance(raw, list) or not raw:
         raise InvalidRequest(path.name, type(raw).__name__, "a list of entries")
     return [
-        _validated(Entry, entry, f"{path.name}, entry {i}")
+        validated(Entry, entry, place=f"{path.name}, entry {i}", noun="key")
         for i, entry in enumerate(raw)
     ]
 
@@ -156,7 +187,7 @@ def motion_module_version(path: str) -> str:
     """The architecture that an inference config describes: the name of a row in
     ``MOTION_MODULE_VERSIONS``.
     """
-    config = _validated(_Inference, _read_yaml(Path(path)), path)
+    config = validated(_Inference, _read_yaml(Path(path)), place=path, noun="key")
     noise = {"clip_sample": False, **catalog.NOISE_SCHEDULE}
     for key, value in config.noise_scheduler_kwargs.items():
         if noise.get(key) != value:
@@ -180,7 +211,7 @@ def motion_module_version(path: str) -> str:
 
 def control_kind(path: str) -> str:
     """Which SparseCtrl branch a controlnet config describes, "rgb" or "scribble"."""
-    config = _validated(_Control, _read_yaml(Path(path)), path)
+    config = validated(_Control, _read_yaml(Path(path)), place=path, noun="key")
     return (
         "rgb"
         if config.controlnet_additional_kwargs.use_simplified_condition_embedding
@@ -189,7 +220,7 @@ def control_kind(path: str) -> str:
 
 
 def requests(entry: Entry, place: str) -> Iterator[GenerationRequest]:
-    """The jobs of ``entry``, one a prompt; a seed that is to be drawn is None.
+    """The jobs of ``entry``, one for each prompt; a seed to be drawn is None.
 
     Raises InvalidRequest, for ``place``, unless there are as many negative prompts and
     seeds as prompts, or one.
@@ -197,62 +228,48 @@ def requests(entry: Entry, place: str) -> Iterator[GenerationRequest]:
     count = len(entry.prompt)
     seeds = _for_each(entry.seed, count, f"{place}: seed")
     negatives = _for_each(entry.n_prompt, count, f"{place}: n_prompt")
-    version = (
-        motion_module_version(entry.inference_config)
-        if entry.inference_config
-        else None
-    )
-    loras = (
-        [LoraRef(entry.lora_model_path, entry.lora_alpha, True)]
-        if entry.lora_model_path
-        else []
-    )
-    loras += (
-        [LoraRef(entry.adapter_lora_path, entry.adapter_lora_scale, True)]
-        if entry.adapter_lora_path
-        else []
-    )
-    loras += [
-        LoraRef(lora.path, lora.alpha, True)
-        for lora in entry.motion_module_lora_configs
-    ]
+    shared = _shared_fields(entry)
     for prompt, negative, seed in zip(entry.prompt, negatives, seeds, strict=True):
-        yield GenerationRequest(
-            prompt=prompt,
-            negative_prompt=negative,
-            num_frames=entry.L,
-            width=entry.W,
-            height=entry.H,
-            num_inference_steps=entry.steps,
-            guidance_scale=entry.guidance_scale,
-            seed=None if seed == -1 else seed,
-            scheduler=entry.scheduler,
-            fps=entry.fps,
-            model=entry.pretrained_model_path,
-            motion_module=entry.motion_module or None,
-            motion_module_version=version,
-            dreambooth=entry.dreambooth_path or None,
-            vae=entry.vae_path or None,
-            loras=tuple(loras),
-            embeddings=tuple(
-                EmbeddingRef(item.path, item.token) for item in entry.embeddings
-            ),
-            controls=_controls(entry),
-        )
+        fields = {
+            **shared,
+            "prompt": prompt,
+            "negative_prompt": negative,
+            "seed": None if seed == -1 else seed,
+        }
+        yield validated(GenerationRequest, fields, place=place)
 
 
-def _controls(entry: Entry) -> tuple[ControlRef, ...]:
-    if not entry.controlnet_path or not entry.controlnet_images:
-        return ()
-    return (
-        ControlRef(
-            path=entry.controlnet_path,
-            images=tuple(entry.controlnet_images),
-            frame_indices=tuple(entry.controlnet_image_indexs),
-            strength=entry.controlnet_scale,
-            normalize=entry.normalize_condition_images,
-        ),
-    )
+def _shared_fields(entry: Entry) -> dict[str, Any]:
+    """The fields that all jobs of ``entry`` have in common."""
+    config = entry.inference_config
+    return {
+        **{name: getattr(entry, key) for key, name in PLAIN_FIELDS.items()},
+        "motion_module_version": motion_module_version(config) if config else None,
+        "loras": tuple(_loras(entry)),
+        "controls": tuple(_controls(entry)),
+    }
+
+
+def _loras(entry: Entry) -> Iterator[dict[str, Any]]:
+    files = [
+        (entry.lora_model_path, entry.lora_alpha),
+        (entry.adapter_lora_path, entry.adapter_lora_scale),
+        *((lora.path, lora.alpha) for lora in entry.motion_module_lora_configs),
+    ]
+    for path, strength in files:
+        if path:
+            yield {"path": path, "strength": strength, "ignore_file_alpha": True}
+
+
+def _controls(entry: Entry) -> Iterator[dict[str, Any]]:
+    if entry.controlnet_path and entry.controlnet_images:
+        yield {
+            "path": entry.controlnet_path,
+            "images": entry.controlnet_images,
+            "frame_indices": entry.controlnet_image_indexs,
+            "strength": entry.controlnet_scale,
+            "normalize": entry.normalize_condition_images,
+        }
 
 
 def _for_each(values: Sequence[Item], count: int, place: str) -> Sequence[Item]:
@@ -261,21 +278,6 @@ def _for_each(values: Sequence[Item], count: int, place: str) -> Sequence[Item]:
             place, f"{len(values)} values", f"one, or one for each of {count} prompts"
         )
     return list(values) * count if len(values) == 1 else values
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def _validated(model: type[Model], raw: Any, place: str) -> Model:
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        key = ".".join(map(str, detail["loc"]))
-        allowed = detail["msg"].removeprefix("Input should be ")
-        if detail["type"] == "extra_forbidden":
-            allowed = f"no such key; there are {', '.join(model.model_fields)}"
-        raise InvalidRequest(f"{place}: {key}", detail["input"], allowed) from None
 
 
 def _read_yaml(path: Path) -> Any:

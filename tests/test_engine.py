@@ -15,7 +15,7 @@ from animatediff.errors import (
     InvalidRequest,
 )
 from animatediff.fetch import assets
-from animatediff.job.request import GenerationRequest, LoraRef
+from animatediff.job.clip import GenerationRequest, LoraFile
 from animatediff.memory import Work
 from animatediff.settings import Settings
 
@@ -59,9 +59,9 @@ def test_embedded_family_is_the_default_when_nothing_else_is_there(
 def test_empty_models_folder(tmp_path: Path) -> None:
     engine = Engine(Settings(models_dir=tmp_path))
     with pytest.raises(AssetError, match="no model is installed"):
-        engine.prepare(GenerationRequest("x"))
+        engine.prepare(GenerationRequest(prompt="x"))
     with pytest.raises(AssetError, match=r"stable-diffusion-v1-5 in diffusers' layout"):
-        engine.prepare(GenerationRequest("x", model="sd15"))
+        engine.prepare(GenerationRequest(prompt="x", model="sd15"))
 
 
 def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) -> None:
@@ -70,12 +70,12 @@ def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) ->
     good = (family / "motion_module_v3.safetensors").read_bytes()
     (family / "motion_module_v3.safetensors").write_bytes(good[:1000])
     engine = Engine(Settings(models_dir=tmp_path))
-    key = engine.prepare(GenerationRequest("x", model="shapeworld")).stack
+    key = engine.prepare(GenerationRequest(prompt="x", model="shapeworld")).stack
     with pytest.raises(CheckpointError, match="motion_module_v3"):
         engine.configure(key)
     assert engine.stack is None
     (family / "motion_module_v3.safetensors").write_bytes(good)
-    key = engine.prepare(GenerationRequest("x", model="shapeworld")).stack
+    key = engine.prepare(GenerationRequest(prompt="x", model="shapeworld")).stack
     assert engine.configure(key).unet.motion is not None
     assert engine.stack == key
 
@@ -94,7 +94,7 @@ def shapeworld_needs() -> tuple[int, int]:
 def test_memory_model_counts_the_weights_that_are_loaded() -> None:
     engine = Engine(Settings(device="cpu"))
     pipeline = engine.configure(
-        engine.prepare(GenerationRequest("x", model="shapeworld")).stack
+        engine.prepare(GenerationRequest(prompt="x", model="shapeworld")).stack
     )
     model = read_memory_model(MODELS / "shapeworld", torch.float32)
     motion = count_values(MODELS / "shapeworld" / "motion_module_v3.safetensors")
@@ -111,15 +111,14 @@ def test_job_that_cannot_fit_is_refused_before_anything_is_fetched(
         Settings(device="cpu", device_memory_bytes=lean - 1, cache_dir=tmp_path)
     )
     request = GenerationRequest(
-        "x", model="shapeworld", num_frames=8, width=128, height=128
+        prompt="x", model="shapeworld", num_frames=8, width=128, height=128
     )
+    lora = LoraFile(path="https://127.0.0.1:9/style.safetensors")
     with pytest.raises(
         InvalidRequest, match=r"up to 120x120 at 8 frames, up to 7 frames at 128x128"
     ):
-        engine.prepare(
-            replace(request, loras=(LoraRef("https://127.0.0.1:9/style.safetensors"),))
-        )
-    engine.prepare(replace(request, width=120, height=120))
+        engine.prepare(request.model_copy(update={"loras": (lora,)}))
+    engine.prepare(request.model_copy(update={"width": 120, "height": 120}))
 
 
 def test_job_that_fits_only_in_lean_ways_gets_them_at_first(
@@ -127,7 +126,7 @@ def test_job_that_fits_only_in_lean_ways_gets_them_at_first(
 ) -> None:
     at_once, lean = shapeworld_needs()
     request = GenerationRequest(
-        "x",
+        prompt="x",
         model="shapeworld",
         num_frames=8,
         width=128,

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animatediff.errors import InvalidRequest
-from animatediff.job.request import ControlRef, EmbeddingRef, GenerationRequest, LoraRef
+from animatediff.job.clip import (
+    ControlFile,
+    EmbeddingFile,
+    GenerationRequest,
+    LoraFile,
+)
 from schemas import JobInput, parse_job_input
 from schemas.generate import schema_texts
 
@@ -62,11 +67,19 @@ def test_every_field_reaches_the_request() -> None:
         ],
     }
     assert set(job) == set(JobInput.model_fields)
-    request = vars(parse_job_input(job))
-    assert request.pop("loras") == (LoraRef("loras/a.safetensors", 0.5, True),)
-    assert request.pop("embeddings") == (EmbeddingRef("embeddings/b.pt", "<b>"),)
-    control = ControlRef(
-        "v3_sd15_sparsectrl_rgb.ckpt", ("a.png", "b.png"), (0, -1), 0.5, 0.1, 0.9, True
+    request = dict(parse_job_input(job))
+    lora = LoraFile(path="loras/a.safetensors", strength=0.5, ignore_file_alpha=True)
+    assert request.pop("loras") == (lora,)
+    embedding = EmbeddingFile(path="embeddings/b.pt", token="<b>")
+    assert request.pop("embeddings") == (embedding,)
+    control = ControlFile(
+        path="v3_sd15_sparsectrl_rgb.ckpt",
+        images=("a.png", "b.png"),
+        frame_indices=(0, -1),
+        strength=0.5,
+        start=0.1,
+        end=0.9,
+        normalize=True,
     )
     assert request.pop("controls") == (control,)
     assert request == {name: value for name, value in job.items() if name in request}
@@ -75,13 +88,17 @@ def test_every_field_reaches_the_request() -> None:
 @pytest.mark.parametrize(
     ("changes", "field", "allowed"),
     [
-        ({"promt": "x"}, "promt", "no such field; there are prompt"),
-        ({"loras": "a.ckpt"}, "loras", "a valid list"),
+        (
+            {"promt": "x"},
+            "promt",
+            "no such field; did you mean prompt? there are prompt",
+        ),
+        ({"loras": "a.ckpt"}, "loras", "a list of at most 8 items"),
         ({"loras": ["a.ckpt"]}, "loras.0", "an object with path, strength"),
         (
             {"loras": [{"path": "a.ckpt", "weight": 1.0}]},
             "loras.0.weight",
-            "no such field; there are path",
+            "no such field; there are path, strength",
         ),
         ({"loras": [{"path": "a.ckpt"}] * 9}, "loras", "at most 8"),
         (
@@ -89,24 +106,24 @@ def test_every_field_reaches_the_request() -> None:
             "loras.0.strength",
             "finite",
         ),
-        ({"prompt": None}, "prompt", "a valid string"),
+        ({"prompt": None}, "prompt", "text of at most 4000 characters"),
         ({"prompt": "x" * 100_000}, "prompt", "4000"),
         ({"prompt": "a\0b"}, "prompt", "without NUL"),
-        ({"num_frames": 0}, "num_frames", "greater than or equal to 1"),
-        ({"num_frames": 16.0}, "num_frames", "a valid integer"),
-        ({"num_frames": True}, "num_frames", "a valid integer"),
-        ({"num_frames": "16"}, "num_frames", "a valid integer"),
+        ({"num_frames": 0}, "num_frames", "an integer from 1 to 64"),
+        ({"num_frames": 16.0}, "num_frames", "an integer from 1 to 64"),
+        ({"num_frames": True}, "num_frames", "an integer from 1 to 64"),
+        ({"num_frames": "16"}, "num_frames", "an integer from 1 to 64"),
         ({"width": 513}, "width", "a multiple of 8"),
-        ({"width": 10**9}, "width", "less than or equal to 2048"),
-        ({"height": 56}, "height", "greater than or equal to 64"),
+        ({"width": 10**9}, "width", "an integer from 64 to 2048"),
+        ({"height": 56}, "height", "an integer from 64 to 2048, a multiple of 8"),
         ({"guidance_scale": float("nan")}, "guidance_scale", "a finite number"),
         ({"guidance_scale": float("inf")}, "guidance_scale", "a finite number"),
-        ({"guidance_scale": -1.0}, "guidance_scale", "greater than or equal to 0"),
-        ({"seed": 2**64}, "seed", "less than or equal to 18446744073709551615"),
-        ({"seed": -1}, "seed", "greater than or equal to 0"),
-        ({"scheduler": "dpm"}, "scheduler", "'ddim'"),
-        ({"format": "avi"}, "format", "'mp4'"),
-        ({"fps": 0}, "fps", "greater than or equal to 1"),
+        ({"guidance_scale": -1.0}, "guidance_scale", "a finite number from 0 to 30"),
+        ({"seed": 2**64}, "seed", "from 0 to 18446744073709551615"),
+        ({"seed": -1}, "seed", "an integer from 0 to 18446744073709551615"),
+        ({"scheduler": "dpm"}, "scheduler", "one of ddim, euler"),
+        ({"format": "avi"}, "format", "one of mp4, gif"),
+        ({"fps": 0}, "fps", "an integer from 1 to 60"),
     ],
 )
 def test_wrong_field_is_named(

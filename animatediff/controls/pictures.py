@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import InvalidRequest
-from ..job.request import place_frames
+from ..job.frames import place_frames
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _MOST_PIXELS = 50_000_000

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..engine import Generated
 from ..errors import InvalidRequest, OutputTooLarge
-from ..job.request import ResolvedRequest
+from ..job.clip import Clip
 from ..provenance import metadata_of
 from ..video import OUTPUT_FORMATS, EncodedVideo, write_video
 
@@ -13,7 +13,7 @@ SMALLER_QUALITIES = (60, 30, 10)
 """Qualities of an mp4 that replaces a file too large for an answer."""
 
 
-def check_inline_size(request: ResolvedRequest, limit: int) -> None:
+def check_inline_size(request: Clip, limit: int) -> None:
     """Raise InvalidRequest if the job's file would likely exceed ``limit`` bytes."""
     pixels = request.num_frames * request.width * request.height
     size = int(pixels * OUTPUT_FORMATS[request.format].bytes_per_pixel)

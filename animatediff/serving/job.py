@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from ..errors import (
     JobCancelled,
     JobTimedOut,
 )
-from ..job.request import GenerationRequest
+from ..job.clip import GenerationRequest
+from ..job.fields import echo
 from ..progress import Progress, Report
 from ..provenance import weights_of
 from ..settings import Settings
@@ -218,7 +219,7 @@ class RunningJob:
         """
         if request.seed is not None or not self._runner.settings.on_platform:
             return request
-        return replace(request, seed=seed_of(self.id))
+        return request.model_copy(update={"seed": seed_of(self.id)})
 
     def _generate(self) -> None:
         assert self._prepared is not None  # noqa: S101 - the stages run in order
@@ -326,22 +327,17 @@ def _output(
     said: tuple[str, ...],
     worker: dict[str, float],
 ) -> dict[str, Any]:
-    request = generated.request
     return {
+        **echo(generated.request),
         "url": url,
         "format": encoded.format,
         "mime": encoded.mime,
         "bytes": encoded.bytes,
         "sha256": encoded.sha256,
-        "seed": request.seed,
         "num_frames": encoded.num_frames,
         "fps": encoded.fps,
         "width": encoded.width,
         "height": encoded.height,
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
-        "scheduler": request.scheduler,
-        "clip_skip": request.clip_skip,
         **weights_of(generated),
         "timings": timings,
         "worker": worker,

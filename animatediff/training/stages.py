@@ -18,7 +18,8 @@ from ..controls.sparsectrl import build_sparse_controlnet
 from ..errors import ConfigurationError
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
-from ..pipeline import AnimationPipeline, LoraFile
+from ..job.clip import LoraFile
+from ..pipeline import AnimationPipeline
 from . import lora_layers
 from .config import TrainConfig
 from .data import DataSource, SourceDataset
@@ -117,7 +118,7 @@ def _loaded(
                 _begin_with(pipeline.unet, read_motion_module(model.motion_module_from))
         else:
             weights = read_motion_module(file, version=model.motion_module_version)
-    loras = [LoraFile(lora.path, lora.strength) for lora in model.loras]
+    loras = [LoraFile(path=lora.path, strength=lora.strength) for lora in model.loras]
     pipeline.configure_weights(weights, model.single_file, loras)
     encoders = Encoders(pipeline.vae, pipeline.text_encoder, pipeline.tokenizer)
     pipeline.unet.requires_grad_(False)

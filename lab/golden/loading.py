@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from animatediff.pipeline import AnimationPipeline, LoraFile, load_weights
+from animatediff.job.clip import LoraFile
+from animatediff.pipeline import AnimationPipeline, load_weights
 
 from .reference import (
     MERGED_LIMIT,
@@ -147,7 +148,9 @@ def _check_file_alpha(
         for name, model in models.items()
     }
     pipeline.configure_weights(
-        None, None, [LoraFile(folder / "kohya_lora.safetensors", 0.6)]
+        None,
+        None,
+        [LoraFile(path=str(folder / "kohya_lora.safetensors"), strength=0.6)],
     )
     raw = load_file(folder / "kohya_lora.safetensors")
     changed = 0

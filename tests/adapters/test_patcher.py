@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from animatediff.adapters import patcher
 from animatediff.checkpoints.lora import LowRank
 from animatediff.errors import CheckpointError, EngineCorrupted
-from animatediff.pipeline import AnimationPipeline, LoraFile, load_weights
+from animatediff.job.clip import LoraFile
+from animatediff.pipeline import AnimationPipeline, load_weights
 from lab.golden.reference import Golden
 
 STEPS = 500
@@ -83,7 +84,11 @@ def random_stack(chance: random.Random, folder: Path, vae: Path) -> Stack:
     ]
     chosen = chance.sample(names, chance.randint(0, 4))
     loras = tuple(
-        LoraFile(folder / n, chance.choice((0.5, 1.0)), chance.random() < 0.5)
+        LoraFile(
+            path=str(folder / n),
+            strength=chance.choice((0.5, 1.0)),
+            ignore_file_alpha=chance.random() < 0.5,
+        )
         for n in chosen
     )
     return base, loras, vae if chance.random() < 0.3 else None
@@ -120,7 +125,8 @@ def test_weights_depend_on_the_stack_alone(
         if fault == "corrupt":
             with pytest.raises(CheckpointError):
                 configure(
-                    pipeline, (stack[0], (*stack[1], LoraFile(corrupt)), stack[2])
+                    pipeline,
+                    (stack[0], (*stack[1], LoraFile(path=str(corrupt))), stack[2]),
                 )
             assert fingerprint(pipeline) == last  # found before anything was written
         elif fault == "none":
@@ -157,7 +163,7 @@ def test_copies_on_the_host_are_bounded(
         for model in models
         for t in model.state_dict().values()
     )
-    lora = LoraFile(golden / "loading" / "kohya_lora.safetensors")
+    lora = LoraFile(path=str(golden / "loading" / "kohya_lora.safetensors"))
     for _ in range(3):
         pipeline.configure_weights(
             None, golden / "loading" / "dreambooth_ldm.safetensors", [lora]
@@ -177,7 +183,7 @@ def test_a_base_that_stays_is_neither_read_nor_written_again(
 ) -> None:
     base = tmp_path / "base.safetensors"
     base.write_bytes((golden / "loading" / "dreambooth_ldm.safetensors").read_bytes())
-    lora = LoraFile(golden / "loading" / "motion_lora_A.ckpt")
+    lora = LoraFile(path=str(golden / "loading" / "motion_lora_A.ckpt"))
     pipeline.configure_weights(None, base, [])
     written: list[Any] = []
     real = patcher._write
@@ -207,7 +213,7 @@ def test_a_base_that_stays_is_neither_read_nor_written_again(
 def test_a_failed_restore_poisons(
     pipeline: AnimationPipeline, golden: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lora = LoraFile(golden / "loading" / "kohya_lora.safetensors")
+    lora = LoraFile(path=str(golden / "loading" / "kohya_lora.safetensors"))
     pipeline.configure_weights(None, None, [lora])
 
     def broken(*_: Any) -> None:

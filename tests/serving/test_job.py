@@ -17,7 +17,7 @@ from PIL import Image, ImageChops, ImageSequence
 
 from animatediff.engine import Engine
 from animatediff.errors import EngineCorrupted, StorageError
-from animatediff.job.request import GenerationRequest
+from animatediff.job.clip import GenerationRequest
 from animatediff.progress import Progress, ignore
 from animatediff.serving.job import JobRunner
 from animatediff.serving.logs import JsonLines
@@ -120,9 +120,9 @@ def test_every_format_carries_how_it_was_made(format: str, runner: JobRunner) ->
 
 def test_model_is_loaded_once(runner: JobRunner, engine: Engine) -> None:
     run(runner)
-    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
+    unet = engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet
     assert run(runner, seed=6)["timings"]["load"] < 0.1
-    assert engine.configure(engine.prepare(GenerationRequest("")).stack).unet is unet
+    assert engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet is unet
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_cancelled_job_stops_at_the_next_step(runner: JobRunner) -> None:
 
 
 def test_nan_names_the_step(runner: JobRunner, engine: Engine) -> None:
-    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
+    unet = engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet
     calls = []
 
     def spoil(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
@@ -227,7 +227,7 @@ def test_every_failure_is_an_answer(
 
 
 def test_no_room_on_the_device(runner: JobRunner, engine: Engine) -> None:
-    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
+    unet = engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet
 
     def no_room(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -244,7 +244,7 @@ def test_memory_that_runs_out_once_is_given_a_leaner_try(
     runner: JobRunner, engine: Engine
 ) -> None:
     usual = run(runner, format="apng")
-    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
+    unet = engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet
     batches: list[int] = []
 
     def no_room_for_two(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -276,7 +276,7 @@ def test_memory_that_runs_out_once_is_given_a_leaner_try(
 
 
 def test_a_device_error_ends_the_worker(engine: Engine, runner: JobRunner) -> None:
-    unet = engine.configure(engine.prepare(GenerationRequest("")).stack).unet
+    unet = engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet
 
     def broken(*_: Any) -> None:
         raise torch.AcceleratorError(

@@ -11,7 +11,7 @@ motion module fails.
 import pytest
 
 from animatediff.engine import Engine
-from animatediff.job.request import GenerationRequest
+from animatediff.job.clip import GenerationRequest
 from animatediff.settings import Settings
 from lab.evaluate import SUITES, evaluate, not_installed
 from lab.shapeworld.scene import CAMERAS
@@ -81,7 +81,7 @@ def test_without_its_motion_module_nothing_moves_as_told(engine: Engine) -> None
     reach it.
     """
     pipeline = engine.configure(
-        engine.prepare(GenerationRequest("", model="shapeworld")).stack
+        engine.prepare(GenerationRequest(prompt="", model="shapeworld")).stack
     )
     outputs = [
         module

@@ -1,13 +1,12 @@
 import pytest
 
 from animatediff.errors import InvalidRequest
-from animatediff.job.request import GenerationRequest, ResolvedRequest, resolve
+from animatediff.job.clip import Clip, GenerationRequest
+from animatediff.job.resolve import resolve
 
 
-def resolved(
-    model: str = "sd15", limit: float = 1000, **fields: object
-) -> ResolvedRequest:
-    request = GenerationRequest("a cat", **fields)  # type: ignore[arg-type]
+def resolved(model: str = "sd15", limit: float = 1000, **fields: object) -> Clip:
+    request = GenerationRequest(prompt="a cat", **fields)
     return resolve(
         request,
         model=model,
@@ -58,7 +57,7 @@ def test_seed_is_drawn_once_each_time() -> None:
             "num_inference_steps",
             "1 to 50 with lcm",
         ),
-        ({"format": "gif", "fps": 51}, "fps", "1 to 50 in the format gif"),
+        ({"format": "gif", "fps": 51}, "fps", "1 to 50 with gif"),
         (
             {"width": 2048, "height": 2048, "num_frames": 32},
             "num_frames, width",

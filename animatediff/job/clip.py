@@ -1,0 +1,337 @@
+"""The declaration of a job: every field once, with its bounds and its meaning.
+
+The JSON schema, the output's echo, the metadata in a file, the YAML keys, the command
+line and the documentation's table all follow from ``Clip``. To add a field, declare it
+here and use it where it acts.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+
+from .. import catalog
+from ..video import OUTPUT_FORMATS
+from .fields import (
+    Listed,
+    Most,
+    Names,
+    Pixels,
+    Printable,
+    Reference,
+    Shown,
+    Strict,
+    Text,
+    shown,
+)
+
+SEED_MAX = 2**64 - 1
+MAX_LORAS = 8
+MAX_EMBEDDINGS = 8
+MAX_CONTROLS = 4
+MAX_IMAGE = 28_000_000
+"""Characters of a picture as base64; more than any request of the platform holds."""
+MAX_FRAMES = max(
+    config.max_length for config in catalog.MOTION_MODULE_VERSIONS.values()
+)
+
+_SCHEDULERS = Names({name: row.title for name, row in catalog.SCHEDULERS.items()})
+_FORMATS = Names(dict.fromkeys(OUTPUT_FORMATS, ""))
+_MODELS = Names(
+    {name: row.title for name, row in catalog.BASE_MODELS.items()},
+    others="a folder below the models folder",
+)
+_MOTION_MODULES = Names(
+    {name: row.title for name, row in catalog.MOTION_MODULES.items()},
+    others="a file, named as a LoRA's path",
+)
+_VERSIONS = Names(dict.fromkeys(catalog.MOTION_MODULE_VERSIONS, ""))
+_MOST_FRAMES = Most(
+    "motion_module", {name: catalog.max_frames(name) for name in catalog.MOTION_MODULES}
+)
+_MOST_STEPS = Most(
+    "scheduler", {name: row.max_steps for name, row in catalog.SCHEDULERS.items()}
+)
+_MOST_FPS = Most(
+    "format", {name: row.max_fps for name, row in OUTPUT_FORMATS.items()}
+)
+
+Image = Annotated[str, Field(min_length=1, max_length=MAX_IMAGE), Printable]
+Word = Annotated[str, Field(min_length=1, max_length=100), Printable]
+
+
+class LoraFile(Strict):
+    """A LoRA, a MotionLoRA or the v3 domain adapter; its content tells which."""
+
+    path: Annotated[
+        Reference,
+        Field(
+            description="Path below the models folder, published name,"
+            " hf://owner/repo/file@revision or https URL;"
+            " #sha256=... at its end is checked."
+        ),
+    ]
+    strength: Annotated[
+        float,
+        Shown("weights"),
+        Field(ge=-10, le=10, description="Multiplies the change; 0 leaves it out."),
+    ] = 1.0
+    ignore_file_alpha: Annotated[
+        bool,
+        Field(
+            description="Leave out the file's own alpha / rank, as AnimateDiff does."
+        ),
+    ] = False
+
+
+class EmbeddingFile(Strict):
+    """A textual inversion."""
+
+    path: Annotated[Reference, Field(description="As a LoRA's path.")]
+    token: Annotated[
+        Word | None,
+        Shown("weights"),
+        Field(
+            description="Word in the prompts that it stands for; left out: the word in"
+            " the file, or the file's name."
+        ),
+    ] = None
+
+
+class ControlFile(Strict):
+    """A SparseCtrl branch (arXiv 2311.16933) and the images that single frames follow.
+
+    The file's content tells whether it takes pictures (rgb) or scribbles.
+    """
+
+    path: Annotated[Reference, Field(description="As a LoRA's path.")]
+    images: Annotated[
+        tuple[Image, ...],
+        Listed,
+        Field(
+            min_length=1,
+            max_length=MAX_FRAMES,
+            description="Each an https URL, base64 (a data: URI or bare), or a path"
+            " below the input folder.",
+        ),
+    ]
+    frame_indices: Annotated[
+        tuple[int, ...],
+        Listed,
+        Shown("control"),
+        Field(
+            min_length=1,
+            max_length=MAX_FRAMES,
+            description="The frame of each image; -1 is the last.",
+        ),
+    ] = (0,)
+    strength: Annotated[
+        float,
+        Shown("control"),
+        Field(ge=0, le=10, description="Multiplies the branch's influence."),
+    ] = 1.0
+    start: Annotated[
+        float,
+        Shown("control"),
+        Field(ge=0, le=1, description="Acts from this fraction of the steps on."),
+    ] = 0.0
+    end: Annotated[
+        float,
+        Shown("control"),
+        Field(ge=0, le=1, description="Acts up to this fraction of the steps."),
+    ] = 1.0
+    normalize: Annotated[
+        bool,
+        Field(
+            description="Turn images gray and stretch them to black and white first."
+        ),
+    ] = False
+
+
+class Clip(Strict):
+    """A clip with every field decided: made twice, it gives the same frames.
+
+    None means that a part is not used.
+    """
+
+    prompt: Annotated[
+        Text,
+        Shown("prompt", echo=False),
+        Field(description="What to show. CLIP reads its first 77 tokens."),
+    ]
+    negative_prompt: Annotated[
+        Text,
+        Shown("prompt", echo=False),
+        Field(description="What not to show; used if guidance_scale is above 1."),
+    ] = ""
+    num_frames: Annotated[
+        int,
+        Shown("size", yaml="L", by_model=True),
+        _MOST_FRAMES,
+        Field(ge=1, description="Frames; the motion module sets the limit."),
+    ]
+    width: Annotated[
+        Pixels,
+        Shown("size", yaml="W", by_model=True),
+        Field(description="Pixels, a multiple of 8."),
+    ]
+    height: Annotated[
+        Pixels,
+        Shown("size", yaml="H", by_model=True),
+        Field(description="Pixels, a multiple of 8."),
+    ]
+    num_inference_steps: Annotated[
+        int,
+        Shown("sampling", yaml="steps", by_model=True),
+        _MOST_STEPS,
+        Field(ge=1, description="Denoising steps."),
+    ]
+    guidance_scale: Annotated[
+        float,
+        Shown("sampling", by_model=True),
+        Field(
+            ge=0,
+            le=30,
+            description="How closely to follow the prompt. At most 1: no guidance,"
+            " half the work.",
+        ),
+    ]
+    seed: Annotated[
+        int,
+        Shown("sampling", by_model=True),
+        Field(
+            ge=0,
+            le=SEED_MAX,
+            description="Same seed, same video. Left out: drawn, and returned.",
+        ),
+    ]
+    scheduler: Annotated[
+        str,
+        Shown("sampling", by_model=True),
+        _SCHEDULERS,
+        Field(description=f"Sampler: {_SCHEDULERS}."),
+    ]
+    fps: Annotated[
+        int,
+        Shown("output", by_model=True),
+        _MOST_FPS,
+        Field(ge=1, description="Frames a second in the file; gif: at most 50."),
+    ]
+    format: Annotated[
+        str,
+        Shown("output", by_model=True),
+        _FORMATS,
+        Field(description=f"File format: {_FORMATS}."),
+    ]
+    clip_skip: Annotated[
+        int,
+        Shown("prompt"),
+        Field(ge=0, le=11, description="Last layers of the text encoder to leave out."),
+    ] = 0
+    model: Annotated[
+        Reference,
+        Shown("weights", echo=False, yaml="pretrained_model_path", by_model=True),
+        _MODELS,
+        Field(
+            description=f"Image model: {_MODELS}. Left out: the first one that is"
+            " installed."
+        ),
+    ]
+    motion_module: Annotated[
+        Reference,
+        Shown("weights", echo=False, by_model=True),
+        _MOTION_MODULES,
+        Field(description=f"Motion module of the model's family: {_MOTION_MODULES}."),
+    ]
+    motion_module_version: Annotated[
+        Annotated[str, _VERSIONS] | None,
+        Shown("weights", echo=False),
+        Field(
+            description="For a motion-module file that leaves it open: v1 and v3 have"
+            " the same keys."
+        ),
+    ] = None
+    dreambooth: Annotated[
+        Reference | None,
+        Shown("weights", echo=False, yaml="dreambooth_path"),
+        Field(
+            description="SD 1.5 model in one file, used in place of the model's"
+            " weights; named as a LoRA's path."
+        ),
+    ] = None
+    vae: Annotated[
+        Reference | None,
+        Shown("weights", echo=False, yaml="vae_path"),
+        Field(
+            description="VAE file, used in place of the model's; named as a LoRA's"
+            " path."
+        ),
+    ] = None
+    loras: Annotated[
+        tuple[LoraFile, ...],
+        Listed,
+        Shown("weights", echo=False),
+        Field(
+            max_length=MAX_LORAS,
+            description="Changes of the weights for this job alone; they add up.",
+        ),
+    ] = ()
+    embeddings: Annotated[
+        tuple[EmbeddingFile, ...],
+        Listed,
+        Shown("weights", echo=False),
+        Field(max_length=MAX_EMBEDDINGS, description="Textual inversions."),
+    ] = ()
+    controls: Annotated[
+        tuple[ControlFile, ...],
+        Listed,
+        Shown("control", echo=False),
+        Field(
+            max_length=MAX_CONTROLS,
+            description="SparseCtrl: images that single frames follow; several add up.",
+        ),
+    ] = ()
+
+    @property
+    def megapixel_steps(self) -> float:
+        """The size of the work: frames x width x height x steps, in millions."""
+        pixels = self.num_frames * self.width * self.height
+        return pixels * self.num_inference_steps / 1e6
+
+
+def _left_open(info: FieldInfo) -> tuple[Any, FieldInfo]:
+    """A field that a job may leave out, which None stands for."""
+    decided = Annotated[info.annotation, *info.metadata]
+    return decided | None, Field(default=None, description=info.description)
+
+
+def _request_fields() -> dict[str, tuple[Any, FieldInfo]]:
+    fields: dict[str, tuple[Any, FieldInfo]] = {}
+    for name, info, mark in shown(Clip):
+        fields[name] = _left_open(info) if mark.by_model else (info.annotation, info)
+    return fields
+
+
+_REQUEST = """One video. Only the prompt is needed.
+
+A field that is left out, or null, gets the default of the model in use.
+"""
+
+if TYPE_CHECKING:
+
+    class GenerationRequest(Strict):
+        """A ``Clip`` whose fields may be left out, see below."""
+
+        def __init__(self, *, prompt: str, **fields: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    GenerationRequest = create_model(
+        "GenerationRequest",
+        __base__=Strict,
+        __cls_kwargs__={"title": "JobInput"},
+        __doc__=_REQUEST,
+        __module__=__name__,
+        **_request_fields(),
+    )

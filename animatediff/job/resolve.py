@@ -1,0 +1,120 @@
+"""Decides every field that a job leaves out, and checks rules about several fields."""
+
+import secrets
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import Any
+
+from .. import catalog
+from ..errors import InvalidRequest
+from .clip import Clip, ControlFile, GenerationRequest
+from .fields import Most, marker
+from .frames import place_frames
+from .validation import validated
+
+
+def resolve(
+    request: GenerationRequest,
+    *,
+    model: str,
+    installed_motion: Collection[str],
+    max_megapixel_steps: float,
+) -> Clip:
+    """``request`` for the base model ``model``, a name or a folder, fully decided.
+
+    ``installed_motion``: the motion modules that can be used. A seed that is left out
+    is drawn here, once. Raises InvalidRequest for combinations that cannot run.
+    """
+    motion_module = _motion_module(request, model, installed_motion)
+    _check_version(request, motion_module)
+    stated = {name: value for name, value in request if value is not None}
+    clip = validated(
+        Clip,
+        {
+            **_defaults(model, motion_module),
+            **stated,
+            "model": model,
+            "motion_module": motion_module,
+        },
+    )
+    _check_limits(clip)
+    _check_work(clip, max_megapixel_steps)
+    for i, control in enumerate(clip.controls):
+        _check_control(f"controls.{i}", control, clip.num_frames)
+    return clip
+
+
+def _family(model: str) -> catalog.BaseModel:
+    return catalog.BASE_MODELS.get(model, catalog.BASE_MODELS["sd15"])
+
+
+def _motion_module(
+    request: GenerationRequest, model: str, installed: Collection[str]
+) -> str:
+    """The motion module that ``request`` names, or the first installed of the model."""
+    names = _family(model).motion_modules
+    motion_module = request.motion_module
+    if motion_module is None:
+        return next((name for name in names if name in installed), names[0])
+    other_family = motion_module in catalog.MOTION_MODULES and (
+        motion_module not in names
+    )
+    if other_family and model in catalog.BASE_MODELS:
+        allowed = f"for model {model}: one of {', '.join(names)}"
+        raise InvalidRequest("motion_module", motion_module, allowed)
+    return motion_module
+
+
+def _check_version(request: GenerationRequest, motion_module: str) -> None:
+    row = catalog.MOTION_MODULES.get(motion_module)
+    version = request.motion_module_version
+    if row is not None and version not in (None, row.version):
+        allowed = f"{row.version} for {motion_module}"
+        raise InvalidRequest("motion_module_version", version, allowed)
+
+
+def _defaults(model: str, motion_module: str) -> dict[str, Any]:
+    """Values of the fields that a job may leave out."""
+    row = catalog.MOTION_MODULES.get(motion_module)
+    return {
+        **asdict(_family(model).defaults),
+        **(row.defaults if row else {}),
+        "seed": secrets.randbits(64),
+    }
+
+
+def _check_limits(clip: Clip) -> None:
+    for name, info in Clip.model_fields.items():
+        limit = marker(info, Most)
+        if limit is not None:
+            _check_limit(clip, name, limit)
+
+
+def _check_limit(clip: Clip, name: str, limit: Most) -> None:
+    value, choice = getattr(clip, name), getattr(clip, limit.by)
+    most = limit.of(choice)
+    if value > most:
+        known = choice in limit.limits  # of another file, only its content tells
+        allowed = f"1 to {most} with {choice}" if known else f"1 to {most}"
+        raise InvalidRequest(name, value, allowed)
+
+
+def _check_work(clip: Clip, max_megapixel_steps: float) -> None:
+    if clip.megapixel_steps > max_megapixel_steps:
+        raise InvalidRequest(
+            "num_frames, width, height, num_inference_steps",
+            f"{clip.num_frames} x {clip.width} x {clip.height} x"
+            f" {clip.num_inference_steps}"
+            f" = {clip.megapixel_steps:.0f} megapixel steps",
+            f"at most {max_megapixel_steps:g} megapixel steps here"
+            f" (ANIMATEDIFF_MAX_MEGAPIXEL_STEPS)",
+        )
+
+
+def _check_control(field: str, control: ControlFile, num_frames: int) -> None:
+    place_frames(
+        f"{field}.frame_indices", control.frame_indices, len(control.images), num_frames
+    )
+    if control.start > control.end:
+        allowed = f"at most end, {control.end:g}"
+        raise InvalidRequest(f"{field}.start", control.start, allowed)

@@ -1,0 +1,236 @@
+"""Turns pydantic's validation errors into our own: field, what came, what is allowed.
+
+The words for what is allowed come from the model's JSON schema, so that a message, the
+documentation and a client's form agree.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import InvalidRequest, shorten
+from .fields import Most, marker
+
+MAX_PROBLEMS = 20
+"""Wrong fields that an answer lists after the first one."""
+
+Schema = Mapping[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
+_TYPES = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+_OWN_WORDS = ("value_error", "assertion_error")
+_SHORT = 36
+
+
+class Problem(NamedTuple):
+    """One wrong field: its path, what came, and what is allowed."""
+
+    field: str
+    got: Any
+    allowed: str
+
+
+def validated(
+    model: type[Model], raw: Any, *, place: str = "", noun: str = "field"
+) -> Model:
+    """``raw`` as a ``model``. Raises InvalidRequest for its first wrong field.
+
+    ``place`` stands before every field's name, such as a file and an entry of it;
+    ``noun`` is what a field is called there. Further wrong fields are in ``problems``.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        found = problems(error, model, raw, noun)
+        (field, got, allowed), *more = islice(found, 1 + MAX_PROBLEMS)
+        field = f"{place}: {field}" if place else field
+        raise InvalidRequest(field, got, allowed, [tuple(each) for each in more]) from (
+            None
+        )
+
+
+def problems(
+    error: ValidationError, model: type[BaseModel], raw: Any, noun: str = "field"
+) -> Iterator[Problem]:
+    """Every wrong field of ``raw``, which is no ``model``."""
+    for detail in error.errors(include_url=False):
+        place: tuple[Any, ...] = detail["loc"]
+        field = shorten(".".join(map(str, place))) or "input"
+        kind, value = detail["type"], detail["input"]
+        if kind == "extra_forbidden":
+            yield Problem(field, value, _unknown(model, place, noun))
+        elif kind == "missing":
+            yield Problem(field, None, f"this {noun} is needed")
+        elif kind in _OWN_WORDS:
+            yield Problem(field, value, detail["msg"].partition(", ")[2])
+        else:
+            allowed = _allowed(model, place, raw) or _lowered(detail["msg"])
+            yield Problem(field, _came(kind, value), allowed)
+
+
+def _lowered(message: str) -> str:
+    text = message.removeprefix("Input should be ")
+    return text[0].lower() + text[1:]
+
+
+def _came(kind: str, value: Any) -> Any:
+    """``value``, with its type if that is what is wrong."""
+    name = _TYPES.get(type(value))
+    if name is None or not _is_about_the_type(kind, value):
+        return value
+    short = shorten(value, _SHORT)
+    if isinstance(value, str):
+        short = f'"{short}"'
+    elif isinstance(value, bool):
+        short = str(value).lower()
+    return f"{short} ({name})"
+
+
+def _is_about_the_type(kind: str, value: Any) -> bool:
+    if kind == "literal_error":
+        return not isinstance(value, str)
+    return kind.endswith(("_type", "_parsing", "_from_float"))
+
+
+def _unknown(model: type[BaseModel], place: Sequence[Any], noun: str) -> str:
+    parent = _node(model, place[:-1]) or {}
+    names = list(parent.get("properties", ()))
+    near = nearest(str(place[-1]), names)
+    guess = f"did you mean {near}? " if near else ""
+    return f"no such {noun}; {guess}there are {', '.join(names)}"
+
+
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """The one of ``names`` that a misspelt ``name`` most likely means, or None."""
+    matches = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.4)
+    return matches[0] if matches else None
+
+
+def _allowed(model: type[BaseModel], place: Sequence[Any], raw: Any) -> str | None:
+    """What may stand at ``place``, in words; None where the schema does not tell."""
+    node = _node(model, place)
+    if node is None:
+        return None
+    info = model.model_fields.get(str(place[0])) if len(place) == 1 else None
+    limit = marker(info, Most) if info else None
+    return _limited(node, limit, raw) if limit else words(node)
+
+
+def _limited(node: Schema, limit: Most, raw: Mapping[str, Any]) -> str:
+    choice = raw.get(limit.by)
+    if isinstance(choice, str) and choice in limit.limits:
+        return f"{words({**node, 'maximum': limit.of(choice)})} with {choice}"
+    return f"{words(node)}: {limit}"
+
+
+@cache
+def _schema(model: type[BaseModel]) -> Schema:
+    return model.model_json_schema()
+
+
+def _node(model: type[BaseModel], place: Sequence[Any]) -> Schema | None:
+    """The part of the JSON schema that describes ``place``."""
+    root = _schema(model)
+    node: Schema | None = root
+    for step in place:
+        if node is None:
+            return None
+        child = (
+            node.get("items")
+            if isinstance(step, int)
+            else node.get("properties", {}).get(step)
+        )
+        node = plain(child, root) if child else None
+    return node
+
+
+def plain(node: Schema, root: Schema) -> Schema:
+    """``node`` of the schema ``root`` without null and with its reference followed."""
+    options = [
+        option for option in node.get("anyOf", ()) if option.get("type") != "null"
+    ]
+    inner = cast(Schema, options[0]) if options else node
+    if "$ref" in inner:
+        inner = root["$defs"][inner["$ref"].rpartition("/")[2]]
+    if "items" in inner:
+        inner = {**inner, "items": plain(inner["items"], root)}
+    return inner
+
+
+def words(node: Schema) -> str:
+    """A plain node of a JSON schema in words, such as "an integer from 1 to 60"."""
+    if "enum" in node:
+        return f"one of {', '.join(map(str, node['enum']))}"
+    if "const" in node:
+        return str(node["const"])
+    describe = _WORDS.get(node.get("type", ""))
+    return describe(node) if describe else "another value"
+
+
+def _number_words(node: Schema) -> str:
+    noun = "an integer" if node["type"] == "integer" else "a finite number"
+    parts = [noun, *_range_words(node)]
+    if "multipleOf" in node:
+        parts[-1] += ","
+        parts.append(f"a multiple of {node['multipleOf']}")
+    return " ".join(parts)
+
+
+def _range_words(node: Schema) -> Iterator[str]:
+    low, high = node.get("minimum"), node.get("maximum")
+    if low is not None and high is not None:
+        yield f"from {low} to {high}"
+    elif low is not None:
+        yield f"of at least {low}"
+    elif high is not None:
+        yield f"of at most {high}"
+    if "exclusiveMinimum" in node:
+        yield f"above {node['exclusiveMinimum']}"
+    if "exclusiveMaximum" in node:
+        yield f"below {node['exclusiveMaximum']}"
+
+
+def _text_words(node: Schema) -> str:
+    return _counted(
+        "text", "character", node.get("minLength", 0), node.get("maxLength")
+    )
+
+
+def _list_words(node: Schema) -> str:
+    listed = _counted("a list", "item", node.get("minItems", 0), node.get("maxItems"))
+    return f"{listed}, each {words(node['items'])}" if "items" in node else listed
+
+
+def _counted(noun: str, unit: str, low: int, high: int | None) -> str:
+    if high is None:
+        return f"{noun} of at least {low} {unit}s" if low else noun
+    return (
+        f"{noun} of {low} to {high} {unit}s"
+        if low
+        else f"{noun} of at most {high} {unit}s"
+    )
+
+
+def _object_words(node: Schema) -> str:
+    names = ", ".join(node.get("properties", ()))
+    return f"an object with {names}" if names else "an object"
+
+
+_WORDS = {
+    "integer": _number_words,
+    "number": _number_words,
+    "string": _text_words,
+    "boolean": lambda _: "true or false",
+    "array": _list_words,
+    "object": _object_words,
+}
