@@ -45,8 +45,16 @@ def _bare(info: FieldInfo) -> Any:
 
 
 if TYPE_CHECKING:
-    LoraEcho = EmbeddingEcho = ControlEcho = Part
-    ClipEcho = _Output
+
+    class ClipEcho(_Output):
+        """What the output repeats of a clip."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    class LoraEcho(Part, ClipEcho):
+        """What the output repeats of a file."""
+
+    EmbeddingEcho = ControlEcho = LoraEcho
 else:
     LoraEcho = create_model("LoraEcho", __base__=Part, **_echo(LoraFile))
     EmbeddingEcho = create_model("EmbeddingEcho", __base__=Part, **_echo(EmbeddingFile))

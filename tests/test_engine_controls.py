@@ -178,8 +178,8 @@ def test_the_output_and_the_file_say_what_took_part(runner: JobRunner) -> None:
     assert output.vae is not None
     assert (output.vae.name, output.dreambooth) == ("vae.safetensors", None)
     assert [(part.name, part.frame_indices) for part in output.controls] == [
-        ("rgb.safetensors", [0]),
-        ("scribble.safetensors", [0, -1]),
+        ("rgb.safetensors", (0,)),
+        ("scribble.safetensors", (0, -1)),
     ]
     assert output.embeddings[0].name == "azure.safetensors"
     assert any(

@@ -91,7 +91,7 @@ def test_every_field_reaches_the_request() -> None:
         (
             {"promt": "x"},
             "promt",
-            "no such field; did you mean prompt? there are prompt",
+            "no such field; did you mean prompt? there are",
         ),
         ({"loras": "a.ckpt"}, "loras", "a list of at most 8 items"),
         ({"loras": ["a.ckpt"]}, "loras.0", "an object with path, strength"),

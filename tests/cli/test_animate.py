@@ -144,7 +144,10 @@ SMALL = {
             "entry 0: n_prompt: got 2 values",
         ),
         ({"prompt": []}, "prompt"),
-        ({"controlnet_image_indexes": [0]}, "no such key; did you mean controlnet_image_indexs? there are prompt"),
+        (
+            {"controlnet_image_indexes": [0]},
+            "no such key; did you mean controlnet_image_indexs? there are prompt",
+        ),
         ({"seed": -2}, "seed"),
         ({"seed": 2**64}, "seed"),
         ({"motion_module": "models/shapeworld/none.safetensors"}, "there is no file"),
