@@ -52,9 +52,7 @@ _MOST_FRAMES = Most(
 _MOST_STEPS = Most(
     "scheduler", {name: row.max_steps for name, row in catalog.SCHEDULERS.items()}
 )
-_MOST_FPS = Most(
-    "format", {name: row.max_fps for name, row in OUTPUT_FORMATS.items()}
-)
+_MOST_FPS = Most("format", {name: row.max_fps for name, row in OUTPUT_FORMATS.items()})
 
 Image = Annotated[str, Field(min_length=1, max_length=MAX_IMAGE), Printable]
 Word = Annotated[str, Field(min_length=1, max_length=100), Printable]
@@ -299,14 +297,14 @@ class Clip(Strict):
         return pixels * self.num_inference_steps / 1e6
 
 
-def _left_open(info: FieldInfo) -> tuple[Any, FieldInfo]:
-    """A field that a job may leave out, which None stands for."""
-    decided = Annotated[info.annotation, *info.metadata]
+def _left_open(info: FieldInfo) -> tuple[Any, Any]:
+    """A field that a job may leave out; None stands for that."""
+    decided: Any = Annotated[info.annotation, *info.metadata]
     return decided | None, Field(default=None, description=info.description)
 
 
-def _request_fields() -> dict[str, tuple[Any, FieldInfo]]:
-    fields: dict[str, tuple[Any, FieldInfo]] = {}
+def _request_fields() -> dict[str, tuple[Any, Any]]:
+    fields: dict[str, tuple[Any, Any]] = {}
     for name, info, mark in shown(Clip):
         fields[name] = _left_open(info) if mark.by_model else (info.annotation, info)
     return fields

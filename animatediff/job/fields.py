@@ -1,9 +1,9 @@
 """What a field of a job declares about itself, and the types that fields share."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -113,7 +113,7 @@ def _printable(text: str) -> str:
 
 
 def _path_as_text(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    return str(value) if isinstance(value, PurePath) else value
 
 
 Printable = AfterValidator(_printable)

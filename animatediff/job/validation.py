@@ -5,7 +5,7 @@ documentation and a client's form agree.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar, cast
@@ -20,7 +20,7 @@ MAX_PROBLEMS = 20
 
 Schema = Mapping[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
-_TYPES = {
+_TYPES: Mapping[type, str] = {
     bool: "a boolean",
     int: "an integer",
     float: "a number",
@@ -54,9 +54,7 @@ def validated(
         found = problems(error, model, raw, noun)
         (field, got, allowed), *more = islice(found, 1 + MAX_PROBLEMS)
         field = f"{place}: {field}" if place else field
-        raise InvalidRequest(field, got, allowed, [tuple(each) for each in more]) from (
-            None
-        )
+        raise InvalidRequest(field, got, allowed, [*more]) from None
 
 
 def problems(
@@ -85,7 +83,7 @@ def _lowered(message: str) -> str:
 
 def _came(kind: str, value: Any) -> Any:
     """``value``, with its type if that is what is wrong."""
-    name = _TYPES.get(type(value))
+    name = _TYPES.get(cast(type, type(value)))
     if name is None or not _is_about_the_type(kind, value):
         return value
     short = shorten(value, _SHORT)
@@ -214,11 +212,12 @@ def _list_words(node: Schema) -> str:
 def _counted(noun: str, unit: str, low: int, high: int | None) -> str:
     if high is None:
         return f"{noun} of at least {low} {unit}s" if low else noun
-    return (
-        f"{noun} of {low} to {high} {unit}s"
-        if low
-        else f"{noun} of at most {high} {unit}s"
-    )
+    bounds = f"{low} to {high}" if low else f"at most {high}"
+    return f"{noun} of {bounds} {unit}s"
+
+
+def _boolean_words(_node: Schema) -> str:
+    return "true or false"
 
 
 def _object_words(node: Schema) -> str:
@@ -226,11 +225,11 @@ def _object_words(node: Schema) -> str:
     return f"an object with {names}" if names else "an object"
 
 
-_WORDS = {
+_WORDS: Mapping[str, Callable[[Schema], str]] = {
     "integer": _number_words,
     "number": _number_words,
     "string": _text_words,
-    "boolean": lambda _: "true or false",
+    "boolean": _boolean_words,
     "array": _list_words,
     "object": _object_words,
 }

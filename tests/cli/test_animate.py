@@ -156,7 +156,7 @@ SMALL = {
             {"inference_config": "configs/inference/inference-v2.yaml"},
             "is not a v2 module",
         ),
-        ({"W": 65}, "width"),
+        ({"W": 65}, "entry 0: W: got 65, allowed: an integer from 64"),
         ({"L": 33}, "num_frames"),
         (
             {"controlnet_path": "x.ckpt", "controlnet_images": "i.png"},
