@@ -81,9 +81,9 @@ def _lowered(message: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _came(kind: str, value: Any) -> Any:
+def _came(kind: str, value: object) -> object:
     """``value``, with its type if that is what is wrong."""
-    name = _TYPES.get(cast(type, type(value)))
+    name = _TYPES.get(type(value))
     if name is None or not _is_about_the_type(kind, value):
         return value
     short = shorten(value, _SHORT)
@@ -94,7 +94,7 @@ def _came(kind: str, value: Any) -> Any:
     return f"{short} ({name})"
 
 
-def _is_about_the_type(kind: str, value: Any) -> bool:
+def _is_about_the_type(kind: str, value: object) -> bool:
     if kind == "literal_error":
         return not isinstance(value, str)
     return kind.endswith(("_type", "_parsing", "_from_float"))
