@@ -16,9 +16,9 @@ from ..checkpoints.sparse_controlnet import read_sparse_controlnet
 from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, UNet3DConfig
 from ..controls.sparsectrl import build_sparse_controlnet
 from ..errors import ConfigurationError
+from ..job.clip import LoraFile
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
-from ..job.clip import LoraFile
 from ..pipeline import AnimationPipeline
 from . import lora_layers
 from .config import TrainConfig
