@@ -1,16 +1,15 @@
-# The worker's image. Every stage stands on the same base: the CUDA libraries come with torch's wheel, the driver from
-# the host. What changes most often comes last, so that a change of the code builds in seconds.
-#   scripts/build_image.sh --profile sd15-v3      or: docker buildx bake
+# The worker's image: scripts/build_image.sh --profile sd15-v3, or docker buildx bake.
+# All stages share one base image. torch's wheel brings the CUDA libraries, the host brings the driver. The parts that
+# change most often come last, so a change of the code builds in seconds.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# --- the locked dependencies, in /opt/venv
+# --- The locked dependencies, in /opt/venv.
 FROM ${BASE_IMAGE} AS dependencies
-# A file whose pins take the place of those in requirements.txt; requirements.txt itself: none do.
+# The pins in this file replace those in requirements.txt. The default replaces none.
 ARG REQUIREMENTS_OVERRIDE=requirements.txt
 WORKDIR /build
 COPY requirements.txt ${REQUIREMENTS_OVERRIDE} ./
-# The secret pip_conf is for who installs from an index of their own; pip reads it if it is there, and nothing of it
-# stays.
+# The secret pip_conf configures pip for another package index. It is optional, and no layer keeps it.
 RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
     awk -F '==' 'FNR == 1 { file++ } file == 1 { given[$1] = 1; print; next } !($1 in given)' \
         "${REQUIREMENTS_OVERRIDE}" requirements.txt > locked.txt \
@@ -18,7 +17,7 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
     && PIP_CACHE_DIR=/var/cache/pip PIP_CONFIG_FILE=/run/secrets/pip_conf \
         /opt/venv/bin/python -m pip install --disable-pip-version-check -r locked.txt
 
-# --- the weights as published: needs the manifest and its reader, and nothing else of the project
+# --- The weights as published. This stage needs only the manifest and its reader.
 FROM ${BASE_IMAGE} AS fetch
 WORKDIR /build
 COPY builder/requirements.txt ./
@@ -28,17 +27,17 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
         /opt/venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt
 COPY animatediff/__init__.py animatediff/atomic.py animatediff/
 COPY builder/__init__.py builder/manifest.py builder/manifest.json builder/fetch_models.py builder/
-# One of the manifest's profiles. ALLOW_UNPINNED=1: take what nobody has pinned as it comes.
+# A profile of the manifest. ALLOW_UNPINNED=1 accepts files without a known hash.
 ARG MODELS_PROFILE=shapeworld
 ARG ALLOW_UNPINNED=0
-# A token, where a repository asks for one, is a secret: docker build --secret id=hf_token,src=FILE
+# A repository may ask for a token. Pass it as a secret: docker build --secret id=hf_token,src=FILE
 RUN --mount=type=cache,target=/downloads --mount=type=secret,id=hf_token \
     if [ "${ALLOW_UNPINNED}" = 1 ]; then set -- --allow-unpinned; fi \
     && mkdir -p /models \
     && HF_TOKEN_PATH=/run/secrets/hf_token HF_HUB_DISABLE_TELEMETRY=1 /opt/venv/bin/python -m builder.fetch_models \
         --profile "${MODELS_PROFILE}" --models-dir /models --cache /downloads "$@"
 
-# --- the weights as the worker reads them fastest. Of the package, only what reads weight files
+# --- The weights in the format that loads fastest. This stage needs only the code that reads weight files.
 FROM dependencies AS weights
 WORKDIR /build
 COPY animatediff/__init__.py animatediff/atomic.py animatediff/config.py animatediff/errors.py animatediff/
@@ -48,12 +47,13 @@ COPY builder/__init__.py builder/convert.py builder/
 RUN --mount=type=bind,from=fetch,source=/models,target=/fetched \
     mkdir -p /models && /opt/venv/bin/python -m builder.convert /fetched --output /models
 
-# --- the worker
+# --- The worker.
 FROM dependencies AS worker
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin worker
-# HOME and all that is written are below /tmp: the root may be read-only, with a tmpfs there. ANIMATEDIFF_OFFLINE and
-# HF_HUB_OFFLINE: jobs use what the image or a volume holds; 0 for both lets them name files on the hub and URLs.
-# RUNPOD_DEBUG_LEVEL: at the SDK's default every answer is logged, videos and all.
+# The worker writes only below /tmp, so the root file system may be read-only with a tmpfs at /tmp.
+# ANIMATEDIFF_OFFLINE and HF_HUB_OFFLINE: jobs use only weights in the image or on a volume. Set both to 0 to let jobs
+# name URLs and files on the hub.
+# RUNPOD_DEBUG_LEVEL: the SDK's default level logs every answer, including the videos in it.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
@@ -72,7 +72,7 @@ COPY --chmod=0755 models/shapeworld models/shapeworld
 COPY --chmod=0755 schemas schemas
 COPY --chmod=0755 animatediff animatediff
 COPY --chmod=0755 handler.py test_input.json ./
-# Bytecode that is taken without looking at the sources' times: with a read-only root nothing could write it later.
+# Python uses this bytecode without comparing it with the sources. A read-only root file system allows no other.
 RUN python -m compileall -q --invalidation-mode unchecked-hash animatediff schemas handler.py
 USER 10001:10001
 ARG VERSION=dev
@@ -81,5 +81,5 @@ LABEL org.opencontainers.image.title="animatediff-serverless" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# Python itself is process 1: it gets SIGTERM, and whatever it started ends with it.
+# Python is process 1, so it receives SIGTERM, and its child processes end with it.
 CMD ["python", "-u", "handler.py"]

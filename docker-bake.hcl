@@ -1,9 +1,9 @@
-# docker buildx bake                     the worker with the embedded family, CUDA 13
-# PROFILE=sd15-v3 docker buildx bake     with Stable Diffusion 1.5 and AnimateDiff v3 in the image
+# docker buildx bake                     the worker with the embedded family, for CUDA 13
+# PROFILE=sd15-v3 docker buildx bake     the worker with Stable Diffusion 1.5 and AnimateDiff v3
 # docker buildx bake all                 both CUDA versions
 #
-# Not built and not run by anyone yet: cuda12-8, and any profile but shapeworld. tests/image/run.sh builds cuda13's
-# Dockerfile with the profile shapeworld.
+# tests/image/run.sh builds the target cuda13 with the profile shapeworld. Nobody has built or run cuda12-8 or another
+# profile yet.
 
 variable "IMAGE" {
   default = "animatediff-serverless"
@@ -52,13 +52,13 @@ target "common" {
   secret = ["type=env,id=hf_token,env=HF_TOKEN"]
 }
 
-# torch 2.13.0, whose wheel is for CUDA 13.0: driver 580 or later.
+# torch 2.13.0 for CUDA 13.0. It needs NVIDIA driver 580 or later.
 target "cuda13" {
   inherits = ["common"]
   tags     = ["${IMAGE}:${VERSION}-${PROFILE}"]
 }
 
-# torch 2.10.0 and xformers 0.0.34, for CUDA 12.8: driver 570 or later. The tests run with the other torch.
+# torch 2.10.0 and xformers 0.0.34 for CUDA 12.8. They need NVIDIA driver 570 or later. The tests run with torch 2.13.0.
 target "cuda12-8" {
   inherits = ["common"]
   args = {
