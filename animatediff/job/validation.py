@@ -6,11 +6,13 @@ documentation and a client's form agree.
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from ..errors import InvalidRequest, shorten
 from .fields import Most, marker
@@ -32,12 +34,22 @@ _OWN_WORDS = ("value_error", "assertion_error")
 _SHORT = 36
 
 
-class Problem(NamedTuple):
-    """One wrong field: its path, what came, and what is allowed."""
+@dataclass(frozen=True)
+class Problem:
+    """One wrong field: its path, what came, and what is allowed.
+
+    ``is_sentence``: ``allowed`` says all, such as that there is no such field.
+    """
 
     field: str
     got: Any
     allowed: str
+    is_sentence: bool = False
+
+    def __str__(self) -> str:
+        if self.is_sentence:
+            return self.allowed
+        return f"got {shorten(self.got)}, allowed: {self.allowed}"
 
 
 def validated(
@@ -51,24 +63,33 @@ def validated(
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        found = problems(error, model, raw, noun)
-        (field, got, allowed), *more = islice(found, 1 + MAX_PROBLEMS)
-        field = f"{place}: {field}" if place else field
-        raise InvalidRequest(field, got, allowed, [*more]) from None
+        wrong = islice(problems(error, model, raw, noun=noun), 1 + MAX_PROBLEMS)
+        first, *more = wrong
+        field = f"{place}: {first.field}" if place else first.field
+        others = [(each.field, each.got, each.allowed) for each in more]
+        raise InvalidRequest(field, first.got, first.allowed, others) from None
 
 
 def problems(
-    error: ValidationError, model: type[BaseModel], raw: Any, noun: str = "field"
+    error: ValidationError,
+    model: type[BaseModel],
+    raw: Any,
+    *,
+    noun: str = "field",
+    whole: str = "input",
 ) -> Iterator[Problem]:
-    """Every wrong field of ``raw``, which is no ``model``."""
+    """Every wrong field of ``raw``, which is no ``model``.
+
+    ``noun`` is what a field is called; ``whole`` is the name of ``raw`` itself.
+    """
     for detail in error.errors(include_url=False):
         place: tuple[Any, ...] = detail["loc"]
-        field = shorten(".".join(map(str, place))) or "input"
+        field = shorten(".".join(map(str, place))) or whole
         kind, value = detail["type"], detail["input"]
         if kind == "extra_forbidden":
-            yield Problem(field, value, _unknown(model, place, noun))
+            yield Problem(field, value, _unknown(model, place, noun), True)
         elif kind == "missing":
-            yield Problem(field, None, f"this {noun} is needed")
+            yield Problem(field, None, f"this {noun} is needed", True)
         elif kind in _OWN_WORDS:
             yield Problem(field, value, detail["msg"].partition(", ")[2])
         else:
@@ -133,7 +154,10 @@ def _limited(node: Schema, limit: Most, raw: Mapping[str, Any]) -> str:
 
 @cache
 def _schema(model: type[BaseModel]) -> Schema:
-    return model.model_json_schema()
+    try:
+        return model.model_json_schema()
+    except PydanticInvalidForJsonSchema:  # it has fields that no JSON can express
+        return {"properties": dict.fromkeys(model.model_fields, {})}
 
 
 def _node(model: type[BaseModel], place: Sequence[Any]) -> Schema | None:

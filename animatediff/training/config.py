@@ -1,11 +1,10 @@
 """Training configs: a YAML file with ``key=value`` overrides, as one checked value."""
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
 from pydantic import (
@@ -17,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from ..errors import ConfigurationError, shorten
+from ..errors import ConfigurationError
+from ..job.validation import problems
 from .data import DataSource
 from .section import Count, Positive, Section, Share, Whole
 from .sources import source_class
@@ -340,36 +340,9 @@ def _parsed(
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        inner = detail["loc"]
-        key = ".".join(map(str, place + inner)) or "config"
-        if detail["type"] == "extra_forbidden":
-            problem = _unknown_key(str(inner[-1]), _keys_at(model, inner[:-1]))
-        elif detail["type"] == "missing":
-            problem = "must be given"
-        else:
-            problem = f"got {shorten(detail['input'])!r}: {detail['msg']}"
+        problem = next(problems(error, model, table, noun="key", whole=""))
+        key = ".".join((*place, problem.field)).strip(".") or "config"
         raise ConfigurationError(f"{key}: {problem}", setting=key) from None
-
-
-def _unknown_key(key: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.4)
-    guess = f"did you mean {near[0]}? " if near else ""
-    return f"no such key; {guess}there are {', '.join(allowed)}"
-
-
-def _keys_at(model: Any, place: Sequence[Any]) -> list[str]:
-    for step in place:
-        if isinstance(step, int):
-            continue
-        annotation = model.model_fields[step].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(
-            each
-            for each in candidates
-            if isinstance(each, type) and issubclass(each, BaseModel)
-        )
-    return list(model.model_fields)
 
 
 def _read_table(path: Path) -> dict[str, Any]:

@@ -74,17 +74,17 @@ def test_published_hyper_parameters() -> None:
             "model.unet.sample_sise=8",
             r"^model.unet.sample_sise: no such key; did you mean sample_size\?",
         ),
-        ("optimizer.lr=fast", r"^optimizer.lr: got 'fast'"),
-        ("stage=moton", "^stage: got 'moton'"),
+        ("optimizer.lr=fast", r"^optimizer.lr: got .fast. .a string., allowed: a finite number above 0"),
+        ("stage=moton", "^stage: got moton, allowed: one of vae"),
         ("steps=.inf", "^steps"),
         ("steps=null", "^steps"),
         ("optimizer.lr=-1", "^optimizer.lr: got -1"),
-        ("data={kind: clips}", "^data.root: must be given"),
+        ("data={kind: clips}", "^data.root: this key is needed"),
         ("data={kind: clips, root: a, height: 100}", "^data.height: got 100"),
         ("data.width=128", "^data.width: got 128.* 64"),
         ("data.seed=-1", "^data.seed: got -1"),
         ("data={kind: films}", "^data.kind: got 'films', allowed: clips, pictures"),
-        ("data.kind=clips", "^data.kind: got 'clips'"),
+        ("data.kind=clips", "^data.kind: got clips"),
         ("data={}", "^data.kind: got None"),
         ("data=7", "^data: got 7"),
         ("data.source=nowhere:Films", "no module nowhere here.*PYTHONPATH"),
@@ -109,7 +109,7 @@ def test_errors_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("[1, 2]")
     with pytest.raises(ConfigurationError, match="a table of keys"):
         load_config(tmp_path / "list.yaml")
-    with pytest.raises(ConfigurationError, match=r"^steps: must be given"):
+    with pytest.raises(ConfigurationError, match=r"^steps: this key is needed"):
         validated({key: value for key, value in SMALL.items() if key != "steps"})
 
 
