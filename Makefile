@@ -36,7 +36,7 @@ serve: .venv/requirements
 
 schemas: .venv/requirements
 	$(BIN)/python -m schemas.generate
-	$(BIN)/python -m scripts.settings_table
+	$(BIN)/python -m scripts.tables
 
 image:
 	scripts/build_image.sh --profile $(PROFILE) --tag $(TAG)

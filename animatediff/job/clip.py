@@ -36,7 +36,7 @@ MAX_FRAMES = max(
 )
 
 _SCHEDULERS = Names({name: row.title for name, row in catalog.SCHEDULERS.items()})
-_FORMATS = Names(dict.fromkeys(OUTPUT_FORMATS, ""))
+_FORMATS = Names({name: row.mime for name, row in OUTPUT_FORMATS.items()})
 _MODELS = Names(
     {name: row.title for name, row in catalog.BASE_MODELS.items()},
     others="a folder below the models folder",
@@ -45,7 +45,12 @@ _MOTION_MODULES = Names(
     {name: row.title for name, row in catalog.MOTION_MODULES.items()},
     others="a file, named as a LoRA's path",
 )
-_VERSIONS = Names(dict.fromkeys(catalog.MOTION_MODULE_VERSIONS, ""))
+_VERSIONS = Names(
+    {
+        name: f"{config.max_length} frames"
+        for name, config in catalog.MOTION_MODULE_VERSIONS.items()
+    }
+)
 _MOST_FRAMES = Most(
     "motion_module", {name: catalog.max_frames(name) for name in catalog.MOTION_MODULES}
 )
@@ -171,12 +176,12 @@ class Clip(Strict):
     width: Annotated[
         Pixels,
         Shown("size", yaml="W", by_model=True),
-        Field(description="Pixels, a multiple of 8."),
+        Field(description="Width in pixels."),
     ]
     height: Annotated[
         Pixels,
         Shown("size", yaml="H", by_model=True),
-        Field(description="Pixels, a multiple of 8."),
+        Field(description="Height in pixels."),
     ]
     num_inference_steps: Annotated[
         int,
@@ -207,19 +212,19 @@ class Clip(Strict):
         str,
         Shown("sampling", by_model=True),
         _SCHEDULERS,
-        Field(description=f"Sampler: {_SCHEDULERS}."),
+        Field(description=f"Sampler. {_SCHEDULERS}."),
     ]
     fps: Annotated[
         int,
         Shown("output", by_model=True),
         _MOST_FPS,
-        Field(ge=1, description="Frames a second in the file; gif: at most 50."),
+        Field(ge=1, description="Frames a second in the file."),
     ]
     format: Annotated[
         str,
         Shown("output", by_model=True),
         _FORMATS,
-        Field(description=f"File format: {_FORMATS}."),
+        Field(description=f"File format. {_FORMATS}."),
     ]
     clip_skip: Annotated[
         int,
@@ -231,7 +236,7 @@ class Clip(Strict):
         Shown("weights", echo=False, yaml="pretrained_model_path", by_model=True),
         _MODELS,
         Field(
-            description=f"Image model: {_MODELS}. Left out: the first one that is"
+            description=f"Image model. {_MODELS}. Left out: the first one that is"
             " installed."
         ),
     ]
@@ -239,14 +244,14 @@ class Clip(Strict):
         Reference,
         Shown("weights", echo=False, by_model=True),
         _MOTION_MODULES,
-        Field(description=f"Motion module of the model's family: {_MOTION_MODULES}."),
+        Field(description=f"Motion module of the model's family. {_MOTION_MODULES}."),
     ]
     motion_module_version: Annotated[
         Annotated[str, _VERSIONS] | None,
         Shown("weights", echo=False),
         Field(
-            description="For a motion-module file that leaves it open: v1 and v3 have"
-            " the same keys."
+            description="For a motion-module file that leaves it open, because v1 and"
+            f" v3 have the same keys. {_VERSIONS}."
         ),
     ] = None
     dreambooth: Annotated[

@@ -64,12 +64,10 @@ class Names:
 
     def __str__(self) -> str:
         """All names with their titles, for a description."""
-        rows = (
-            f"{name} ({title})" if title else name
-            for name, title in self.titles.items()
-        )
-        listed = ", ".join(rows)
-        return f"{listed}; or {self.others}" if self.others else listed
+        rows = [f"{name}: {title}" for name, title in self.titles.items()]
+        if self.others:
+            rows.append(f"or {self.others}")
+        return "; ".join(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +87,13 @@ class Most:
         return max(self.limits.values()) if limit is None else limit
 
     def __str__(self) -> str:
-        """The limits, from the lowest, with the names that they belong to."""
+        """The limits below the largest, each with the names that it belongs to."""
         named: dict[int, list[str]] = {}
         for name, limit in self.limits.items():
             named.setdefault(limit, []).append(name)
+        *smaller, _largest = sorted(named)
         return "; ".join(
-            f"{limit} with {', '.join(named[limit])}" for limit in sorted(named)
+            f"at most {limit} with {', '.join(named[limit])}" for limit in smaller
         )
 
     def __get_pydantic_json_schema__(

@@ -44,6 +44,11 @@ def resolve(
     return clip
 
 
+def defaults_by_model() -> dict[str, dict[str, Any]]:
+    """Values of the fields that a job may leave out, by the base model's name."""
+    return {name: asdict(row.defaults) for name, row in catalog.BASE_MODELS.items()}
+
+
 def _family(model: str) -> catalog.BaseModel:
     return catalog.BASE_MODELS.get(model, catalog.BASE_MODELS["sd15"])
 

@@ -137,19 +137,29 @@ def nearest(name: str, names: Sequence[str]) -> str | None:
 
 def _allowed(model: type[BaseModel], place: Sequence[Any], raw: Any) -> str | None:
     """What may stand at ``place``, in words; None where the schema does not tell."""
+    if len(place) == 1:
+        return allowed_words(model, str(place[0]), raw)
     node = _node(model, place)
+    return None if node is None else words(node)
+
+
+def allowed_words(
+    model: type[BaseModel], name: str, raw: Mapping[str, Any] | None = None
+) -> str | None:
+    """What the field ``name`` may hold, in words; None where the schema does not tell.
+
+    Where ``raw`` decides the field that a limit depends on, only that limit is named.
+    """
+    node = _node(model, (name,))
     if node is None:
         return None
-    info = model.model_fields.get(str(place[0])) if len(place) == 1 else None
-    limit = marker(info, Most) if info else None
-    return _limited(node, limit, raw) if limit else words(node)
-
-
-def _limited(node: Schema, limit: Most, raw: Mapping[str, Any]) -> str:
-    choice = raw.get(limit.by)
+    limit = marker(model.model_fields[name], Most)
+    if limit is None:
+        return words(node)
+    choice = (raw or {}).get(limit.by)
     if isinstance(choice, str) and choice in limit.limits:
         return f"{words({**node, 'maximum': limit.of(choice)})} with {choice}"
-    return f"{words(node)}: {limit}"
+    return f"{words(node)}; {limit}"
 
 
 @cache
@@ -157,7 +167,7 @@ def _schema(model: type[BaseModel]) -> Schema:
     try:
         return model.model_json_schema()
     except PydanticInvalidForJsonSchema:  # it has fields that no JSON can express
-        return {"properties": dict.fromkeys(model.model_fields, {})}
+        return {"properties": {name: {"title": name} for name in model.model_fields}}
 
 
 def _node(model: type[BaseModel], place: Sequence[Any]) -> Schema | None:

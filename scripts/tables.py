@@ -1,0 +1,129 @@
+"""Write the generated tables of README.md and docs/: python -m scripts.tables.
+
+A table stands between two marks, wherever a page has them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from animatediff.job.clip import (
+    Clip,
+    ControlFile,
+    EmbeddingFile,
+    GenerationRequest,
+    LoraFile,
+)
+from animatediff.job.fields import Names, Shown, marker
+from animatediff.job.resolve import defaults_by_model
+from animatediff.job.validation import allowed_words
+from animatediff.settings import BUCKET_VARIABLES, PROJECT_ROOT, VARIABLES, Variable
+
+PAGES = (PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md")))
+_FILES: Mapping[str, type[BaseModel]] = {
+    "loras[].": LoraFile,
+    "embeddings[].": EmbeddingFile,
+    "controls[].": ControlFile,
+}
+_OTHER_DEFAULTS = {
+    "seed": "drawn, and returned",
+    "model": "the first that is installed",
+    "motion_module": "the first of the model's that is installed",
+}
+
+
+def job_fields_table() -> str:
+    """All fields of a job, and of the files that it names, as a Markdown table."""
+    rows = ["| field | meaning | allowed | default |", "|---|---|---|---|"]
+    rows += _field_rows("", GenerationRequest)
+    for place, model in _FILES.items():
+        rows += _field_rows(place, model)
+    return "\n".join(rows)
+
+
+def _field_rows(place: str, model: type[BaseModel]) -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        names = marker(info, Names)
+        closed = names is not None and not names.others
+        allowed = "one of these names" if closed else allowed_words(model, name)
+        default = _default(name, info)
+        yield f"| `{place}{name}` | {info.description} | {allowed} | {default} |"
+
+
+def _default(name: str, info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    declared = Clip.model_fields.get(name)
+    mark = marker(declared, Shown) if declared else None
+    if mark is not None and mark.by_model:
+        return _OTHER_DEFAULTS.get(name) or _by_model(name)
+    return _value(info.default)
+
+
+def _by_model(name: str) -> str:
+    """The default of the first model, and of each model that differs from it."""
+    values = {model: row[name] for model, row in defaults_by_model().items()}
+    usual = next(iter(values.values()))
+    others = [
+        f"{model}: {_value(value)}" for model, value in values.items() if value != usual
+    ]
+    return f"{_value(usual)} ({', '.join(others)})" if others else _value(usual)
+
+
+def _value(value: Any) -> str:
+    if value in (None, (), ""):
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return str(list(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def settings_table() -> str:
+    """All environment variables as a Markdown table."""
+    rows = ["| variable | meaning | allowed | default |", "|---|---|---|---|"]
+    rows += _setting_rows(VARIABLES)
+    rows += _setting_rows(BUCKET_VARIABLES)
+    return "\n".join(rows)
+
+
+def _setting_rows(variables: Mapping[str, Variable]) -> Iterator[str]:
+    for name, row in variables.items():
+        yield f"| `{name}` | {row.meaning} | {row.allowed} | {row.default} |"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "job fields": job_fields_table,
+    "settings": settings_table,
+}
+
+
+def with_tables(page: str) -> str:
+    """``page`` with the current table between each pair of marks that it has."""
+    for name, table in TABLES.items():
+        page = _with_table(page, name, table())
+    return page
+
+
+def _with_table(page: str, name: str, table: str) -> str:
+    start, end = f"<!-- {name}: written by make schemas -->", f"<!-- end of {name} -->"
+    if start not in page:
+        return page
+    before, _, rest = page.partition(start)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        raise ValueError(f"a page with {start} needs {end}")
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def _write(page: Path) -> None:
+    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        _write(path)
