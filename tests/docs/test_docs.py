@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import animatediff
 from animatediff import errors
+from animatediff.progress import Phase
 from animatediff.settings import BUCKET_VARIABLES, VARIABLES
 from schemas import JobOutput, parse_job_input
 from tests.docs.pages import (
@@ -273,6 +274,23 @@ def test_every_code_in_a_json_block_is_an_error_s() -> None:
     codes = {code for text in texts for code in re.findall(r'"code": "(\w+)"', text)}
     assert codes
     assert codes <= known
+
+
+def test_the_phases_of_progress_are_all_named() -> None:
+    text = prose(JOBS)
+    (sentence,) = re.findall(r"The phases are ([^.]*)\.", text)
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(get_args(Phase))
+
+
+def test_the_events_of_the_log_are_all_named() -> None:
+    logs = prose(ROOT / "docs" / "deploy.md").partition("## Logs")[2]
+    table = logs.partition("## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    named = {event for cell in cells for event in re.findall(r"`(\w+)`", cell)}
+    sources = [ROOT / "handler.py", *(ROOT / "animatediff").rglob("*.py")]
+    calls = re.compile(r'log_event\(\s*"(\w+)"')
+    logged = [calls.findall(path.read_text(encoding="utf-8")) for path in sources]
+    assert named == {event for events in logged for event in events}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
