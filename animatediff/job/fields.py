@@ -1,6 +1,5 @@
 """What a field of a job declares about itself, and the types that fields share."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -15,6 +14,8 @@ MAX_PROMPT = 4000
 """Characters. CLIP reads 77 tokens; the rest leaves room for comments."""
 MAX_REFERENCE = 1000
 """Characters of a reference to a weight file."""
+
+PRINTABLE = "text without NUL and lone surrogates"
 
 Mark = TypeVar("Mark")
 Group = Literal["prompt", "size", "sampling", "weights", "control", "output"]
@@ -102,12 +103,9 @@ class Most:
         return {**handler(schema), "maximum": max(self.limits.values())}
 
 
-_UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
-
-
 def _printable(text: str) -> str:
-    if _UNPRINTABLE.search(text):
-        raise ValueError("text without NUL and lone surrogates")
+    if "\0" in text:  # pydantic refuses lone surrogates
+        raise ValueError(PRINTABLE)
     return text
 
 

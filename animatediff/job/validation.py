@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from ..errors import InvalidRequest, shorten
-from .fields import Most, marker
+from .fields import PRINTABLE, Most, marker
 
 MAX_PROBLEMS = 20
 """Wrong fields that an answer lists after the first one."""
@@ -90,6 +90,8 @@ def problems(
             yield Problem(field, value, _unknown(model, place, noun), True)
         elif kind == "missing":
             yield Problem(field, None, f"this {noun} is needed", True)
+        elif kind == "string_unicode":
+            yield Problem(field, value, PRINTABLE)
         elif kind in _OWN_WORDS:
             yield Problem(field, value, detail["msg"].partition(", ")[2])
         else:
@@ -131,7 +133,9 @@ def _unknown(model: type[BaseModel], place: Sequence[Any], noun: str) -> str:
 
 def nearest(name: str, names: Sequence[str]) -> str | None:
     """The one of ``names`` that a misspelt ``name`` most likely means, or None."""
-    matches = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.4)
+    name = name[:100].lower()
+    parts = [each for each in names if name in each] if len(name) > 3 else []
+    matches = parts or difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     return matches[0] if matches else None
 
 
