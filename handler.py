@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import runpod
+import runpod  # pyright: ignore[reportMissingTypeStubs]
 
 from animatediff.serving.logs import log_event
 from animatediff.serving.runpod_worker import build_worker, start_config

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -88,44 +89,58 @@ def test_half_a_bucket_stops_the_worker_at_start(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@dataclass(frozen=True)
+class Api:
+    """The SDK's local API in a process, and the file of all its output."""
+
+    url: str
+    log: Path
+
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("api")
-    with (folder / "log").open("w") as log:
+        return probe.getsockname()[1]
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    port, folder = free_port(), tmp_path_factory.mktemp("api")
+    log = folder / "log"
+    address = ["--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
+    with log.open("w") as output:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "handler.py",
-                "--rp_serve_api",
-                "--rp_api_host",
-                "127.0.0.1",
-                "--rp_api_port",
-                str(port),
-            ],
+            [sys.executable, "-u", "handler.py", "--rp_serve_api", *address],
             cwd=ROOT,
             env=environment(folder),
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
         )
         try:
-            for _ in range(300):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/runsync"
+            wait_for(port, process, log)
+            yield Api(f"http://127.0.0.1:{port}/runsync", log)
         finally:
             process.terminate()
             process.wait()
 
 
-def post(url: str, job_input: dict) -> dict:
+def post(api: Api, job_input: dict) -> dict:
     body = json.dumps({"input": job_input}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        api.url, body, {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=120) as answer:
         return json.load(answer)
 
@@ -150,7 +165,7 @@ def post(url: str, job_input: dict) -> dict:
     ],
 )
 def test_bad_job_fails_clearly_and_the_next_one_completes(
-    api: str, change: dict, field: str
+    api: Api, change: dict, field: str
 ) -> None:
     answer = post(api, {**SMALL, **change})
     assert answer["status"] == "FAILED"
@@ -165,6 +180,30 @@ def test_bad_job_fails_clearly_and_the_next_one_completes(
     after = post(api, SMALL)
     assert after["status"] == "COMPLETED"
     assert after["output"]["url"].startswith("file://")
+
+
+def test_no_prompt_and_no_answer_appears_in_any_output(api: Api) -> None:
+    """Neither of a job that is done, nor of one that is rejected."""
+    before = len(api.lines())
+    canary = "seventeen violet herons"
+    done = post(api, {**SMALL, "prompt": canary, "negative_prompt": canary})
+    assert done["status"] == "COMPLETED"
+    rejected = [
+        {**SMALL, "prompt": canary * 1000},
+        {**SMALL, "prompt": [canary]},
+        {**SMALL, "prompt": canary, "negative_prompt": f"{canary} \udcff"},
+        {**SMALL, "prompt": canary, "width": 513},
+        {**SMALL, "prompt": canary, "vae": "none.safetensors"},
+    ]
+    for job_input in rejected:
+        assert post(api, job_input)["status"] == "FAILED"
+    lines = api.lines()[before:]
+    events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
+    assert events.count("job_done") == 1
+    assert events.count("job_failed") == len(rejected)
+    text = "\n".join(lines)
+    assert "herons" not in text
+    assert done["output"]["sha256"] not in text
 
 
 def test_importing_the_handler_starts_nothing() -> None:

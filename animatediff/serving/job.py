@@ -9,7 +9,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,7 +187,7 @@ class RunningJob:
             raise JobTimedOut(message, limit=limit)
 
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def _timed(self, phase: str) -> Generator[None]:
         began = time.perf_counter()
         try:
             yield
@@ -233,7 +233,7 @@ class RunningJob:
         self._timings |= self._generated.timings
 
     @contextmanager
-    def _on_device(self) -> Iterator[None]:
+    def _on_device(self) -> Generator[None]:
         """Count the seconds inside as those of the device."""
         log_event("gpu_start", job=self.id)
         began = time.perf_counter()

@@ -1,21 +1,15 @@
 """The worker under RunPod's SDK: what handler.py and ``animatediff serve`` start."""
 
-import asyncio
 import logging
-import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any
-
-import runpod
-from runpod.http_client import AsyncClientSession
-from runpod.serverless.modules.rp_http import send_result
-from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from ..engine import Engine
 from ..errors import AnimateDiffError
 from ..settings import Settings, unknown_variables
+from . import runpod_sdk
 from .fitness import fitness_checks
 from .job import Answer, JobRunner, Parse, Render
 from .logs import configure_logs, log_event
@@ -47,24 +41,9 @@ def _progress_of(settings: Settings) -> Callable[[Job], JobProgress]:
     if not settings.on_platform:
         return lambda _job: BarProgress()
     senders = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="progress")
-    return lambda job: ThrottledProgress(partial(send_progress, job), senders)
-
-
-def send_progress(job: Job, update: Mapping[str, Any]) -> None:
-    """Send ``update`` to RunPod, and return once it has arrived.
-
-    The SDK's public ``progress_update`` sends on a thread that nobody can wait for, so
-    an update could arrive after the job's output. This function sends the same request
-    with the same functions. ``runpod.serverless`` does not export them: a test compares
-    both requests, and fails when the SDK changes its own.
-    """
-    asyncio.run(_send_progress(job, update))
-
-
-async def _send_progress(job: Job, update: Mapping[str, Any]) -> None:
-    async with AsyncClientSession() as session:
-        body = {"status": "IN_PROGRESS", "output": dict(update)}
-        await send_result(session, body, dict(job))
+    return lambda job: ThrottledProgress(
+        partial(runpod_sdk.send_progress, job), senders
+    )
 
 
 def start_config(worker: Callable[[], Worker], handler: Handler) -> dict[str, Any]:
@@ -78,13 +57,21 @@ def start_config(worker: Callable[[], Worker], handler: Handler) -> dict[str, An
         settings = worker().settings
     except AnimateDiffError as error:
         raise SystemExit(f"{error.code}: {error.message}") from None
-    RunPodLogger().level = settings.sdk_log_level
+    runpod_sdk.set_log_level(settings.sdk_log_level)
     _warn_of_unknown_variables()
     for check in fitness_checks(settings):
-        runpod.serverless.register_fitness_check(check)
+        runpod_sdk.register_fitness_check(check)
     log_event("worker_ready", concurrency=settings.concurrency)
-    concurrency = settings.concurrency
-    return {"handler": handler, "concurrency_modifier": lambda _current: concurrency}
+    return {"handler": handler, "concurrency_modifier": _always(settings.concurrency)}
+
+
+def _always(concurrency: int) -> Callable[[int], int]:
+    """The SDK's question how many jobs to take, with one answer."""
+
+    def modifier(_current: int) -> int:
+        return concurrency
+
+    return modifier
 
 
 def _warn_of_unknown_variables() -> None:
@@ -92,13 +79,12 @@ def _warn_of_unknown_variables() -> None:
         log_event("unknown_variables", level=logging.WARNING, variables=variables)
 
 
-def serve(worker: Callable[[], Worker], arguments: Sequence[str] = ()) -> None:
-    """Take jobs until the process is stopped.
+def serve(build: Callable[[], Worker], arguments: Sequence[str] = ()) -> None:
+    """Build the worker, and take jobs until the process is stopped.
 
     ``arguments`` are the SDK's: ("--rp_serve_api", "--rp_api_port", "8000") serves its
     local HTTP API. Without them, jobs come from RunPod's queue or test_input.json.
     """
-    config = start_config(worker, lambda job: worker()(job))
-    sys.argv[1:] = arguments
-    runpod.serverless.start(config)
+    worker = cache(build)
+    runpod_sdk.start(start_config(worker, lambda job: worker()(job)), arguments)
     log_event("shutdown")

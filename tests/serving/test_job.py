@@ -122,7 +122,10 @@ def test_model_is_loaded_once(runner: JobRunner, engine: Engine) -> None:
     run(runner)
     unet = engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet
     assert run(runner, seed=6)["timings"]["load"] < 0.1
-    assert engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet is unet
+    assert (
+        engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet
+        is unet
+    )
 
 
 @pytest.mark.parametrize(
