@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from animatediff.errors import ConfigurationError, JobCancelled, StorageError
-from animatediff.serving import storage
+from animatediff.serving import s3
 from animatediff.serving.fitness import check_bucket
 from animatediff.serving.storage import S3Storage
 from animatediff.settings import BucketSettings, Settings
@@ -279,7 +279,7 @@ class TestBucket:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(storage, "READ_SECONDS", 1.0)
+        monkeypatch.setattr(s3, "READ_SECONDS", 1.0)
         folder = f"trouble-{kind}-{len(content)}"
         with TroubledServer(server.url, kind, times=2, pause=1.3) as troubled:
             S3Storage(bucket(server, folder, endpoint_url=troubled.url)).put(

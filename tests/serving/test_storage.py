@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from animatediff.errors import StorageError
+from animatediff.serving.s3 import region_of
 from animatediff.serving.storage import (
     InlineStorage,
     LocalStorage,
@@ -16,7 +17,6 @@ from animatediff.serving.storage import (
     Storage,
     make_storage,
     object_key,
-    region_of,
     safe_name,
 )
 from animatediff.settings import BucketSettings, Settings
