@@ -1,32 +1,34 @@
 """Every error that can leave this package, as one tree.
 
     AnimateDiffError
-    ├── InvalidRequest        the job asks for something that is not allowed; nothing ran
-    ├── ConfigurationError    the service itself is set up wrongly; found at start
-    ├── AssetError            a weight file or input file cannot be found or fetched
-    ├── CheckpointError       a file was read and is not what is needed
+    ├── InvalidRequest        a field of the job is not allowed; nothing ran
+    ├── ConfigurationError    a setting of the service is wrong; raised at start
+    ├── AssetError            a weight file or picture is missing, or not available
+    ├── CheckpointError       a file does not have the expected content
     ├── GenerationError       the model ran and failed
     │   ├── NonFiniteLatents  NaN or infinity, with the step where it began
-    │   ├── OutOfMemory       the device has no room for this job
-    │   ├── JobCancelled      somebody asked to stop
-    │   └── JobTimedOut       the job took longer than this service allows
-    ├── EncodeError           frames could not be written as the wanted format
+    │   ├── OutOfMemory       the device has too little memory for the job
+    │   ├── JobCancelled      the job was cancelled
+    │   └── JobTimedOut       the job took longer than the service allows
+    ├── EncodeError           the frames could not be written in the job's format
     ├── StorageError          the finished file could not be stored
-    ├── OutputTooLarge        the finished file is larger than an answer may be, and there is no bucket
-    ├── EngineCorrupted       the loaded weights can no longer be trusted; replace the worker
-    ├── DeviceFailed          the GPU reported an error of its own; replace the worker
-    └── InternalError         a bug of ours
+    ├── OutputTooLarge        the file is too large for an answer; there is no bucket
+    ├── EngineCorrupted       the loaded weights may be wrong; replace the worker
+    ├── DeviceFailed          the GPU reported an error; replace the worker
+    └── InternalError         a bug in this package
 
-``code`` is the stable name that clients branch on, ``retryable`` says whether the same
-job may succeed later, ``fatal`` that this worker must not take another one.
+Clients branch on ``code``, which never changes. ``retryable`` errors may disappear if
+the same job is sent again later. After a ``fatal`` error the worker takes no more jobs.
 """
 
+import math
 from typing import Any, ClassVar
 
 
 class AnimateDiffError(Exception):
-    """Root of the tree. ``details`` are JSON-ready facts that a client may show or
-    branch on.
+    """Root of the tree.
+
+    ``details`` are facts for clients, as JSON values.
     """
 
     code: ClassVar[str] = "ANIMATEDIFF_ERROR"
@@ -39,8 +41,9 @@ class AnimateDiffError(Exception):
         self.details = details
 
     def to_dict(self) -> dict[str, Any]:
-        """The error as a client sees it: code, message, retryable, and the details of
-        its class.
+        """The error as a client receives it.
+
+        ``code``, ``message``, ``retryable``, and the details.
         """
         return {
             "code": self.code,
@@ -51,11 +54,11 @@ class AnimateDiffError(Exception):
 
 
 class InvalidRequest(AnimateDiffError):
-    """A field of the job is wrong: ``field`` is its path, ``got`` what came,
-    ``allowed`` what may come.
+    """A field of the job is not allowed.
 
-    ``problems`` lists further wrong fields of the same job as (field, got, allowed)
-    triples, so that a client can mend them all at once.
+    ``field`` is the path of the field, ``got`` its value, ``allowed`` describes the
+    allowed values. ``problems`` lists further fields of the same job as triples (field,
+    got, allowed), so that a client can correct all of them at once.
     """
 
     code = "INVALID_REQUEST"
@@ -81,15 +84,16 @@ class InvalidRequest(AnimateDiffError):
 
 
 class ConfigurationError(AnimateDiffError):
-    """A setting of the service is missing or wrong. Raised at start, before any job is
-    taken.
+    """A setting of the service is missing or wrong.
+
+    Raised at start, before any job is taken.
     """
 
     code = "CONFIGURATION"
 
 
 class AssetError(AnimateDiffError):
-    """A file that the job needs is not here and could not be fetched."""
+    """A file of the job is missing, or could not be downloaded."""
 
     code = "ASSET_UNAVAILABLE"
 
@@ -101,22 +105,25 @@ class AssetError(AnimateDiffError):
 
 
 class CheckpointError(AnimateDiffError):
-    """A weight file is damaged, of another kind, or of another shape than the model.
-    The model was not touched.
+    """A weight file is damaged, of another kind, or does not fit the model.
+
+    The model is unchanged.
     """
 
     code = "CHECKPOINT_MISMATCH"
 
 
 class GenerationError(AnimateDiffError):
-    """The model ran and could not finish."""
+    """The model ran and failed."""
 
     code = "GENERATION_FAILED"
 
 
 class NonFiniteLatents(GenerationError):
-    """NaN or infinity appeared, after denoising step ``step`` (from 0), or, with None,
-    in the VAE after all steps.
+    """NaN or infinity appeared.
+
+    ``step`` is the denoising step, counted from 0; None means in the VAE, after all
+    steps.
     """
 
     code = "NON_FINITE_LATENTS"
@@ -129,42 +136,45 @@ class NonFiniteLatents(GenerationError):
 
 
 class OutOfMemory(GenerationError):
-    """The device has no room for this job; smaller frames, or fewer of them, need less."""
+    """The device has too little memory for the job.
+
+    Smaller or fewer frames need less.
+    """
 
     code = "OUT_OF_MEMORY"
 
 
 class JobCancelled(GenerationError):
-    """The job was told to stop, and stopped between two denoising steps."""
+    """The job was cancelled, and stopped between two denoising steps."""
 
     code = "CANCELLED"
 
 
 class JobTimedOut(GenerationError):
-    """The job ran for longer than the service allows, and was stopped between two
-    denoising steps.
+    """The job took longer than the service allows.
+
+    It was stopped between two denoising steps.
     """
 
     code = "TIMED_OUT"
 
 
 class OutputTooLarge(AnimateDiffError):
-    """The file is larger than the platform takes as an answer, and there is no bucket
-    to put it into.
-    """
+    """The file is too large for an answer, and no bucket is configured."""
 
     code = "OUTPUT_TOO_LARGE"
 
 
 class EncodeError(AnimateDiffError):
-    """The frames could not be written in the wanted format."""
+    """The frames could not be written in the job's format."""
 
     code = "ENCODE_FAILED"
 
 
 class StorageError(AnimateDiffError):
-    """The finished file could not be stored. The work is done, so the same job may be
-    sent again.
+    """The finished file could not be stored.
+
+    The job itself succeeded, so it may be sent again.
     """
 
     code = "STORAGE_FAILED"
@@ -172,8 +182,9 @@ class StorageError(AnimateDiffError):
 
 
 class EngineCorrupted(AnimateDiffError):
-    """Loaded weights could not be put back as they were. No later result of this
-    process can be trusted.
+    """Changed weights could not be restored.
+
+    Every later result of this process may be wrong.
     """
 
     code = "ENGINE_CORRUPTED"
@@ -182,8 +193,9 @@ class EngineCorrupted(AnimateDiffError):
 
 
 class DeviceFailed(AnimateDiffError):
-    """The device reported an error of its own, after which nothing on it can be
-    trusted.
+    """The device reported an error.
+
+    Every later result of the device may be wrong.
     """
 
     code = "DEVICE_FAILED"
@@ -192,29 +204,31 @@ class DeviceFailed(AnimateDiffError):
 
 
 class InternalError(AnimateDiffError):
-    """Anything that none of the other classes foresaw: our bug. The cause is in the
-    worker's log, not in the answer.
+    """Any other error: a bug in this package.
+
+    The cause is in the worker's log, not in the answer.
     """
 
     code = "INTERNAL"
 
 
 def shorten(value: Any, limit: int = 80) -> Any:
-    """``value`` as it may stand in an error: numbers and None as they are, all else as
-    text of at most ``limit``.
+    """``value`` as an error may show it: numbers and None unchanged, all else as text.
 
-    Lone surrogates, which UTF-8 has no place for, are written as escapes.
+    Text has at most ``limit`` characters, and a note about its length if it is cut.
+    Lone surrogates, which UTF-8 cannot express, become escapes.
     """
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return (
-            value
-            if value.bit_length() <= 64
-            else f"an integer of {value.bit_length()} bits"
-        )
+        return _shorten_integer(value)
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else str(value)
+        return value if math.isfinite(value) else str(value)
     text = value if isinstance(value, str) else repr(value)
     shown = text[:limit].encode(errors="backslashreplace").decode()
     return shown if len(text) <= limit else f"{shown}... ({len(text)} characters)"
+
+
+def _shorten_integer(value: int) -> int | str:
+    bits = value.bit_length()
+    return value if bits <= 64 else f"an integer of {bits} bits"

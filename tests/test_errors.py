@@ -76,7 +76,7 @@ def test_step_of_a_numeric_failure_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "shown"),
     [
         (None, None),
         (True, True),
@@ -89,5 +89,5 @@ def test_step_of_a_numeric_failure_is_named() -> None:
         ("a\ud800b", "a\\ud800b"),
     ],
 )
-def test_values_are_shortened(value: object, said: object) -> None:
-    assert shorten(value) == said
+def test_values_are_shortened(value: object, shown: object) -> None:
+    assert shorten(value) == shown
