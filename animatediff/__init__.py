@@ -34,7 +34,9 @@ if TYPE_CHECKING:  # _HOMES once more, for type checkers and editors
     from .pipeline import load_weights as load_weights
     from .video.grid import save_videos_grid as save_videos_grid
 else:
-    __all__ = ["__version__", *_HOMES]
+    __version__ = "1.0.0.dev0"
+
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> object:
