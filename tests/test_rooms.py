@@ -34,6 +34,7 @@ LEVELS = {
     "training": 10,
     "serving": 11,
     "cli": 12,
+    "__main__": 13,
 }
 ROOT = PACKAGE.parent
 OUTSIDE_TESTS = sorted(
@@ -58,7 +59,7 @@ def imported_rooms(path: Path) -> set[str]:
             rooms |= (
                 {node.module.split(".")[0]}
                 if node.module
-                else {alias.name for alias in node.names}
+                else {alias.name for alias in node.names if alias.name != "__version__"}
             )
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
             "animatediff."

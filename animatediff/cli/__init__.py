@@ -32,11 +32,16 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return the exit status."""
+    """Run the subcommand that the arguments name, and return the exit status."""
     options = _parser().parse_args(arguments)
-    run = _main_of(COMMANDS[options.command])
+    prog = f"animatediff {options.command}"
+    return run(options.command, options.arguments, prog)
+
+
+def run(name: str, arguments: Sequence[str], prog: str) -> int:
+    """Run the subcommand ``name``. An error becomes one line on stderr."""
     try:
-        return run(options.arguments, f"animatediff {options.command}")
+        return _main_of(COMMANDS[name])(arguments, prog)
     except AnimateDiffError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return 1

@@ -12,6 +12,13 @@ import torch
 import yaml
 from PIL import Image
 
+from animatediff import cli
+from animatediff.cli.environment import file_name
+from animatediff.cli.prompt_config import (
+    motion_module_version,
+    read_entries,
+    requests,
+)
 from animatediff.errors import InvalidRequest
 from animatediff.pipeline import (
     AnimationInputs,
@@ -22,10 +29,9 @@ from animatediff.pipeline import (
 from animatediff.settings import PROJECT_ROOT
 from animatediff.video import read_metadata
 from lab.golden.reference import model_folder
-from scripts.animate import file_name, main
-from scripts.prompt_config import motion_module_version, read_entries, requests
 
 CONFIGS = PROJECT_ROOT / "configs"
+
 PUBLISHED = {  # entries, prompts of each, guidance scale
     "1_animate/1_1_animate_RealisticVision": (2, 4, 8),
     "1_animate/1_2_animate_FilmVelvia": (2, 4, 8),
@@ -40,6 +46,10 @@ PUBLISHED = {  # entries, prompts of each, guidance scale
     "3_sparsectrl/3_3_sparsectrl_sketch_RealisticVision": (2, 2, 8.5),
 }
 FILES = sorted((CONFIGS / "prompts").glob("*/*.yaml"))
+
+
+def main(arguments: list[str]) -> int:
+    return cli.main(["make", *arguments])
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,15 @@
-"""What scripts.animate would load and make: its --dry-run."""
+"""What the clips of a config need: ``animatediff make --config FILE --dry-run``."""
 
 from collections.abc import Iterator
 from itertools import groupby
 
 import yaml
 
-from animatediff.config import SD15, unet_config_from_diffusers
-from animatediff.engine import Engine, named_files
-from animatediff.errors import AssetError, CheckpointError, InvalidRequest
-from animatediff.fetch.assets import Source
-from animatediff.job.clip import Clip
-
+from ..config import SD15, unet_config_from_diffusers
+from ..engine import Engine, named_files
+from ..errors import AssetError, CheckpointError, InvalidRequest
+from ..fetch.assets import Source
+from ..job.clip import Clip
 from .prompt_config import PlannedClip
 
 STEP_TFLOP = 35.25
@@ -52,9 +51,7 @@ def _clip(clip: PlannedClip, request: Clip) -> str:
     )
 
 
-def _sources(
-    engine: Engine, request: Clip
-) -> Iterator[tuple[str, str, bool]]:
+def _sources(engine: Engine, request: Clip) -> Iterator[tuple[str, str, bool]]:
     """Place, line and whether it is missing, of everything that ``request`` needs."""
     try:
         folder = engine.assets.base_model_folder(request.model)

@@ -14,11 +14,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
-from animatediff import catalog
-from animatediff.errors import InvalidRequest
-from animatediff.job.clip import SEED_MAX, GenerationRequest
-from animatediff.job.fields import shown
-from animatediff.job.validation import validated
+from .. import catalog
+from ..errors import InvalidRequest
+from ..job.clip import SEED_MAX, GenerationRequest
+from ..job.fields import shown
+from ..job.validation import validated
 
 Item = TypeVar("Item")
 
