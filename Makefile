@@ -12,7 +12,7 @@ CASES ?= 5000
 SEED ?=
 MINUTES ?= 0
 
-.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak train-shapeworld pin clean
+.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
@@ -32,7 +32,7 @@ format: .venv/requirements-dev
 	$(BIN)/ruff format .
 
 serve: .venv/requirements
-	$(BIN)/python handler.py --rp_serve_api --rp_api_host 127.0.0.1 --rp_api_port $(PORT)
+	$(BIN)/python -m animatediff serve --port $(PORT)
 
 schemas: .venv/requirements
 	$(BIN)/python -m schemas.generate
@@ -54,6 +54,9 @@ fuzz: .venv/requirements-dev
 
 soak: .venv/requirements-dev
 	$(BIN)/python -m lab.soak --bucket --jobs $(JOBS) --minutes $(MINUTES) --workers $(WORKERS) --kills $(KILLS)
+
+wheel: .venv/requirements-dev
+	$(BIN)/python -m lab.check_wheel
 
 test-image:
 	tests/image/run.sh

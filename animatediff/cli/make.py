@@ -111,15 +111,16 @@ def _value(text: str) -> Any:
 
 def _read_job(path: Path) -> dict[str, Any]:
     """The input in a job's file: ``{"input": {...}}``, or the fields alone."""
+    field = f"--job {path}"
     try:
         job = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InvalidRequest("--job", f"{path}: {error.strerror}", "a file") from None
+        raise InvalidRequest(field, error.strerror, "a file that can be read") from None
     except ValueError as error:
-        raise InvalidRequest("--job", f"{path}: {error}", "JSON") from None
+        raise InvalidRequest(field, str(error), "JSON") from None
     fields = job.get("input", job) if isinstance(job, dict) else job
     if not isinstance(fields, dict):
-        raise InvalidRequest("--job", f"{path}: {fields!r:.60}", "a JSON object")
+        raise InvalidRequest(field, fields, "a JSON object")
     return dict(fields)
 
 
@@ -142,7 +143,7 @@ def _run(job: Mapping[str, Any], settings: Settings, folder: Path) -> Answer:
         render_job_output,
     )
     progress = BarProgress()
-    delivery = {"id": file_name(job["prompt"]), "input": job}
+    delivery = {"id": file_name(job["prompt"].replace(",", "")), "input": job}
     try:
         return runner.run(delivery, progress, threading.Event())
     finally:

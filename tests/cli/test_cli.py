@@ -177,11 +177,11 @@ def test_make_prints_the_path_of_the_clip(
     out, err = capsys.readouterr()
     path = Path(out.strip())
     assert path.parent == Path("clips")
-    assert path.name.startswith("a-red-circle_-moving-right-")
+    assert path.name.startswith("a-red-circle-moving-right-")
     assert path.stat().st_mtime >= began - 2
     assert "4 frames of 64x64, seed 5" in err
     assert "denoise" in err
-    assert read_metadata(path)["seed"] == 5
+    assert read_metadata(path)["request"]["seed"] == 5
 
 
 def test_options_parser_does_not_abbreviate() -> None:
