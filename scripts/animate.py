@@ -3,6 +3,7 @@
 import sys
 
 from animatediff.cli import run
+from animatediff.cli.animate import main
 
 if __name__ == "__main__":
-    sys.exit(run("make", sys.argv[1:], prog="python -m scripts.animate"))
+    sys.exit(run(main, sys.argv[1:], "python -m scripts.animate"))

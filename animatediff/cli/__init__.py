@@ -9,15 +9,14 @@ from typing import NamedTuple
 from .. import __version__
 from ..errors import AnimateDiffError
 
+Main = Callable[[Sequence[str], str], int]
+"""Takes the arguments and the program's name, and returns the exit status."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + 2, as in a shell."""
 
 
 class Command(NamedTuple):
-    """A subcommand: the module of the package with its ``main``, and one line of help.
-
-    ``main`` takes the arguments and the program's name, and returns the exit status.
-    """
+    """A subcommand: the module of the package with its ``main``, and a line of help."""
 
     module: str
     summary: str
@@ -34,14 +33,14 @@ COMMANDS: Mapping[str, Command] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that the arguments name, and return the exit status."""
     options = _parser().parse_args(arguments)
-    prog = f"animatediff {options.command}"
-    return run(options.command, options.arguments, prog)
+    command = _main_of(COMMANDS[options.command])
+    return run(command, options.arguments, f"animatediff {options.command}")
 
 
-def run(name: str, arguments: Sequence[str], prog: str) -> int:
-    """Run the subcommand ``name``. An error becomes one line on stderr."""
+def run(command: Main, arguments: Sequence[str], prog: str) -> int:
+    """Run a command. An error becomes one line on stderr, and exit status 1."""
     try:
-        return _main_of(COMMANDS[name])(arguments, prog)
+        return command(arguments, prog)
     except AnimateDiffError as error:
         print(f"{error.code}: {error.message}", file=sys.stderr)
         return 1
@@ -50,7 +49,7 @@ def run(name: str, arguments: Sequence[str], prog: str) -> int:
         return INTERRUPTED
 
 
-def _main_of(command: Command) -> Callable[[Sequence[str], str], int]:
+def _main_of(command: Command) -> Main:
     return importlib.import_module(f"animatediff.{command.module}").main
 
 
