@@ -1,4 +1,4 @@
-"""Reads files back for the tests of this room, by other ways than the writers took."""
+"""Decode clips for the tests, independently of the code that wrote them."""
 
 import re
 import subprocess
@@ -18,7 +18,10 @@ def ffmpeg(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def decode_frames(path: Path) -> np.ndarray:
-    """uint8 (f, h, w, 3). ffmpeg takes the colour matrix from the file's tags."""
+    """Return uint8 (f, h, w, 3).
+
+    ffmpeg takes the colour matrix from the file's tags.
+    """
     if path.suffix in (".mp4", ".webm"):
         size = re.search(
             r"Video: .* (\d+)x(\d+)", ffmpeg("-i", str(path)).stderr.decode()
@@ -42,7 +45,7 @@ def decode_frames(path: Path) -> np.ndarray:
 
 
 def frame_times(path: Path) -> list[float]:
-    """When each frame starts, and at last when the clip ends, in seconds."""
+    """Return when each frame starts and, last, when the clip ends, in seconds."""
     if path.suffix in (".mp4", ".webm"):
         packets = ffmpeg(
             "-i", str(path), "-c", "copy", "-f", "framecrc", "-"

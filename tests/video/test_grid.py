@@ -1,3 +1,5 @@
+"""Grids equal those of the published code; the suffix selects the format."""
+
 import json
 from pathlib import Path
 
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from decoding import decode_frames, frame_times
-from PIL import Image
+from PIL import Image, ImageSequence
 from safetensors.torch import load_file
 
 from animatediff.errors import EncodeError
@@ -13,8 +15,9 @@ from animatediff.video import OUTPUT_FORMATS
 from animatediff.video.grid import save_videos_grid, video_grid
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "save_videos"
-"""What the published code made of ``videos`` (n_rows=4) and, with rescale, of ``videos
-* 2 - 1``.
+"""The published code's files, from ``videos`` (n_rows=4) and from ``videos * 2 - 1``.
+
+The second was written with ``rescale``.
 """
 
 
@@ -41,15 +44,14 @@ def test_rescaled_grid_differs_only_in_its_lines(
     assert (rescaled[:, ~lines] == plain[:, ~lines]).all()
     published = decode_frames(GOLDEN / "rescaled.gif")
     assert (published[:, lines] == 127).all()
-    assert (
-        np.abs(published.astype(int) - rescaled).mean() < 10
-    )  # it has 256 colours for noise
+    # The published file has only 256 colours for noise.
+    assert np.abs(published.astype(int) - rescaled).mean() < 10
 
 
 @pytest.mark.parametrize(
     ("rescale", "published"), [(False, "grid.gif"), (True, "rescaled.gif")]
 )
-def test_gif_is_as_the_published_code_wrote_it(
+def test_gif_equals_the_published_codes_in_layout_and_timing(
     golden: dict[str, torch.Tensor], rescale: bool, published: str, tmp_path: Path
 ) -> None:
     case = json.loads((GOLDEN / "case.json").read_text())
@@ -59,17 +61,19 @@ def test_gif_is_as_the_published_code_wrote_it(
     )
     with (
         Image.open(tmp_path / "new" / "folder" / published) as ours,
-        Image.open(GOLDEN / published) as theirs,
+        Image.open(GOLDEN / published) as reference,
     ):
-        for image in (ours, theirs):
-            assert image.n_frames == case["n_frames"]
+        for image in (ours, reference):
+            num_frames = sum(1 for _ in ImageSequence.Iterator(image))
+            assert num_frames == case["n_frames"]
             assert list(image.size) == case["size"]
             assert image.info["loop"] == case["loop"]
     times = frame_times(tmp_path / "new" / "folder" / published)
     assert np.diff(times) == pytest.approx([case["duration_ms"] / 1000] * 4)
     grid = video_grid(videos, 4, rescale).astype(int)
-    ours = np.abs(decode_frames(tmp_path / "new" / "folder" / published) - grid).mean()
-    assert ours < 2 * np.abs(decode_frames(GOLDEN / published) - grid).mean()
+    written = decode_frames(tmp_path / "new" / "folder" / published)
+    error = np.abs(written - grid).mean()
+    assert error < 2 * np.abs(decode_frames(GOLDEN / published) - grid).mean()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_gif_has_one_delay_for_all_frames(
 @pytest.mark.parametrize(
     "suffix", sorted({kind.suffix for kind in OUTPUT_FORMATS.values()} - {".gif"})
 )
-def test_suffix_names_the_format(suffix: str, tmp_path: Path) -> None:
+def test_suffix_selects_the_format(suffix: str, tmp_path: Path) -> None:
     videos = torch.linspace(0, 1, 2 * 3 * 2 * 16 * 16).reshape(2, 3, 2, 16, 16)
     save_videos_grid(videos, tmp_path / f"a{suffix}")
     decoded = decode_frames(tmp_path / f"a{suffix}")
@@ -100,7 +104,7 @@ def test_unknown_suffix_is_refused(tmp_path: Path) -> None:
         save_videos_grid(torch.rand(1, 3, 2, 8, 8), tmp_path / "a.avi")
 
 
-def test_folder_that_cannot_be_made_is_an_encode_error(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_encode_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EncodeError, match="folder could not be created") as caught:
         save_videos_grid(torch.rand(1, 3, 2, 8, 8), tmp_path / "file" / "a.gif")
@@ -131,7 +135,7 @@ def test_grey_is_shown_as_grey(batch: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_values_out_of_range_are_clamped_and_the_rest_is_cut(
+def test_values_are_clamped_and_truncated(
     dtype: torch.dtype,
 ) -> None:
     values = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5, 300.0], dtype=dtype).view(

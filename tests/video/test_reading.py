@@ -1,6 +1,4 @@
-"""Frames of a video file come back by their numbers, at the wanted size; what is no
-video is an AssetError.
-"""
+"""Chosen frames of a video file are read at a given size; bad files are AssetErrors."""
 
 from pathlib import Path
 
@@ -19,7 +17,7 @@ def ramp(
     width: int = 48,
     height: int = 32,
 ) -> Path:
-    """Frame i is gray of the value 8 i, and its left third black."""
+    """Write a clip whose frame i is grey of value 8 i, with a black left third."""
     frames = np.zeros((num_frames, height, width, 3), np.uint8)
     frames[:, :, width // 3 :] = np.arange(num_frames)[:, None, None, None] * 8
     write_video(Video(frames, 8), path, format=format, metadata={})
@@ -41,15 +39,14 @@ def test_frames_by_number(tmp_path: Path, format: str, suffix: str) -> None:
 
 def test_size_is_covered_and_cut_about_the_centre(tmp_path: Path) -> None:
     path = ramp(tmp_path / "wide.mp4", width=48, height=16)
-    frame = read_frames(path, [29], width=32, height=32)[
-        0
-    ]  # 96 x 32, of which the columns 32 to 63
+    # The frame is scaled to 96 x 32, and the columns 32 to 63 are kept.
+    [frame] = read_frames(path, [29], width=32, height=32)
     assert frame.shape == (32, 32, 3)
     assert frame[:, 3:].min() > 200
     assert read_frames(path, [29], width=96, height=16).shape == (1, 16, 96, 3)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_not_videos(tmp_path: Path) -> None:
     (tmp_path / "junk.mp4").write_bytes(b"no video" * 100)
     (tmp_path / "list.mp4").write_text(
         "#EXTM3U\n#EXTINF:1,\nhttps://example.org/a.ts\n"

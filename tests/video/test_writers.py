@@ -1,3 +1,5 @@
+"""Files of every format show the clip, keep its timing and hold its metadata."""
+
 import hashlib
 import os
 import resource
@@ -28,7 +30,7 @@ animations = pytest.mark.parametrize(
 )
 
 BACKGROUND, SQUARE = (40, 160, 90), (220, 60, 200)
-NASTY = {
+AWKWARD = {
     "prompt": "a=b; c#d \\ \\n \"quoted\" 'single' %d $HOME\nsecond line\r\n\ttab é 猫"
     " 🐈 \0 end\\",
     "seed": 2**64 - 1,
@@ -87,8 +89,8 @@ def test_file_shows_the_clip(format: str, tmp_path: Path) -> None:
     assert decoded.shape == video.frames.shape
     error = np.abs(decoded.astype(int) - video.frames)
     assert error.mean() < 4
-    # Inside the flat areas the colours are right in each channel: a wrong matrix or
-    # range is off by 10 and more.
+    # The flat areas have the right colours in each channel. A wrong matrix or range
+    # would be off by 10 or more.
     for index in range(5):
         left = 4 + 6 * index
         assert error[index, 16:28, left + 6 : left + 18].max() <= 4
@@ -110,9 +112,8 @@ def test_every_frame_starts_at_its_time(format: str, fps: int, tmp_path: Path) -
     assert starts == pytest.approx(
         [index / fps for index in range(5)], abs=tick / 2 + 1e-6
     )
-    last = (
-        1.5 * tick if format == "webm" else tick / 2
-    )  # Matroska says a duration for the last frame, and cuts it
+    # Matroska stores a truncated duration for the last frame.
+    last = 1.5 * tick if format == "webm" else tick / 2
     assert end == pytest.approx(5 / fps, abs=last + 1e-6)
 
 
@@ -143,12 +144,10 @@ def test_gif_has_one_palette(tmp_path: Path) -> None:
 
 def test_gif_stays_true_when_few_pixels_change(tmp_path: Path) -> None:
     frames = np.repeat(moving_square(1).frames, 4, axis=0)
-    frames[1, 47, 63] = frames[3, 0, 0] = (
-        SQUARE  # the corners of the changed box; both are taken back again
-    )
-    assert (
-        decode_frames(write(Video(frames, 8), tmp_path, "gif").path) == frames
-    ).all()
+    frames[1, 47, 63] = SQUARE
+    frames[3, 0, 0] = SQUARE
+    path = write(Video(frames, 8), tmp_path, "gif").path
+    assert (decode_frames(path) == frames).all()
 
 
 @pytest.mark.parametrize(
@@ -168,8 +167,8 @@ def test_delays_at_8_fps_alternate() -> None:
 
 @every_format
 def test_same_clip_gives_same_bytes(format: str, tmp_path: Path) -> None:
-    first = write(noise(), tmp_path, format, metadata=NASTY)
-    assert write(noise(), tmp_path, format, metadata=NASTY).sha256 == first.sha256
+    first = write(noise(), tmp_path, format, metadata=AWKWARD)
+    assert write(noise(), tmp_path, format, metadata=AWKWARD).sha256 == first.sha256
 
 
 @pytest.mark.parametrize("format", ["mp4", "webm", "webp"])
@@ -180,7 +179,7 @@ def test_quality_costs_bytes(format: str, tmp_path: Path) -> None:
     assert sizes[0] < sizes[1] < sizes[2]
 
 
-def test_mp4_says_its_colours_and_can_start_before_it_is_loaded(tmp_path: Path) -> None:
+def test_mp4_tags_its_colours_and_can_start_before_it_is_loaded(tmp_path: Path) -> None:
     path = write(moving_square(), tmp_path, "mp4").path
     assert "h264" in (log := ffmpeg("-i", str(path)).stderr.decode())
     assert "yuv420p(tv, bt709" in log
@@ -188,7 +187,7 @@ def test_mp4_says_its_colours_and_can_start_before_it_is_loaded(tmp_path: Path) 
     assert 0 < content.index(b"moov") < content.index(b"mdat")
 
 
-def test_webm_says_its_colours(tmp_path: Path) -> None:
+def test_webm_tags_its_colours(tmp_path: Path) -> None:
     log = ffmpeg(
         "-i", str(write(moving_square(), tmp_path, "webm").path)
     ).stderr.decode()
@@ -199,8 +198,8 @@ def test_webm_says_its_colours(tmp_path: Path) -> None:
 @every_format
 @pytest.mark.parametrize(
     "metadata",
-    [NASTY, {"long": "=;#\\\n" * 50_000}, {}],
-    ids=["nasty", "long", "empty"],
+    [AWKWARD, {"long": "=;#\\\n" * 50_000}, {}],
+    ids=["awkward", "long", "empty"],
 )
 def test_metadata_come_back_exactly(
     format: str, metadata: dict, tmp_path: Path
@@ -324,9 +323,8 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
     old = tmp_path / f"clip{OUTPUT_FORMATS[format].suffix}"
     old.write_bytes(b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (4096, limits[1])
-    )  # any larger file fails, as on a full disk
+    # Any larger file fails, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(EncodeError) as caught:
             write(noise(8, 96), tmp_path, format)
@@ -356,27 +354,27 @@ def use_ffmpeg(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake))
 
 
-def test_ffmpeg_failure_tells_its_last_line_without_paths(
+def test_ffmpeg_failure_shows_its_last_line_without_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A megabyte of complaints before it reads a byte: whoever does not drain stderr
-    # waits here for ever.
+    # ffmpeg writes a megabyte to stderr before it reads stdin: code that does not drain
+    # stderr hangs here.
     complaints = "yes complaint | head -c 1000000 >&2; cat >/dev/null"
-    last = "echo '[out @ 0x7f] [mp4 @ 0x80] /srv/secret/model.ckpt: is not nice' >&2; exit 3"
-    use_ffmpeg(f"{complaints}; {last}", tmp_path, monkeypatch)
+    last = "[out @ 0x7f] [mp4 @ 0x80] /srv/secret/model.ckpt: is not nice"
+    script = f"{complaints}; echo '{last}' >&2; exit 3"
+    use_ffmpeg(script, tmp_path, monkeypatch)
     with pytest.raises(EncodeError) as caught:
         write(noise(), tmp_path, "mp4")
     assert caught.value.message == "ffmpeg failed: model.ckpt: is not nice"
 
 
-def test_silent_ffmpeg_failure_tells_the_status(
+def test_silent_ffmpeg_failure_shows_the_exit_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_ffmpeg("exit 3", tmp_path, monkeypatch)
     with pytest.raises(EncodeError, match="exit status 3"):
-        write(
-            noise(16, 96), tmp_path, "webm"
-        )  # more than a pipe holds, so stdin breaks
+        # This is more than a pipe holds, so writing to stdin fails.
+        write(noise(16, 96), tmp_path, "webm")
 
 
 def test_missing_ffmpeg_is_an_encode_error(
