@@ -67,7 +67,7 @@ def _read_hosts(value: Any) -> Any:
     if value == "none":
         return ()
     hosts = (host.strip().lower() for host in value.split(","))
-    return tuple(host for host in hosts if host)
+    return tuple(filter(None, hosts))
 
 
 def _read_url(text: str | None) -> str | None:
@@ -162,19 +162,27 @@ class BucketSettings(_Declaration):
     name: str = Field(description="name of the bucket")
     access_key_id: Secret = Field(description="access key")
     secret_access_key: Secret = Field(description="secret key")
-    endpoint_url: Url = Field(None, description="S3 endpoint; unset: AWS")
-    region: str | None = Field(None, description="region that requests are signed for")
+    endpoint_url: Url = Field(default=None, description="S3 endpoint; unset: AWS")
+    region: str | None = Field(
+        default=None, description="region that requests are signed for"
+    )
     addressing_style: Literal["auto", "path", "virtual"] = Field(
-        "auto", description="where the bucket's name goes: into the path or the host"
+        default="auto",
+        description="where the bucket's name goes: into the path or the host",
     )
     key_template: KeyTemplate = Field(
-        "animatediff/{job_id}-{sha256:.12}{suffix}", description="key of an object"
+        default="animatediff/{job_id}-{sha256:.12}{suffix}",
+        description="key of an object",
     )
     public_base_url: Url = Field(
-        None, description="URLs are this plus the key; unset: URLs are presigned"
+        default=None,
+        description="URLs are this plus the key; unset: URLs are presigned",
     )
     url_ttl_seconds: Annotated[int, Words(unit="seconds")] = Field(
-        7 * 24 * 3600, ge=1, le=7 * 24 * 3600, description="lifetime of presigned URLs"
+        default=7 * 24 * 3600,
+        ge=1,
+        le=7 * 24 * 3600,
+        description="lifetime of presigned URLs",
     )
 
 
@@ -203,56 +211,61 @@ class Settings(_Declaration):
         description="folder of files downloaded from URLs",
     )
     result_file: Path | None = Field(
-        None, description="file that also receives each job's output, as JSON"
+        default=None, description="file that also receives each job's output, as JSON"
     )
     default_model: Annotated[
         str | None,
         Words(allowed="name of a base model", default="the first installed"),
-    ] = Field(None, description="model of jobs that name none")
+    ] = Field(default=None, description="model of jobs that name none")
     device: Annotated[str, Words(allowed="auto, or a torch device such as cuda:1")] = (
-        Field("auto", description="device; auto: cuda if available, else cpu")
+        Field(default="auto", description="device; auto: cuda if available, else cpu")
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
-        "auto", description="precision; auto: float16 on cuda, float32 on cpu"
+        default="auto", description="precision; auto: float16 on cuda, float32 on cpu"
     )
     attention_backend: Literal["sdpa", "xformers"] = Field(
-        "sdpa",
+        default="sdpa",
         validation_alias="ANIMATEDIFF_ATTENTION",
         description="attention kernels; sdpa: PyTorch's own",
     )
     vae_decode_chunk: Annotated[int, Words(unit="frames")] = Field(
-        4, ge=1, le=64, description="frames decoded at once"
+        default=4, ge=1, le=64, description="frames decoded at once"
     )
     device_memory_bytes: Annotated[
         int | None, Words(unit="bytes", default="the whole card")
     ] = Field(
-        None,
+        default=None,
         ge=1,
         le=10**15,
         description="memory for weights and work; larger jobs are rejected at once",
     )
     max_megapixel_steps: float = Field(
-        1000.0,
+        default=1000.0,
         ge=0.001,
         le=1e6,
         description="largest job: frames x width x height x steps / 1e6",
     )
-    offline: bool = Field(False, description="1: download nothing, use local files")
+    offline: bool = Field(
+        default=False, description="1: download nothing, use local files"
+    )
     download_hosts: Hosts = Field(
-        None,
+        default=None,
         description="hosts that jobs may name in URLs; `*`: every public host,"
         " `none`: no downloads, `.example.org`: all hosts below it",
     )
     max_download_bytes: Bytes = Field(
-        10_000_000_000, ge=1, le=10**12, description="largest file that is downloaded"
+        default=10_000_000_000,
+        ge=1,
+        le=10**12,
+        description="largest file that is downloaded",
     )
     on_platform: Presence = Field(
-        False,
+        default=False,
         validation_alias="RUNPOD_WEBHOOK_POST_OUTPUT",
         description="set by RunPod: jobs come from its queue, answers go back there",
     )
     concurrency: Annotated[int, Words(unit="jobs")] = Field(
-        2,
+        default=2,
         ge=1,
         le=16,
         description="jobs taken at once; one computes, the others download or upload",
@@ -260,25 +273,25 @@ class Settings(_Declaration):
     job_timeout_seconds: Annotated[
         float | None, Words(unit="seconds", default="no limit")
     ] = Field(
-        None,
+        default=None,
         ge=0.001,
         le=1e6,
         description="a job that takes longer is stopped at its next step",
     )
     max_inline_bytes: Bytes = Field(
-        7_000_000,
+        default=7_000_000,
         ge=1,
         le=20_000_000,
         description="largest file inside an answer, where there is no bucket",
     )
-    log_prompts: bool = Field(False, description="1: prompts appear in the log")
+    log_prompts: bool = Field(default=False, description="1: prompts appear in the log")
     sdk_log_level: LogLevel = Field(
-        "INFO",
+        default="INFO",
         validation_alias=AliasChoices("RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"),
         description="log level of RunPod's SDK; its DEBUG shows whole jobs and answers",
     )
     video_quality: int = Field(
-        90, ge=1, le=100, description="quality of mp4, webm and webp"
+        default=90, ge=1, le=100, description="quality of mp4, webm and webp"
     )
     any_path: bool = False
     """Jobs may name any path of this machine. For command lines, not for services."""

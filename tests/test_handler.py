@@ -1,6 +1,4 @@
-"""handler.py under the real RunPod SDK: its local mode and its local API, as the README
-shows them.
-"""
+"""handler.py under the real RunPod SDK: its local mode and its local API."""
 
 import json
 import os
@@ -183,7 +181,7 @@ def test_bad_job_fails_clearly_and_the_next_one_completes(
 
 
 def test_no_prompt_and_no_answer_appears_in_any_output(api: Api) -> None:
-    """Neither of a job that is done, nor of one that is rejected."""
+    """Neither of a finished job, nor of a rejected one."""
     before = len(api.lines())
     canary = "seventeen violet herons"
     done = post(api, {**SMALL, "prompt": canary, "negative_prompt": canary})

@@ -324,7 +324,7 @@ def _output(
     encoded: EncodedVideo,
     generated: Generated,
     timings: dict[str, float],
-    said: tuple[str, ...],
+    warnings: tuple[str, ...],
     worker: dict[str, float],
 ) -> dict[str, Any]:
     return {
@@ -341,5 +341,5 @@ def _output(
         **weights_of(generated),
         "timings": timings,
         "worker": worker,
-        "warnings": [*generated.warnings, *said],
+        "warnings": [*generated.warnings, *warnings],
     }

@@ -126,17 +126,20 @@ def endpoint_of(bucket: BucketSettings) -> tuple[str | None, str]:
     request that is signed for another region. A presigned URL does not survive the
     redirect, and boto3's "auto" would presign for the global host.
     """
-    style = bucket.addressing_style
     url = urlsplit(bucket.endpoint_url or f"https://{_AWS}")
     parts = _parts_of_host(url.hostname or "")
     if parts is None:
-        return bucket.endpoint_url, style
-    has_bucket = parts["bucket"] == bucket.name
-    if has_bucket:
+        return bucket.endpoint_url, bucket.addressing_style
+    is_virtual = parts["bucket"] == bucket.name
+    if is_virtual:
         url = url._replace(netloc=url.netloc.removeprefix(f"{bucket.name}."))
     if url.path.strip("/") == bucket.name:
         url = url._replace(path="")
-    is_global = url.hostname == _AWS
-    if style == "auto" and (has_bucket or is_global):
-        style = "virtual"
-    return (None if is_global else url.geturl()), style
+    if url.hostname == _AWS:
+        return None, _style(bucket, is_virtual=True)
+    return url.geturl(), _style(bucket, is_virtual=is_virtual)
+
+
+def _style(bucket: BucketSettings, *, is_virtual: bool) -> str:
+    is_open = bucket.addressing_style == "auto"
+    return "virtual" if is_open and is_virtual else bucket.addressing_style

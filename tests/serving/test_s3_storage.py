@@ -1,6 +1,4 @@
-"""The bucket storage against a real S3 server, rclone's. ``tests/ceph`` puts the same
-questions to Ceph.
-"""
+"""The bucket storage with a real S3 server, rclone's. tests/ceph uses Ceph."""
 
 import hashlib
 import threading
@@ -81,7 +79,7 @@ def fetch(url: str) -> tuple[bytes, str]:
 
 
 def refusal(url: str) -> int:
-    """The status that a GET is refused with."""
+    """The status of the answer to a GET that is refused."""
     with pytest.raises(urllib.error.HTTPError) as caught:
         fetch(url)
     caught.value.close()
@@ -90,16 +88,14 @@ def refusal(url: str) -> int:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """boto3 does not wait between its tries."""
+    """boto3 does not wait between two tries."""
     monkeypatch.setattr(
         "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01
     )
 
 
 class TestBucket:
-    """What holds for any S3 server. A module that takes these tests over has a fixture
-    ``server`` of its own.
-    """
+    """Tests for any S3 server. A module that inherits them has a fixture ``server``."""
 
     @pytest.fixture
     def clip(self, tmp_path: Path) -> EncodedVideo:
@@ -120,8 +116,8 @@ class TestBucket:
     def test_an_object_says_what_it_is(
         self, server: S3Server, clip: EncodedVideo
     ) -> None:
-        S3Storage(bucket(server, "told")).put(clip, "j")
-        found = server.client().head_object(Bucket="clips", Key="told/j.mp4")
+        S3Storage(bucket(server, "head")).put(clip, "j")
+        found = server.client().head_object(Bucket="clips", Key="head/j.mp4")
         assert (found["ContentType"], found["ContentLength"]) == (
             "video/mp4",
             len(CONTENT),
@@ -325,9 +321,7 @@ class TestBucket:
         assert self.unfinished(server) == []
 
     def unfinished(self, server: S3Server) -> list[str]:
-        """Keys of uploads in parts that were begun and not ended, which cost money and
-        are not seen in listings.
-        """
+        """Keys of unfinished uploads: they cost money, and listings omit them."""
         deadline = time.monotonic() + 5
         while True:
             found = (

@@ -1,6 +1,4 @@
-"""The async side: stages on their threads, cancellation, one job on the device at a
-time.
-"""
+"""The worker: stages on their threads, cancellation, one job on the device."""
 
 import asyncio
 import json
@@ -8,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,9 +18,7 @@ Stage = Callable[[], Any]
 
 
 class Stages:
-    """Stands for JobRunner: jobs whose stages are functions of the job's id and its
-    cancel event.
-    """
+    """A JobRunner whose stages are functions of the job's id and cancel event."""
 
     def __init__(self, **stages: Callable[[str, threading.Event], Any]) -> None:
         self._stages = stages
@@ -53,9 +49,9 @@ class Silent:
 
 
 def worker(
-    progress: Callable[..., Any] = Silent, warm: Stage | None = None, **stages: Any
+    progress: Callable[..., Any] = Silent, warm: Any = None, **stages: Any
 ) -> Worker:
-    return Worker(Stages(**stages), progress, warm)  # type: ignore[arg-type]
+    return Worker(cast(Any, Stages(**stages)), progress, warm)
 
 
 def test_error_is_text_for_the_sdk() -> None:
@@ -82,7 +78,7 @@ def test_event_loop_goes_on_while_a_job_runs() -> None:
     assert asyncio.run(both()) > 5
 
 
-def test_cancelled_job_is_told_and_the_device_waited_for() -> None:
+def test_a_cancelled_job_is_asked_to_stop_and_the_device_waited_for() -> None:
     events = []
 
     def generate(name: str, cancelled: threading.Event) -> None:
@@ -130,12 +126,12 @@ def test_a_job_cancelled_while_it_waits_for_the_device_never_gets_there() -> Non
 
 
 @pytest.mark.parametrize("stage", ["prepare", "finish"])
-def test_a_cancel_beside_the_device_does_not_wait(stage: str) -> None:
-    told = threading.Event()
+def test_a_cancel_off_the_device_does_not_wait(stage: str) -> None:
+    asked_to_stop = threading.Event()
 
     def slow(_name: str, cancelled: threading.Event) -> dict:
         if cancelled.wait(5):
-            told.set()
+            asked_to_stop.set()
         time.sleep(0.5)
         return {}
 
@@ -151,22 +147,22 @@ def test_a_cancel_beside_the_device_does_not_wait(stage: str) -> None:
         return time.monotonic() - start
 
     waited = asyncio.run(cancel())
-    assert told.wait(1)
+    assert asked_to_stop.wait(1)
     assert waited < 0.4
 
 
-def test_jobs_overlap_beside_the_device_and_never_on_it() -> None:
+def test_jobs_overlap_off_the_device_and_never_on_it() -> None:
     on_device: list[int] = []
-    beside: list[int] = []
+    preparing: list[int] = []
     most = [0]
     lock = threading.Lock()
 
     def prepare(*_: Any) -> None:
         with lock:
-            beside.append(1)
-            most[0] = max(most[0], len(beside))
+            preparing.append(1)
+            most[0] = max(most[0], len(preparing))
         time.sleep(0.05)
-        beside.pop()
+        preparing.pop()
 
     def generate(*_: Any) -> None:
         on_device.append(1)

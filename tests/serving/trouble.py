@@ -1,6 +1,4 @@
-"""A proxy in front of an S3 server that troubles the first uploads that come through
-it.
-"""
+"""A proxy in front of an S3 server that disturbs the first uploads."""
 
 import http.client
 import socket
@@ -13,25 +11,26 @@ from urllib.parse import urlsplit
 from lab.queue.quiet_http import Quiet, QuietServer
 
 HOP = ("connection", "content-length", "expect", "keep-alive", "transfer-encoding")
-"""Headers that are between two neighbours."""
+"""Headers for one connection, which a proxy does not hand on."""
 
 
 class Trouble(StrEnum):
     """What happens to a PUT."""
 
     BUSY = "503"
-    """It is read, and refused for now."""
+    """The proxy reads it, and refuses it for now."""
     CUT = "cut"
-    """The connection ends amid it."""
+    """The connection ends in the middle of it."""
     LOST = "lost"
-    """It is carried out, and the connection ends before the answer."""
+    """The server stores it, and the connection ends before the answer."""
     LATE = "late"
-    """It is carried out, and the answer comes after ``TroubledServer.pause``."""
+    """The server stores it, and answers after ``TroubledServer.pause`` seconds."""
 
 
 class TroubledServer:
-    """Use it in a ``with`` block. The first ``times`` PUTs are troubled; ``puts``
-    counts all of them.
+    """Disturbs the first ``times`` PUTs, and counts all of them in ``puts``.
+
+    Use it in a ``with`` block.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class TroubledServer:
         self._server.stop()
 
     def next(self) -> Trouble | None:
-        """What happens to this PUT."""
+        """Return what happens to this PUT."""
         with self._counting:
             self.puts += 1
             self.left -= 1
@@ -96,7 +95,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
     do_DELETE = do_HEAD = do_POST = do_GET  # noqa: N815
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """The server's answer. The client's Host goes along: it is signed."""
+        """Return the server's answer. The client's Host is signed, so it is kept."""
         connection = http.client.HTTPConnection(self.server.trouble.target, timeout=60)
         try:
             connection.putrequest(
