@@ -8,12 +8,9 @@ environment variables and the ``.env`` file.
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -22,7 +19,6 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -33,6 +29,7 @@ from pydantic_settings import (
 )
 
 from .errors import ConfigurationError
+from .variables import Variable, Words, variables_of
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 ENV_FILE = ".env"
@@ -41,22 +38,14 @@ _PREFIXES = ("ANIMATEDIFF_", "BUCKET_")
 
 
 def data_root() -> Path:
-    """The folder of models, inputs and outputs: the checkout, or the working directory.
+    """The folder of models, inputs and outputs.
 
-    An installed package has no pyproject.toml beside it, and its own folder,
-    site-packages, is no place for data.
+    It is the folder of the package in a checkout, which has pyproject.toml, and in the
+    image, which has handler.py. An installed package's folder, site-packages, is no
+    place for data: then it is the working directory.
     """
-    in_checkout = (PROJECT_ROOT / "pyproject.toml").is_file()
-    return PROJECT_ROOT if in_checkout else Path.cwd()
-
-
-@dataclass(frozen=True)
-class Words:
-    """What the type of a setting does not say: allowed values, unit, default."""
-
-    allowed: str = ""
-    unit: str = ""
-    default: str = ""
+    marks = (PROJECT_ROOT / "pyproject.toml", PROJECT_ROOT / "handler.py")
+    return PROJECT_ROOT if any(mark.is_file() for mark in marks) else Path.cwd()
 
 
 def _read_hosts(value: Any) -> Any:
@@ -327,98 +316,9 @@ class Settings(_Declaration):
         return settings.replace(bucket=_bucket(texts))
 
 
-@dataclass(frozen=True)
-class Variable:
-    """One environment variable, as the documentation and error messages describe it.
-
-    ``default`` describes the value without the variable, in Markdown. ``names`` are the
-    variable's name and its synonyms.
-    """
-
-    field: str
-    meaning: str
-    allowed: str
-    default: str
-    names: tuple[str, ...]
-    secret: bool
-
-
-def _words(field: FieldInfo) -> Words:
-    rows = [each for each in field.metadata if isinstance(each, Words)]
-    return rows[-1] if rows else Words()
-
-
-def _plain_type(field: FieldInfo) -> Any:
-    """The annotation of ``field`` without None."""
-    members = [each for each in get_args(field.annotation) if each is not NoneType]
-    is_optional = NoneType in get_args(field.annotation)
-    return members[0] if is_optional else field.annotation
-
-
-def _range(field: FieldInfo, unit: str) -> str:
-    low = next(each.ge for each in field.metadata if isinstance(each, Ge))
-    high = next(each.le for each in field.metadata if isinstance(each, Le))
-    kind = "a whole number" if _plain_type(field) is int else "a number"
-    return f"{kind} from {_grouped(low)} to {_grouped(high)} {unit}".rstrip()
-
-
-def _grouped(bound: Any) -> str:
-    return f"{bound:,}".removesuffix(".0")
-
-
-def _allowed(field: FieldInfo) -> str:
-    kind, words = _plain_type(field), _words(field)
-    if words.allowed:
-        return words.allowed
-    if get_origin(kind) is Literal:
-        return ", ".join(get_args(kind))
-    if kind in (int, float):
-        return _range(field, words.unit)
-    return {bool: "0 or 1", Path: "a path"}.get(kind, "text")
-
-
-def _default(field: FieldInfo) -> str:
-    words, default = _words(field), field.default
-    if words.default:
-        return words.default
-    if field.is_required():
-        return "required for a bucket"
-    if default is None:
-        return "-"
-    if isinstance(default, bool):
-        return f"`{int(default)}`"
-    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
-
-
-def _names(field_name: str, field: FieldInfo, prefix: str) -> tuple[str, ...]:
-    alias = field.validation_alias
-    if isinstance(alias, AliasChoices):
-        return tuple(str(choice) for choice in alias.choices)
-    return (str(alias or prefix + field_name.upper()),)
-
-
-def _variables(declaration: type[_Declaration]) -> Mapping[str, Variable]:
-    """The environment variables of ``declaration``: its fields with a description."""
-    prefix = declaration.model_config.get("env_prefix", "")
-    rows: dict[str, Variable] = {}
-    for field_name, field in declaration.model_fields.items():
-        if field.description is None:
-            continue
-        names = _names(field_name, field, prefix)
-        rows[names[0]] = Variable(
-            field=field_name,
-            meaning=field.description,
-            allowed=_allowed(field),
-            default=_default(field),
-            names=names,
-            secret=field.annotation is SecretStr,
-        )
-    return MappingProxyType(rows)
-
-
-VARIABLES = _variables(Settings)
+VARIABLES = variables_of(Settings)
 """The service's environment variables by name."""
-BUCKET_VARIABLES = _variables(BucketSettings)
+BUCKET_VARIABLES = variables_of(BucketSettings)
 """The bucket's environment variables by name."""
 
 
@@ -439,9 +339,17 @@ def _texts(environ: Mapping[str, str] | None) -> dict[str, str]:
     """All variables that are set: of ``environ``, or of the process and ``.env``."""
     variables: Mapping[str, str | None] = environ or {}
     if environ is None:
-        file = DotEnvSettingsSource(_Declaration, ENV_FILE, case_sensitive=True)
-        variables = {**file.env_vars, **_stripped(os.environ)}
+        variables = {**_env_file(), **_stripped(os.environ)}
     return _stripped(variables)
+
+
+def _env_file() -> Mapping[str, str | None]:
+    try:
+        source = DotEnvSettingsSource(_Declaration, ENV_FILE, case_sensitive=True)
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"the file {ENV_FILE} cannot be read: it must be text in UTF-8"
+        raise ConfigurationError(message, setting=ENV_FILE) from error
+    return source.env_vars
 
 
 def _stripped(variables: Mapping[str, str | None]) -> dict[str, str]:

@@ -20,6 +20,7 @@ LEVELS = {
     "catalog": 2,
     "job": 3,
     "settings": 3,
+    "variables": 0,
     "fetch": 4,
     "models": 4,
     "checkpoints": 5,

@@ -141,16 +141,25 @@ def test_an_empty_variable_leaves_the_env_file_s_value(
     assert Settings.from_env().device == "cpu"
 
 
+def test_an_unreadable_env_file_is_named(folder: Path) -> None:
+    (folder / ".env").write_bytes(b"ANIMATEDIFF_DEVICE=\xff\n")
+    with pytest.raises(ConfigurationError, match=r"the file \.env cannot be read"):
+        Settings.from_env()
+
+
 def test_data_is_in_the_checkout_or_in_the_working_directory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Settings().models_dir == PROJECT_ROOT / "models"
     site_packages = folder / "lib" / "site-packages"
+    site_packages.mkdir(parents=True)
     monkeypatch.setattr(settings_module, "PROJECT_ROOT", site_packages)
     settings = Settings.from_env()
     assert settings.models_dir == folder / "models"
     assert settings.output_dir == folder / "outputs"
     assert settings.input_dir == folder / "inputs"
+    (site_packages / "handler.py").touch()  # as in the image
+    assert Settings().models_dir == site_packages / "models"
 
 
 def test_unknown_variables_are_named_with_the_closest_one() -> None:
