@@ -124,24 +124,18 @@ class BarProgress:
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._last = Progress("load", 0, 0)
+        self._phase: tuple[Phase, int] | None = None
 
     def __call__(self, progress: Progress, /) -> None:
         """Move the bar to ``progress``, or begin the bar of the next phase."""
-        if self._bar is None or self._begins_anew(progress):
+        step = _steps_done(progress)
+        phase: tuple[Phase, int] = (progress.phase, progress.total)
+        if self._bar is None or phase != self._phase or step < self._bar.n:
             self.close()
-            self._bar = _bar(progress)
-        self._last = progress
-        self._bar.update(_steps_done(progress) - self._bar.n)
+            self._bar, self._phase = _bar(progress), phase
+        self._bar.update(step - self._bar.n)
         if _is_finished(progress):
             self.close()
-
-    def _begins_anew(self, progress: Progress) -> bool:
-        bar = (self._last.phase, self._last.total)
-        return (
-            progress.phase,
-            progress.total,
-        ) != bar or progress.step < self._last.step
 
     def close(self) -> None:
         """End the current bar."""
