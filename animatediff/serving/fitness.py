@@ -53,8 +53,10 @@ def check_weights(settings: Settings) -> None:
     models = settings.models_dir
     names = assets.installed_base_models(models)
     if not names:
+        state = "there is no model below" if models.is_dir() else "there is no folder"
         raise ConfigurationError(
-            f"there is no model below {models.name}/ (ANIMATEDIFF_MODELS_DIR)"
+            f"{state} {models} (ANIMATEDIFF_MODELS_DIR); `animatediff fetch sd15-v3`"
+            " downloads a model"
         )
     for name in names:
         _check_motion_module(models, name)

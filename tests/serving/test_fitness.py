@@ -37,8 +37,15 @@ def test_an_installation_in_order_passes_every_check() -> None:
 
 
 def test_an_empty_models_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="there is no model"):
+    with pytest.raises(ConfigurationError, match="animatediff fetch") as caught:
         check_weights(Settings(models_dir=tmp_path))
+    assert caught.value.message.startswith(f"there is no model below {tmp_path} (")
+
+
+def test_no_models_folder(tmp_path: Path) -> None:
+    missing = tmp_path / "models"
+    with pytest.raises(ConfigurationError, match=f"there is no folder {missing} "):
+        check_weights(Settings(models_dir=missing))
 
 
 def test_a_model_without_its_motion_module(models: Path) -> None:
