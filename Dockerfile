@@ -5,17 +5,16 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # --- The locked dependencies, in /opt/venv.
 FROM ${BASE_IMAGE} AS dependencies
-# The pins in this file replace those in requirements.txt. The default replaces none.
-ARG REQUIREMENTS_OVERRIDE=requirements.txt
+# A lock with hashes, which pip then requires of every package. A build from other wheels than the public index's
+# passes requirements.txt instead.
+ARG REQUIREMENTS=requirements.lock
 WORKDIR /build
-COPY requirements.txt ${REQUIREMENTS_OVERRIDE} ./
+COPY ${REQUIREMENTS} requirements
 # The secret pip_conf configures pip for another package index. It is optional, and no layer keeps it.
 RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
-    awk -F '==' 'FNR == 1 { file++ } file == 1 { given[$1] = 1; print; next } !($1 in given)' \
-        "${REQUIREMENTS_OVERRIDE}" requirements.txt > locked.txt \
-    && python -m venv /opt/venv \
+    python -m venv /opt/venv \
     && PIP_CACHE_DIR=/var/cache/pip PIP_CONFIG_FILE=/run/secrets/pip_conf \
-        /opt/venv/bin/python -m pip install --disable-pip-version-check -r locked.txt
+        /opt/venv/bin/python -m pip install --disable-pip-version-check -r requirements
 
 # --- The weights as published. This stage needs only the manifest and its reader.
 FROM ${BASE_IMAGE} AS fetch

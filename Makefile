@@ -12,7 +12,7 @@ CASES ?= 5000
 SEED ?=
 MINUTES ?= 0
 
-.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld pin clean
+.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld lock pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
@@ -63,6 +63,9 @@ test-image:
 
 train-shapeworld: .venv/requirements-train
 	$(BIN)/python -m lab.train_shapeworld
+
+lock: .venv/requirements
+	$(BIN)/python -m scripts.lock
 
 pin: .venv/requirements
 	$(BIN)/python -m builder.pin

@@ -62,7 +62,7 @@ target "cuda13" {
 target "cuda12-8" {
   inherits = ["common"]
   args = {
-    REQUIREMENTS_OVERRIDE = "requirements-cuda12.8.txt"
+    REQUIREMENTS = "requirements-cuda12.8.lock"
   }
   tags = ["${IMAGE}:${VERSION}-${PROFILE}-cuda12.8"]
 }

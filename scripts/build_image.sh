@@ -8,11 +8,11 @@ scripts/build_image.sh [--profile NAME] [--tag NAME:TAG] [--target cuda13|cuda12
 
   --profile   weights in the image: one of builder/manifest.json's profiles (default: shapeworld)
   --tag       default: animatediff-serverless:dev
-  --target    cuda13: requirements.txt as it is (default); cuda12-8: with the pins of requirements-cuda12.8.txt
+  --target    cuda13: with requirements.lock (default); cuda12-8: with requirements-cuda12.8.lock
   --context   folder to build (default: this repository)
   --          what follows goes to docker build, or buildah build, as it is
 
-Environment: BASE_IMAGE, ALLOW_UNPINNED, VERSION, REVISION as in the Dockerfile; HF_TOKEN becomes the build secret hf_token,
+Environment: BASE_IMAGE, ALLOW_UNPINNED, REQUIREMENTS, VERSION, REVISION as in the Dockerfile; HF_TOKEN becomes the build secret hf_token,
 which no layer keeps; DOCKER names the docker client.
 USAGE
 }
@@ -33,13 +33,13 @@ while [ $# -gt 0 ]; do
     esac
 done
 case $target in
-    cuda13) override=requirements.txt ;;
-    cuda12-8) override=requirements-cuda12.8.txt ;;
+    cuda13) lock=requirements.lock ;;
+    cuda12-8) lock=requirements-cuda12.8.lock ;;
     *) echo "no target $target, only cuda13 and cuda12-8" >&2 && exit 2 ;;
 esac
 revision=${REVISION:-$(git -C "$context" rev-parse HEAD 2> /dev/null || echo unknown)}
 
-set -- --build-arg "MODELS_PROFILE=$profile" --build-arg "REQUIREMENTS_OVERRIDE=$override" \
+set -- --build-arg "MODELS_PROFILE=$profile" --build-arg "REQUIREMENTS=${REQUIREMENTS:-$lock}" \
     --build-arg "VERSION=${VERSION:-dev}" --build-arg "REVISION=$revision" "$@"
 [ -z "${BASE_IMAGE:-}" ] || set -- --build-arg "BASE_IMAGE=$BASE_IMAGE" "$@"
 [ -z "${ALLOW_UNPINNED:-}" ] || set -- --build-arg "ALLOW_UNPINNED=$ALLOW_UNPINNED" "$@"

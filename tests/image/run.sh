@@ -138,6 +138,7 @@ if ! "$docker" image inspect "$BASE_IMAGE" > /dev/null 2>&1 && ! timeout 120 "$d
     pids+=("$!")
     printf '[global]\nno-index = true\nfind-links = http://127.0.0.1:%s/\n' "$port" > "$work/pip_conf"
     build_options+=(--network host --secret "id=pip_conf,src=$work/pip_conf")
+    export REQUIREMENTS=requirements.txt # these wheels may be others than the public index's, with other hashes
     passed "dependencies fetched by this machine's pip ($(du -sm "$wheels" | cut -f1) MB)"
 else
     passed "base image $BASE_IMAGE"
@@ -266,7 +267,7 @@ passed "no secret in any layer"
 layers() { "$docker" image inspect --format '{{range .RootFS.Layers}}{{println .}}{{end}}' "$tag" | grep .; }
 layers > "$work/layers.before"
 mkdir "$work/context"
-tar -c -C "$root" --exclude __pycache__ Dockerfile .dockerignore requirements.txt builder animatediff schemas models/shapeworld \
+tar -c -C "$root" --exclude __pycache__ Dockerfile .dockerignore requirements.txt requirements.lock builder animatediff schemas models/shapeworld \
     handler.py test_input.json | tar -x -C "$work/context"
 echo "# a change" >> "$work/context/animatediff/engine.py"
 before=$SECONDS

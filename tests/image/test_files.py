@@ -17,6 +17,7 @@ from animatediff import catalog, settings
 from animatediff.settings import Settings
 from builder.manifest import read_manifest
 from schemas import parse_job_input
+from scripts.lock import LOCKS, pins
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -109,7 +110,7 @@ def test_what_changes_most_often_comes_last() -> None:
     ]
     assert all(
         word.startswith(
-            ("requirements", "${REQUIREMENTS", "builder/", "./", "animatediff/")
+            ("requirements", "${REQUIREMENTS}", "builder/", "./", "animatediff/")
         )
         and not word.endswith("animatediff")
         for r in heavy
@@ -208,42 +209,42 @@ def test_bake_gives_arguments_that_there_are() -> None:
     }
 
 
-def test_the_other_cuda_overrides_pins_and_adds_xformers() -> None:
-    def pins(name: str) -> dict[str, str]:
-        lines = (
-            line.split("==")
-            for line in (ROOT / name).read_text().splitlines()
-            if "==" in line
-        )
-        return dict(lines)
-
-    other, ours = pins("requirements-cuda12.8.txt"), pins("requirements.txt")
-    assert other.keys() - ours.keys() == {"xformers"}
-    assert other["torch"] != ours["torch"]
-    merge = re.search(r"awk -F '==' '(.*?)'", DOCKERFILE)
-    assert merge
-    command = [
-        "awk",
-        "-F",
-        "==",
-        merge[1],
-        "requirements-cuda12.8.txt",
-        "requirements.txt",
+def locked(name: str) -> dict[str, str]:
+    """Package -> version in a lock. Every line has a hash."""
+    lines = [line for line in (ROOT / name).read_text().splitlines() if line[:1] != "#"]
+    found = [
+        re.fullmatch(r"(\S+)==(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines
     ]
-    merged = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    lines = {line for line in merged.splitlines() if "==" in line}
-    assert lines == {
-        f"{package}=={version}" for package, version in {**ours, **other}.items()
-    }
-    same = subprocess.run(
-        [*command[:4], "requirements.txt", "requirements.txt"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert same.stdout == (ROOT / "requirements.txt").read_text()
+    assert all(found)
+    return {match[1]: match[2] for match in found if match}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_has_every_pin(lock: str) -> None:
+    packages = locked(lock)
+    for pin in pins(LOCKS[lock]):
+        name, version = pin.split("==")
+        assert packages[name.lower().replace("_", "-")] == version
+    assert len(packages) > 2 * len(pins(LOCKS[lock]))
+
+
+def test_the_image_installs_a_lock() -> None:
+    defaults = [rest for word, rest in stage("dependencies") if word == "ARG"]
+    assert defaults == ["REQUIREMENTS=requirements.lock"]
+    assert not ignored("requirements.lock")
+    assert 'REQUIREMENTS = "requirements-cuda12.8.lock"' in BAKE
+
+
+def test_the_other_cuda_has_another_torch_and_xformers() -> None:
+    other, ours = locked("requirements-cuda12.8.lock"), locked("requirements.lock")
+    assert other["torch"] != ours["torch"]
+    assert "xformers" in other.keys() - ours.keys()
+
+
+def test_the_image_holds_no_training_and_no_laboratory() -> None:
+    for path in ("animatediff/training/loop.py", "lab/soak.py", "scripts/demo.py"):
+        assert ignored(path)
+    assert not ignored("animatediff/cli/make.py")
 
 
 def test_hub_json_names_variables_that_there_are() -> None:
