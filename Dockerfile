@@ -16,7 +16,7 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
     && PIP_CACHE_DIR=/var/cache/pip PIP_CONFIG_FILE=/run/secrets/pip_conf \
         /opt/venv/bin/python -m pip install --disable-pip-version-check -r requirements
 
-# --- The weights as published. This stage needs only the manifest and its reader.
+# --- The weights as published. This stage needs only the table of files and the client of the hub.
 FROM ${BASE_IMAGE} AS fetch
 WORKDIR /build
 COPY builder/requirements.txt ./
@@ -24,9 +24,13 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
     python -m venv /opt/venv \
     && PIP_CACHE_DIR=/var/cache/pip PIP_CONFIG_FILE=/run/secrets/pip_conf \
         /opt/venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt
-COPY animatediff/__init__.py animatediff/atomic.py animatediff/
-COPY builder/__init__.py builder/manifest.py builder/manifest.json builder/fetch_models.py builder/
-# A profile of the manifest. ALLOW_UNPINNED=1 accepts files without a known hash.
+COPY animatediff/__init__.py animatediff/atomic.py animatediff/errors.py animatediff/progress.py animatediff/
+# Without catalog/__init__.py, which would import the other tables: files.py needs nothing but its JSON file.
+COPY animatediff/catalog/files.py animatediff/catalog/files.json animatediff/catalog/
+COPY animatediff/fetch/__init__.py animatediff/fetch/byte_count.py animatediff/fetch/hub.py animatediff/fetch/profiles.py \
+     animatediff/fetch/rules.py animatediff/fetch/
+COPY builder/__init__.py builder/fetch_models.py builder/
+# A profile of catalog/files.json. ALLOW_UNPINNED=1 accepts files without a known hash.
 ARG MODELS_PROFILE=shapeworld
 ARG ALLOW_UNPINNED=0
 # A repository may ask for a token. Pass it as a secret: docker build --secret id=hf_token,src=FILE
@@ -34,7 +38,7 @@ RUN --mount=type=cache,target=/downloads --mount=type=secret,id=hf_token \
     if [ "${ALLOW_UNPINNED}" = 1 ]; then set -- --allow-unpinned; fi \
     && mkdir -p /models \
     && HF_TOKEN_PATH=/run/secrets/hf_token HF_HUB_DISABLE_TELEMETRY=1 /opt/venv/bin/python -m builder.fetch_models \
-        --profile "${MODELS_PROFILE}" --models-dir /models --cache /downloads "$@"
+        "${MODELS_PROFILE}" --models-dir /models --cache /downloads "$@"
 
 # --- The weights in the format that loads fastest. This stage needs only the code that reads weight files.
 FROM dependencies AS weights

@@ -1,7 +1,7 @@
 """Files that appear complete or not at all."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,7 +9,7 @@ PREFIX = ".writing-"
 
 
 @contextmanager
-def hidden_folder(parent: Path) -> Iterator[Path]:
+def hidden_folder(parent: Path) -> Generator[Path]:
     """Yield a new hidden folder in ``parent``, and remove it afterwards.
 
     Its name is unique, so processes and threads do not disturb each other. A file
@@ -22,7 +22,7 @@ def hidden_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_whole(path: Path, *, parents: bool = True) -> Iterator[Path]:
+def written_whole(path: Path, *, parents: bool = True) -> Generator[Path]:
     """Yield a path to write to, which becomes ``path`` if the block succeeds.
 
     If the block fails, nothing is left, and a file that was at ``path`` before stays as

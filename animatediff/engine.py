@@ -27,8 +27,8 @@ from .errors import (
     InvalidRequest,
     OutOfMemory,
 )
-from .fetch import assets
 from .fetch.assets import Assets
+from .fetch.installed import installed_motion_modules
 from .fetch.weight_file import Stamp, stamp
 from .job.clip import Clip, ControlFile, EmbeddingFile, GenerationRequest, LoraFile
 from .job.resolve import resolve
@@ -158,15 +158,7 @@ class Engine:
         """The model of jobs that name none: the one of the settings, or else the first
         that is installed.
         """
-        if self.settings.default_model:
-            return self.settings.default_model
-        installed = assets.installed_base_models(self.settings.models_dir)
-        if not installed:
-            raise AssetError(
-                f"no model is installed; there could be"
-                f" {', '.join(catalog.BASE_MODELS)}"
-            )
-        return installed[0]
+        return self.settings.default_model or self.assets.first_base_model()
 
     def resolve(self, request: GenerationRequest) -> Clip:
         """Decide what ``request`` leaves open, as this installation does. Raises
@@ -175,7 +167,7 @@ class Engine:
         return resolve(
             request,
             model=request.model or self.default_model(),
-            installed_motion=assets.installed_motion_modules(self.settings.models_dir),
+            installed_motion=installed_motion_modules(self.settings.models_dir),
             max_megapixel_steps=self.settings.max_megapixel_steps,
         )
 
@@ -197,7 +189,8 @@ class Engine:
             resolved, base, sources, self.dtype, device_room(self.settings, self.device)
         )
         found = {
-            place: self.assets.fetch(source, place) for place, source in sources.items()
+            place: self.assets.fetch(source, place).path
+            for place, source in sources.items()
         }
         motion, dreambooth, vae = (
             found["motion_module"],

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .engine import Generated
-from .fetch.assets import is_picture_path
+from .fetch.references import is_picture_path
 from .job.fields import echo
 
 

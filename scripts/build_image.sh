@@ -6,7 +6,7 @@ usage() {
     cat << 'USAGE'
 scripts/build_image.sh [--profile NAME] [--tag NAME:TAG] [--target cuda13|cuda12-8] [-- OPTION ...]
 
-  --profile   weights in the image: one of builder/manifest.json's profiles (default: shapeworld)
+  --profile   weights in the image: one of the profiles that animatediff fetch --list shows (default: shapeworld)
   --tag       default: animatediff-serverless:dev
   --target    cuda13: with requirements.lock (default); cuda12-8: with requirements-cuda12.8.lock
   --context   folder to build (default: this repository)

@@ -14,7 +14,7 @@ from animatediff.errors import (
     ConfigurationError,
     InvalidRequest,
 )
-from animatediff.fetch import assets
+from animatediff.fetch.hashes import content_sha256
 from animatediff.job.clip import GenerationRequest, LoraFile
 from animatediff.memory import Work
 from animatediff.settings import Settings
@@ -60,7 +60,9 @@ def test_empty_models_folder(tmp_path: Path) -> None:
     engine = Engine(Settings(models_dir=tmp_path))
     with pytest.raises(AssetError, match="no model is installed"):
         engine.prepare(GenerationRequest(prompt="x"))
-    with pytest.raises(AssetError, match=r"stable-diffusion-v1-5 in diffusers' layout"):
+    with pytest.raises(
+        AssetError, match="stable-diffusion-v1-5 below the models folder"
+    ):
         engine.prepare(GenerationRequest(prompt="x", model="sd15"))
 
 
@@ -152,10 +154,10 @@ def test_job_that_fits_only_in_lean_ways_gets_them_at_first(
 def test_content_hash_is_of_the_content(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(MODELS / "shapeworld", copy)
-    before = assets.content_sha256(MODELS / "shapeworld")
-    assert assets.content_sha256(copy) == before
+    before = content_sha256(MODELS / "shapeworld")
+    assert content_sha256(copy) == before
     (copy / "README.md").write_text("other words")
-    assert assets.content_sha256(copy) == before
+    assert content_sha256(copy) == before
     config = copy / "unet" / "config.json"
     config.write_text(config.read_text() + " ")
-    assert assets.content_sha256(copy) != before
+    assert content_sha256(copy) != before

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import AnimateDiffError
-from ..fetch.assets import content_sha256
+from ..fetch.hashes import content_sha256
 from .detect import detect
 from .files import read_weights
 

@@ -1,53 +1,48 @@
-"""From what a job or the catalog names to files on this machine.
+"""From what a job or the catalog names to files on this machine."""
 
-A reference to a weight file is one of
-
-    a name of ``catalog.PUBLISHED_FILES``          v3_sd15_mm.ckpt
-    a path below the models folder                 loras/style.safetensors
-    a file on the Hugging Face hub                 hf://owner/repo/folder/file.safetensors@revision
-    an https URL                                   https://example.org/style.safetensors
-
-or, for a motion module, a name of ``catalog.MOTION_MODULES``. Any of them may end in
-``#sha256=<64 hex digits>``: the content must have that hash then.
-"""
-
-import base64
-import binascii
-import hashlib
-import re
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from urllib.parse import SplitResult, urlsplit
 
 from .. import catalog
+from ..catalog.files import TABLE, PublishedFile
 from ..errors import AssetError, InvalidRequest, shorten
+from ..progress import Report, ignore
 from ..settings import Settings
-from .downloads import DownloadRules, fetch_bytes, fetch_hub, fetch_url
-from .weight_file import Stamp, stamp
+from .cache import fetch_url
+from .hashes import ContentHashes
+from .hub import HubFile, fetch_hub
+from .installed import (
+    LocalFolder,
+    find_published,
+    installed_base_models,
+    installed_motion_modules,
+    is_base_model,
+)
+from .network import fetch_bytes
+from .references import (
+    CatalogModule,
+    LocalFile,
+    WebFile,
+    WeightReference,
+    decode_picture,
+    is_picture_path,
+    is_url,
+    parse_weight_reference,
+)
+from .rules import DownloadRules
+from .weight_file import WeightFile
 
-WEIGHT_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 MAX_PICTURE_BYTES = 20_000_000
-_WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".json", ".txt")
-_HUB = re.compile(
-    r"hf://(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^@#]+?)(?:@(?P<revision>[\w./-]+))?"
-)
-_SHA256 = re.compile(r"(?P<reference>.*)#sha256=(?P<sha256>[0-9a-fA-F]{64})", re.DOTALL)
-_ALLOWED = (
-    "a path below the models folder, the name of a published file,"
-    " hf://owner/repo/file@revision or an https URL,"
-    f" that ends in {', '.join(WEIGHT_FILE_SUFFIXES)}"
-)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a referenced file is. ``path`` None: not here yet, and ``origin`` is from
-    where it would be fetched.
+    """Where a referenced weight file is.
 
-    ``sha256`` is what the reference says that its content must have.
+    ``reference`` is the job's name for it, fit to be shown. ``path`` is None if the file
+    is not here yet; then ``remote`` is where it will be fetched, and ``origin`` says so.
+    ``sha256`` is the hash that its content must have.
     """
 
     reference: str
@@ -55,324 +50,215 @@ class Source:
     origin: str
     bytes: int | None = None
     sha256: str | None = None
+    remote: HubFile | WebFile | None = None
 
 
 class Assets:
     """The weights and pictures that this installation can reach."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.models_dir = settings.models_dir
         self.rules = DownloadRules(
             cache_dir=settings.cache_dir,
             max_bytes=settings.max_download_bytes,
             hosts=settings.download_hosts,
             offline=settings.offline,
         )
-        self._hashes: dict[tuple[Path, Stamp], Future[str]] = {}
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+        any_path = settings.any_path
+        self.models = LocalFolder(settings.models_dir, "the models folder", any_path)
+        self.inputs = LocalFolder(settings.input_dir, "the input folder", any_path)
+        self._hashes = ContentHashes()
 
     def sha256_later(self, path: Path) -> Future[str]:
-        """The hash of a file's or folder's content, computed on a thread of its own
-        when first asked for, and kept.
-        """
-        key = (path, stamp(path))
-        if key not in self._hashes:
-            self._hashes[key] = self._hasher.submit(content_sha256, path)
-        return self._hashes[key]
+        """Return the coming hash of a file or a model folder, computed on a thread."""
+        return self._hashes.later(path)
+
+    def first_base_model(self) -> str:
+        """Return the first base model that is installed. Raises AssetError for none."""
+        names = installed_base_models(self.models.path)
+        if names:
+            return names[0]
+        raise AssetError(
+            f"no model is installed in {self._shown_folder()}:"
+            f"{_command('sd15')} put one of {', '.join(catalog.BASE_MODELS)} there, in"
+            f" diffusers' layout",
+        )
 
     def base_model_folder(self, name: str) -> Path:
-        """The folder of base model ``name``, of the catalog or a path below the models
-        folder.
+        """Return the folder of a base model: the catalog's name, or a path.
 
-        Raises AssetError that says where a model of the catalog is expected,
-        InvalidRequest for any other name.
+        Raises AssetError that names the folder where a model of the catalog is
+        expected; InvalidRequest for any other name.
         """
         row = catalog.BASE_MODELS.get(name)
-        folder = (
-            self.models_dir / row.folder
-            if row
-            else self._path(name, "model", folder=True)
-        )
-        if folder is not None and (folder / "unet" / "config.json").is_file():
+        if row is None:
+            folder = self.models.find_folder(name, "model")
+        else:
+            folder = self.models.path / row.folder
+        if folder is not None and is_base_model(folder):
             return folder
         if row is None:
-            names = ", ".join(catalog.BASE_MODELS)
             raise InvalidRequest(
                 "model",
                 name,
-                f"one of {names}, or a folder in diffusers' layout below the models"
-                f" folder",
+                f"one of {', '.join(catalog.BASE_MODELS)}, or a folder in diffusers'"
+                f" layout below the models folder",
             )
+        installed = ", ".join(installed_base_models(self.models.path)) or "none"
         raise AssetError(
-            f"model {name} is not installed: a folder {row.folder} in diffusers'"
-            f" layout is expected below the models"
-            f" folder (installed: {_listed(installed_base_models(self.models_dir))})",
+            f"model {name} is not installed in {self._shown_folder(row.folder)}:"
+            f"{_command(name)} put a model in diffusers' layout there"
+            f" (installed: {installed})",
             asset=name,
         )
 
     def locate(self, reference: str, field: str) -> Source:
-        """Where the weight file ``reference`` is, without fetching it.
+        """Return where the weight file ``reference`` is, without fetching it.
 
-        Raises InvalidRequest, for ``field``, if it is no such reference; AssetError if
-        it can be nowhere.
+        Raises InvalidRequest for ``field`` if it is no reference; AssetError if the file
+        is nowhere.
         """
-        plain, sha256 = _split(reference)
-        return replace(self._locate(plain, field), sha256=sha256)
+        parsed = parse_weight_reference(reference, field)
+        source = replace(self._source(parsed, field), reference=parsed.name)
+        return replace(source, sha256=parsed.sha256 or source.sha256)
 
-    def _locate(self, plain: str, field: str) -> Source:
-        if field == "motion_module" and plain in catalog.MOTION_MODULES:
-            return self._known_file(
-                PurePosixPath(catalog.MOTION_MODULES[plain].file),
-                f"motion module {plain}",
-            )
-        allowed = (
-            f"{', '.join(catalog.MOTION_MODULES)}; {_ALLOWED}"
-            if field == "motion_module"
-            else _ALLOWED
-        )
-        if match := _HUB.fullmatch(plain):
-            if PurePosixPath(match["file"]).suffix not in WEIGHT_FILE_SUFFIXES:
-                raise InvalidRequest(field, plain, allowed)
-            return Source(plain, None, plain)
-        if "://" in plain:
-            url = _split_url(plain)
-            if (
-                url is None
-                or PurePosixPath(url.path).suffix not in WEIGHT_FILE_SUFFIXES
-            ):
-                raise InvalidRequest(field, shorten(plain.partition("?")[0]), allowed)
-            return Source(plain, None, f"https://{url.hostname}{url.path}")
-        if PurePosixPath(plain).suffix not in WEIGHT_FILE_SUFFIXES:
-            raise InvalidRequest(field, plain, allowed)
-        if found := self._path(plain, field):
-            return _here(plain, found)
-        if PurePosixPath(plain).name in catalog.PUBLISHED_FILES:
-            return self._known_file(PurePosixPath(plain), field)
-        shown = shorten(plain)
-        raise AssetError(
-            f"{field}: there is no file {shown} below the models folder", asset=shown
-        )
+    def fetch(self, source: Source, field: str, report: Report = ignore) -> WeightFile:
+        """Return the file at ``source``, fetched if need be.
 
-    def weight_file(self, reference: str, field: str) -> Path:
-        """The weight file ``reference``, fetched if need be.
-
-        Raises InvalidRequest as ``locate`` does, AssetError if it is not to be had or
-        has another sha256.
+        Raises AssetError if it cannot be fetched or has another hash than expected.
         """
-        return self.fetch(self.locate(reference, field), field)
+        path = source.path or self._download(source, report)
+        if source.sha256 is not None and not isinstance(source.remote, WebFile):
+            self._check_hash(path, source.sha256, field)
+        return WeightFile.at(path, source.reference)
 
-    def picture(self, reference: str, field: str) -> bytes:
-        """The content of a picture file: an https URL, base64 (a data: URI or bare), or
-        a path below the input folder.
+    def picture(self, reference: str, field: str, report: Report = ignore) -> bytes:
+        """Return the content of a picture file.
 
-        Raises InvalidRequest, for ``field``, if it is none of these, AssetError if it
-        cannot be had.
+        Raises InvalidRequest for ``field`` if it is no reference to a picture;
+        AssetError if the picture cannot be read or fetched.
         """
-        if _is_url(reference):
-            rules = DownloadRules(
-                self.rules.cache_dir,
-                MAX_PICTURE_BYTES,
-                self.rules.hosts,
-                self.rules.offline,
-            )
-            return fetch_bytes(reference, rules)
+        if is_url(reference):
+            rules = replace(self.rules, max_bytes=MAX_PICTURE_BYTES)
+            return fetch_bytes(reference, rules, report)
         if is_picture_path(reference):
-            path = self._path(reference, field, base=self.settings.input_dir)
-            if path is None:
-                raise AssetError(
-                    f"{field}: there is no picture {shorten(reference)} below the"
-                    f" input folder"
-                )
-            if path.stat().st_size > MAX_PICTURE_BYTES:
-                raise InvalidRequest(
-                    field,
-                    f"{path.stat().st_size} bytes",
-                    f"at most {MAX_PICTURE_BYTES} bytes",
-                )
-            return path.read_bytes()
-        try:
-            return base64.b64decode(
-                reference.partition("base64,")[2] or reference, validate=True
-            )
-        except (binascii.Error, ValueError):
-            allowed = f"an https URL, base64, or a path below the input folder ({', '.join(PICTURE_SUFFIXES)})"
-            raise InvalidRequest(field, shorten(reference, 40), allowed) from None
+            return self._picture_file(reference, field)
+        return decode_picture(reference, field)
 
-    def _path(
-        self,
-        reference: str,
-        field: str,
-        *,
-        base: Path | None = None,
-        folder: bool = False,
-    ) -> Path | None:
-        """The path ``reference`` if something is there. Only command lines may name one
-        outside of ``base``.
-        """
-        path = PurePosixPath(reference)
-        base = base or self.models_dir
-        candidates = [base / path]
-        if path.parts[:1] == ("models",):  # as the published configs write it
-            candidates.append(base / path.relative_to("models"))
-        if self.settings.any_path:
-            candidates.insert(0, Path(reference).expanduser())
-        elif (
-            path.is_absolute()
-            or ".." in path.parts
-            or "\\" in reference
-            or not reference.isprintable()
-        ):
+    def _picture_file(self, reference: str, field: str) -> bytes:
+        path = self.inputs.find_file(reference, field)
+        if path is None:
+            raise AssetError(
+                f"{field}: there is no picture {shorten(reference)} below the input"
+                f" folder"
+            )
+        size = path.stat().st_size
+        if size > MAX_PICTURE_BYTES:
             raise InvalidRequest(
-                field,
-                reference,
-                "a path below the models folder"
-                if base == self.models_dir
-                else "a path below the input folder",
+                field, f"{size} bytes", f"at most {MAX_PICTURE_BYTES} bytes"
             )
-        try:
-            return next(
-                (
-                    found
-                    for found in candidates
-                    if (found.is_dir() if folder else found.is_file())
-                ),
-                None,
-            )
-        except (
-            OSError,
-            ValueError,
-        ):  # a name longer than file systems take, or one with a NUL
-            return None
+        return path.read_bytes()
 
-    def _known_file(self, path: PurePosixPath, what: str) -> Source:
-        """A file of the catalog's tables: in its folder or the published code's, in
-        either format; or on the hub.
-        """
-        published = catalog.PUBLISHED_FILES.get(path.name)
-        for folder in (path.parent, *(published.folders if published else ())):
-            for suffix in (".safetensors", ".ckpt"):
-                candidate = self.models_dir / folder / path.with_suffix(suffix).name
-                if candidate.is_file():
-                    return _here(path.name, candidate)
-        if (
-            published
-            and not self.settings.offline
-            and self.settings.download_hosts != ()
-        ):
-            return Source(
-                path.name, None, f"hf://{published.repo}/{path.name}", published.bytes
-            )
-        folder, source = path.parent, ""
-        if published:
-            folder, source = (
-                PurePosixPath(published.folders[0]),
-                f" from https://huggingface.co/{published.repo}",
-            )
+    def _source(self, parsed: WeightReference, field: str) -> Source:
+        place = parsed.place
+        if isinstance(place, CatalogModule):
+            path = PurePosixPath(catalog.MOTION_MODULES[place.name].file)
+            return self._published(path, f"motion module {place.name}")
+        if isinstance(place, LocalFile):
+            return self._local(place, field)
+        if isinstance(place, WebFile):
+            return Source(place.shown, None, place.shown, remote=place)
+        return Source(parsed.text, None, parsed.text.partition("#")[0], remote=place)
+
+    def _local(self, place: LocalFile, field: str) -> Source:
+        path = self.models.find_file(place.path, field)
+        if path is not None:
+            return _here(path)
+        if place.filename in catalog.PUBLISHED_FILES:
+            return self._published(PurePosixPath(place.path), field)
+        shown = shorten(place.path)
         raise AssetError(
-            f"{what} is not installed: put {path.name} (or .safetensors){source} into"
-            f" the folder {folder} below the"
-            f" models folder (installed motion modules:"
-            f" {_listed(installed_motion_modules(self.models_dir))})",
+            f"{field}: there is no file {shown} below {self._shown_folder()}",
+            asset=shown,
+        )
+
+    def _published(self, path: PurePosixPath, title: str) -> Source:
+        """Return where a file of the catalog's tables is: on the disk, or on the hub."""
+        found = find_published(self.models.path, path)
+        if found is not None:
+            return _here(found)
+        row = catalog.PUBLISHED_FILES.get(path.name)
+        may_fetch = not self.rules.offline and self.rules.hosts != ()
+        if row is not None and may_fetch:
+            return _on_the_hub(row)
+        raise self._not_installed(path, row, title)
+
+    def _not_installed(
+        self, path: PurePosixPath, row: PublishedFile | None, title: str
+    ) -> AssetError:
+        place = PurePosixPath(row.target) if row else path
+        source = f" from https://huggingface.co/{row.repo}" if row else ""
+        installed = ", ".join(installed_motion_modules(self.models.path)) or "none"
+        profile = TABLE.profile_with(place.as_posix())
+        command = f"; `animatediff fetch {profile}` does that" if profile else ""
+        return AssetError(
+            f"{title} is not installed: put {path.name} (or .safetensors){source} into"
+            f" the folder {place.parent} of {self._shown_folder()}{command}"
+            f" (installed motion modules: {installed})",
             asset=shorten(path.name),
         )
 
-    def fetch(self, source: Source, field: str) -> Path:
-        """The file at ``source``. Raises AssetError if it is not to be had or has
-        another sha256.
+    def _shown_folder(self, folder: str = "") -> str:
+        """Name the models folder, or a folder in it.
+
+        Command lines see its path. A client does not: no path of this machine leaves it.
         """
-        path, sha256 = source.path, source.sha256
-        if path is None and (match := _HUB.fullmatch(source.origin)):
-            path = fetch_hub(
-                match["repo"], match["file"], match["revision"], self.rules
+        path = self.models.path / folder
+        missing = "" if self.models.path.is_dir() else ", which does not exist"
+        if self.models.any_path:
+            return f"{path}{missing}"
+        inside = f"{folder} below " if folder else ""
+        return (
+            f"{inside}the models folder {self.models.path.name}"
+            f" (ANIMATEDIFF_MODELS_DIR){missing}"
+        )
+
+    def _download(self, source: Source, report: Report) -> Path:
+        if isinstance(source.remote, WebFile):
+            return fetch_url(
+                source.remote.url,
+                self.rules,
+                sha256=source.sha256,
+                suffix=source.remote.suffix,
+                report=report,
             )
-        elif path is None:
-            suffix = PurePosixPath(urlsplit(source.reference).path).suffix
-            return fetch_url(source.reference, self.rules, sha256=sha256, suffix=suffix)
-        if sha256 is not None and (found := self.sha256_later(path).result()) != sha256:
+        assert source.remote is not None  # noqa: S101 - a source without path has one
+        return fetch_hub(source.remote, self.rules, report)
+
+    def _check_hash(self, path: Path, expected: str, field: str) -> None:
+        digest = self.sha256_later(path).result()
+        if digest != expected:
             raise AssetError(
-                f"{field}: {path.name} has the sha256 {found}, expected {sha256}",
+                f"{field}: {path.name} has the sha256 {digest}, expected {expected}",
                 asset=path.name,
             )
-        return path
 
 
-def _here(reference: str, path: Path) -> Source:
-    return Source(reference, path, "here", path.stat().st_size)
+def _here(path: Path) -> Source:
+    return Source(path.name, path, "here", path.stat().st_size)
 
 
-def is_picture_path(reference: str) -> bool:
-    """Whether ``Assets.picture`` takes ``reference`` as a path, and not as base64."""
-    return reference.lower().endswith(PICTURE_SUFFIXES) and not reference.startswith(
-        "data:"
+def _on_the_hub(row: PublishedFile) -> Source:
+    revision = f"@{row.revision}" if row.revision else ""
+    return Source(
+        reference=row.file,
+        path=None,
+        origin=f"hf://{row.repo}/{row.file}{revision}",
+        bytes=row.size,
+        sha256=row.sha256,
+        remote=HubFile(row.repo, row.file, row.revision),
     )
 
 
-def _is_url(reference: str) -> bool:
-    return reference.startswith("https://")
-
-
-def _split_url(reference: str) -> SplitResult | None:
-    """An https URL in its parts; None for anything else, one with a malformed host
-    among it.
-    """
-    try:
-        return urlsplit(reference) if _is_url(reference) else None
-    except ValueError:
-        return None
-
-
-def _split(reference: str) -> tuple[str, str | None]:
-    """A reference without its hash, and the hash."""
-    match = _SHA256.fullmatch(reference)
-    return (match["reference"], match["sha256"].lower()) if match else (reference, None)
-
-
-def installed_base_models(models_dir: Path) -> tuple[str, ...]:
-    """Names of the base models whose files are here, in the catalog's order."""
-    return tuple(
-        name
-        for name, row in catalog.BASE_MODELS.items()
-        if (models_dir / row.folder / "unet/config.json").is_file()
-    )
-
-
-def installed_motion_modules(models_dir: Path) -> tuple[str, ...]:
-    """Names of the motion modules whose files are here, in the catalog's order."""
-    files = {
-        name: models_dir / row.file for name, row in catalog.MOTION_MODULES.items()
-    }
-    return tuple(
-        name
-        for name, file in files.items()
-        if file.with_suffix(".safetensors").is_file()
-        or file.with_suffix(".ckpt").is_file()
-    )
-
-
-def content_sha256(path: Path) -> str:
-    """sha256 of a file's content; of a folder, of its weight and config files' names
-    and hashes, in order.
-    """
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    lines = (
-        f"{content_sha256(file)}  {file.relative_to(path).as_posix()}\n"
-        for file in _weight_files(path)
-    )
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _weight_files(folder: Path) -> Iterator[Path]:
-    """What a pipeline reads of a model folder; not its README, nor motion modules that
-    lie beside.
-    """
-    for part in ("text_encoder", "tokenizer", "unet", "vae"):
-        for path in sorted((folder / part).iterdir()):
-            if path.suffix in _WEIGHT_SUFFIXES and path.is_file():
-                yield path
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+def _command(model: str) -> str:
+    profile = TABLE.profile_with(catalog.BASE_MODELS[model].folder)
+    return f" run `animatediff fetch {profile}`, or" if profile else ""

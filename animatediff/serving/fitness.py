@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from .. import catalog
 from ..engine import choose_device
 from ..errors import AnimateDiffError, ConfigurationError
-from ..fetch import assets
+from ..fetch.installed import installed_base_models, installed_motion_modules
 from ..settings import Settings
 from ..video.clip import Video
 from ..video.writers import write_video
@@ -51,7 +51,7 @@ def _named(name: str, check: Check) -> Check:
 def check_weights(settings: Settings) -> None:
     """Check that a model and its motion module are installed, and their files whole."""
     models = settings.models_dir
-    names = assets.installed_base_models(models)
+    names = installed_base_models(models)
     if not names:
         state = "there is no model below" if models.is_dir() else "there is no folder"
         raise ConfigurationError(
@@ -66,7 +66,7 @@ def check_weights(settings: Settings) -> None:
 
 def _check_motion_module(models: Path, name: str) -> None:
     modules = catalog.BASE_MODELS[name].motion_modules
-    if set(modules).isdisjoint(assets.installed_motion_modules(models)):
+    if set(modules).isdisjoint(installed_motion_modules(models)):
         raise ConfigurationError(
             f"model {name} is installed, but none of its motion modules:"
             f" {', '.join(modules)}"

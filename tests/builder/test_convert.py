@@ -10,7 +10,8 @@ from torch import Tensor
 
 from animatediff.checkpoints.motion_module import read_motion_module
 from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet
-from animatediff.fetch.assets import Assets, installed_motion_modules
+from animatediff.fetch.assets import Assets
+from animatediff.fetch.installed import installed_motion_modules
 from animatediff.settings import Settings
 from builder.convert import main
 
@@ -119,9 +120,9 @@ def test_the_worker_finds_the_twin(motion: dict[str, Tensor], tmp_path: Path) ->
     assert main([str(tmp_path), "--remove"]) == 0
     found = Assets(Settings(models_dir=tmp_path, offline=True))
     assert installed_motion_modules(tmp_path) == ("v3_sd15_mm",)
-    assert found.weight_file("v3_sd15_mm", "motion_module").suffix == ".safetensors"
+    assert found.locate("v3_sd15_mm", "motion_module").path.suffix == ".safetensors"
     assert (
-        found.weight_file("v2_lora_ZoomIn.ckpt", "loras.0.path").name
+        found.locate("v2_lora_ZoomIn.ckpt", "loras.0.path").path.name
         == "v2_lora_ZoomIn.safetensors"
     )
 

@@ -1,12 +1,11 @@
-"""Dockerfile, bake file, hub.json and workflows say the same as settings, catalog and
-manifest. Nothing is built.
-"""
+"""Dockerfile, bake file, hub.json and workflows say the same as settings and catalog. Nothing is built."""
 
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pytest
 import yaml
 
 from animatediff import catalog, settings
+from animatediff.catalog.files import read_files
 from animatediff.settings import Settings
-from builder.manifest import read_manifest
 from schemas import parse_job_input
 from scripts.lock import LOCKS, pins
 
@@ -29,7 +28,7 @@ WORKFLOWS = {
     for path in (ROOT / ".github/workflows").iterdir()
 }
 VARIABLES = {**settings.VARIABLES, **settings.BUCKET_VARIABLES}
-PROFILES = set(read_manifest().profiles)
+PROFILES = set(read_files().profiles)
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -182,7 +181,41 @@ def test_the_context_has_what_is_copied_and_nothing_else() -> None:
         assert ignored(path), path
 
 
-def test_profiles_are_the_manifests() -> None:
+@pytest.mark.parametrize(
+    ("name", "module", "absent"),
+    [
+        ("fetch", "builder.fetch_models", ("torch", "requests", "pydantic")),
+        ("weights", "builder.convert", ("requests", "huggingface_hub")),
+    ],
+)
+def test_a_stage_holds_all_that_its_command_imports(
+    name: str, module: str, absent: tuple[str, ...], tmp_path: Path
+) -> None:
+    for word, rest in stage(name):
+        if word == "COPY" and "--from" not in rest:
+            *sources, target = rest.split()
+            for source in sources:
+                copy_into_stage(ROOT / source, tmp_path / target)
+    code = f"import sys, {module}; print(set({absent}) & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
+def copy_into_stage(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
+def test_profiles_are_those_of_the_table() -> None:
     assert "ARG MODELS_PROFILE=shapeworld" in DOCKERFILE
     assert re.search(r'variable "PROFILE" \{\s*default = "(\S+)"', BAKE)[1] in PROFILES  # type: ignore[index]
     inputs = WORKFLOWS["gpu-smoke.yml"][True]["workflow_dispatch"][

@@ -4,10 +4,13 @@ does.
 
 import hashlib
 import json
+from collections.abc import Callable
+from pathlib import Path
 
-from test_downloads import COMMIT, Answer, Site
+import pytest
+from web_site import COMMIT, Answer, Site
 
-from builder.manifest import Row
+from animatediff.catalog.files import FileTable, PublishedFile, write_files
 
 CONTENT = bytes(range(256)) * 8
 
@@ -16,7 +19,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def row(**changes: object) -> Row:
+def row(**changes: object) -> PublishedFile:
     """A pinned row for ``CONTENT``."""
     values = {
         "profiles": ("small",),
@@ -24,10 +27,12 @@ def row(**changes: object) -> Row:
         "revision": COMMIT,
         "file": "folder/file.bin",
         "target": "weights/file.bin",
+        "also": None,
+        "about": None,
         "sha256": sha256(CONTENT),
         "bytes": len(CONTENT),
     }
-    return Row(**{**values, **changes})
+    return PublishedFile(**{**values, **changes})
 
 
 def hub_answer(content: bytes = CONTENT, **changes: object) -> Answer:
@@ -58,3 +63,13 @@ def give_repository(
         Answer(body, headers={"Content-Type": "application/json"}),
         path=f"/api/models/owner/repo{tail}",
     )
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., Path]:
+    def make(*rows: PublishedFile) -> Path:
+        path = tmp_path / "files.json"
+        write_files(FileTable({"small": "for tests", "all": "everything"}, rows), path)
+        return path
+
+    return make

@@ -1,266 +1,36 @@
-"""Downloads against a real HTTPS server and a hub of our own, both on loopback."""
+"""Downloads from a real HTTPS server on loopback."""
 
-import datetime
 import errno
 import gzip
 import hashlib
-import ipaddress
 import json
 import os
 import signal
 import socket
-import ssl
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from urllib.parse import quote
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from huggingface_hub import constants
-from huggingface_hub.utils import _detect_agent, _http
+from web_site import (
+    CONTENT,
+    SECRET,
+    SHA256,
+    Answer,
+    Site,
+    failure,
+    files_of,
+    leftovers,
+    make_certificate,
+    running,
+)
 
-from animatediff.errors import AssetError
-from animatediff.fetch import downloads
-from animatediff.fetch.downloads import DownloadRules, fetch_bytes, fetch_hub, fetch_url
-
-CONTENT = bytes(range(256)) * 40
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-SECRET = "s3cr3tsignature"
-ALLOW_PRIVATE = "RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS"
-
-
-@dataclass
-class Answer:
-    """``length``: None for the true one, -1 for no such header. ``hook`` runs when half
-    of the body was sent.
-    """
-
-    body: bytes = CONTENT
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    length: int | None = None
-    hook: Callable[[], None] = lambda: None
-
-
-class Site(ThreadingHTTPServer):
-    """Answers by path; of several answers each is given once, the last for ever.
-    Remembers what it was asked.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, context: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.context = context
-        self.answers: dict[str, list[Answer]] = {}
-        self.asked: list[tuple[str, str, dict[str, str]]] = []
-        self.lock = threading.Lock()
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        connection, address = super().get_request()
-        if (
-            self.context
-        ):  # shakes hands in the thread of its handler, at the first byte that is read
-            connection = self.context.wrap_socket(
-                connection, server_side=True, do_handshake_on_connect=False
-            )
-        return connection, address
-
-    def handle_error(self, *_: object) -> None:
-        """A client that hangs up is no news."""
-
-    def url(self, path: str = "/file.bin", host: str = "127.0.0.1") -> str:
-        return (
-            f"{'https' if self.context else 'http'}://{host}:{self.server_port}{path}"
-        )
-
-    def gives(self, *answers: Answer, path: str = "/file.bin") -> str:
-        self.answers[path] = list(answers)
-        return self.url(path)
-
-    def next_answer(self, method: str, path: str, headers: dict[str, str]) -> Answer:
-        with self.lock:
-            self.asked.append((method, path, headers))
-            answers = self.answers.get(path.partition("?")[0], [Answer(b"", 404)])
-            return answers.pop(0) if len(answers) > 1 else answers[0]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Site
-
-    def do_GET(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = self.server.next_answer(self.command, self.path, headers)
-        if (
-            "ETag" in answer.headers
-            and headers.get("if-none-match") == answer.headers["ETag"]
-        ):
-            answer = replace(answer, status=304, body=b"")
-        self.send_response(answer.status)
-        for name, value in {"Connection": "close", **answer.headers}.items():
-            self.send_header(name, value)
-        if answer.length != -1:
-            self.send_header(
-                "Content-Length",
-                str(len(answer.body) if answer.length is None else answer.length),
-            )
-        self.end_headers()
-        if self.command == "GET":
-            middle = len(answer.body) // 2
-            self.wfile.write(answer.body[:middle])
-            answer.hook()
-            self.wfile.write(answer.body[middle:])
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def running(site: Site) -> Iterator[Site]:
-    thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield site
-    finally:
-        site.shutdown()
-        site.server_close()
-        thread.join()
-
-
-def make_certificate(folder: Path) -> Path:
-    """A certificate for loopback and example.org that is its own authority, and its
-    key, in one file.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "downloads test")])
-    names = [
-        x509.DNSName(host) for host in ("localhost", "example.org", "*.example.org")
-    ]
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(
-            name, name, key.public_key(), x509.random_serial_number()
-        )
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-        )
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [*names, x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-            ),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "certificate.pem"
-    pem, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
-    path.write_bytes(
-        certificate.public_bytes(pem)
-        + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password)
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
-
-
-@pytest.fixture(scope="module")
-def tls(certificate: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context
-
-
-@pytest.fixture(autouse=True)
-def _environment(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    monkeypatch.setenv(ALLOW_PRIVATE, "1")
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.setattr(downloads, "RETRY_DELAYS", (0.01, 0.02))
-
-
-@pytest.fixture
-def site(tls: ssl.SSLContext) -> Iterator[Site]:
-    with running(Site(tls)) as site:
-        yield site
-
-
-@pytest.fixture
-def rules(tmp_path: Path) -> DownloadRules:
-    return DownloadRules(tmp_path / "cache", max_bytes=1_000_000)
-
-
-@pytest.fixture
-def resolves(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Names that resolve to these addresses, like lines of a hosts file. No other name
-    does.
-    """
-    known: dict[str, list[str]] = {}
-    real = socket.getaddrinfo
-
-    def look_up(host: str, port: int, *args: object, **options: object) -> list:
-        if host.replace(".", "").isdigit():
-            return real(host, port, *args, **options)
-        if host not in known:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
-            for address in known[host]
-        ]
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    return known
-
-
-def failure(call: Callable[[], object]) -> AssetError:
-    """What ``call`` raises, which shows no secret anywhere, not even in a log that
-    prints all of it.
-    """
-    with pytest.raises(AssetError) as caught:
-        call()
-    error = caught.value
-    assert error.__cause__ is None
-    for text in (
-        json.dumps(error.to_dict()),
-        "".join(traceback.format_exception(error)),
-    ):
-        assert SECRET not in text
-    return error
-
-
-def files_of(rules: DownloadRules) -> list[str]:
-    return sorted(
-        path.relative_to(rules.cache_dir).as_posix()
-        for path in rules.cache_dir.rglob("*")
-        if path.is_file()
-    )
-
-
-def leftovers(rules: DownloadRules) -> list[str]:
-    """Whatever is in the cache apart from its two folders."""
-    folders = (rules.cache_dir / "files", rules.cache_dir / "urls")
-    return [str(path) for path in rules.cache_dir.rglob("*") if path not in folders]
+from animatediff.fetch import network
+from animatediff.fetch.cache import fetch_url
+from animatediff.fetch.network import fetch_bytes, is_public
+from animatediff.fetch.rules import DownloadRules
 
 
 def test_a_file_is_named_by_its_content(site: Site, rules: DownloadRules) -> None:
@@ -602,7 +372,7 @@ INTERNAL = (
 def test_internal_addresses_are_refused(
     url: str, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(ALLOW_PRIVATE)
+    monkeypatch.setattr(network, "is_public", is_public)
     for fetch in (fetch_bytes, fetch_url):
         error = failure(lambda fetch=fetch: fetch(url, rules))
         assert "not a public one" in error.message
@@ -617,7 +387,10 @@ def test_redirects_to_internal_addresses_are_refused(
     internal is.
     """
     moved = Answer(
-        b"", 302, {"Location": url}, hook=lambda: monkeypatch.delenv(ALLOW_PRIVATE)
+        b"",
+        302,
+        {"Location": url},
+        hook=lambda: monkeypatch.setattr(network, "is_public", is_public),
     )
     error = failure(lambda: fetch_bytes(site.gives(moved), rules))
     assert "not a public one" in error.message
@@ -631,7 +404,7 @@ def test_a_name_of_an_internal_address_is_refused(
     resolves: dict[str, list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv(ALLOW_PRIVATE)
+    monkeypatch.setattr(network, "is_public", is_public)
     site.gives(Answer())
     for addresses in (["127.0.0.1"], ["93.184.215.14", "127.0.0.1"]):
         resolves["example.org"] = addresses
@@ -755,7 +528,7 @@ def test_nobody_there(rules: DownloadRules) -> None:
 def test_a_server_that_falls_silent(
     site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloads, "TIMEOUTS", (5, 0.1))
+    monkeypatch.setattr(network, "TIMEOUTS", (5, 0.1))
     over = threading.Event()
     error = failure(lambda: fetch_url(site.gives(Answer(hook=over.wait)), rules))
     over.set()
@@ -787,7 +560,7 @@ def test_secrets_of_urls_are_never_shown(
     site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``failure`` looks for the secret; here are the ways to fail."""
-    monkeypatch.setattr(downloads, "TIMEOUTS", (5, 0.05))
+    monkeypatch.setattr(network, "TIMEOUTS", (5, 0.05))
     over = threading.Event()
     query = f"?X-Amz-Signature={SECRET}#{SECRET}"
     answers = {
@@ -823,7 +596,7 @@ def test_secrets_of_urls_are_never_shown(
     failure(lambda: fetch_url(site.url() + query, replace(rules, hosts=("a.org",))))
     failure(lambda: fetch_url(f"http://127.0.0.1/{query}", rules))
     failure(lambda: fetch_url(f"https://user:{SECRET}@127.0.0.1/", rules))
-    monkeypatch.delenv(ALLOW_PRIVATE)
+    monkeypatch.setattr(network, "is_public", is_public)
     failure(lambda: fetch_url(site.url() + query, rules))
     assert leftovers(rules) == []
 
@@ -869,228 +642,3 @@ def test_an_interrupted_download_leaves_nothing(
         over.set()
         signal.signal(signal.SIGINT, before)
     assert leftovers(rules) == []
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-HUB_FILE = {"X-Repo-Commit": COMMIT, "ETag": f'"{SHA256}"'}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A hub that the library takes for the real one. The library's pauses between
-    retries (23 s) are left out.
-    """
-    with running(Site(None)) as site:
-        monkeypatch.setattr(constants, "ENDPOINT", site.url(""))
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            site.url("/{repo_id}/resolve/{revision}/{filename}"),
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(
-            constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents.json")
-        )
-        monkeypatch.setattr(_detect_agent, "_registry", None)
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None))
-        yield site
-
-
-def hub_gives(hub: Site, *answers: Answer, revision: str = "main") -> None:
-    hub.gives(*answers, path=f"/owner/repo/resolve/{revision}/folder/file.bin")
-
-
-def fetch_it(rules: DownloadRules, revision: str | None = None) -> Path:
-    return fetch_hub("owner/repo", "folder/file.bin", revision, rules)
-
-
-def methods(hub: Site) -> list[str]:
-    return [method for method, path, _ in hub.asked if "/resolve/" in path]
-
-
-def test_hub_file(
-    hub: Site, rules: DownloadRules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_token")
-    hub_gives(hub, Answer(headers=HUB_FILE))
-    path = fetch_it(rules)
-    assert path.read_bytes() == CONTENT
-    assert path.is_relative_to(tmp_path / "hub")
-    assert path.name == "file.bin"
-    assert {
-        headers.get("authorization")
-        for _, path, headers in hub.asked
-        if "resolve" in path
-    } == {"Bearer hf_token"}
-    assert fetch_it(rules, "main") == path
-    assert methods(hub).count("GET") == 1
-    hub.asked.clear()
-    assert fetch_it(rules, COMMIT) == path
-    assert hub.asked == []
-
-
-def test_hub_revision(hub: Site, rules: DownloadRules) -> None:
-    hub_gives(hub, Answer(b"of a branch", headers=HUB_FILE), revision="refs%2Fpr%2F1")
-    assert fetch_it(rules, "refs/pr/1").read_bytes() == b"of a branch"
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "told"),
-    [
-        (
-            404,
-            {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT},
-            "no such file",
-        ),
-        (404, {"X-Error-Code": "RevisionNotFound"}, "no such revision"),
-        (404, {"X-Error-Code": "RepoNotFound"}, "no repository of the hub"),
-        (401, {"X-Error-Code": "RepoNotFound"}, "HF_TOKEN"),
-        (401, {"X-Error-Code": "GatedRepo"}, "HF_TOKEN"),
-        (403, {"X-Error-Code": "GatedRepo"}, "HF_TOKEN"),
-        (401, {}, "HF_TOKEN"),
-        (
-            401,
-            {"X-Error-Message": "Invalid credentials in Authorization header"},
-            "HF_TOKEN",
-        ),
-        (403, {}, "HF_TOKEN"),
-        (403, {"X-Error-Message": "Access to this resource is disabled."}, "HTTP 403"),
-        (404, {}, "HTTP 404"),
-        (400, {}, "HTTP 400"),
-    ],
-)
-def test_hub_refusals(
-    status: int, headers: dict[str, str], told: str, hub: Site, rules: DownloadRules
-) -> None:
-    hub_gives(hub, Answer(b"", status, headers))
-    error = failure(lambda: fetch_it(rules, "main"))
-    assert not error.retryable
-    assert error.message.startswith("folder/file.bin of owner/repo at revision main ")
-    assert told in error.message
-    assert methods(hub) == ["HEAD"]
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_hub_is_down(status: int, hub: Site, rules: DownloadRules) -> None:
-    hub_gives(hub, Answer(b"", status))
-    error = failure(lambda: fetch_it(rules))
-    assert error.retryable
-    assert error.details["status"] == status
-    assert (
-        methods(hub) == ["HEAD"] * 7
-    )  # the library tried once, and then again with five retries
-
-
-def test_hub_recovers(hub: Site, rules: DownloadRules) -> None:
-    hub_gives(hub, Answer(b"", 503), Answer(b"", 503), Answer(headers=HUB_FILE))
-    assert fetch_it(rules).read_bytes() == CONTENT
-
-
-def test_hub_is_down_but_the_file_is_here(hub: Site, rules: DownloadRules) -> None:
-    hub_gives(hub, Answer(headers=HUB_FILE))
-    path = fetch_it(rules)
-    hub_gives(hub, Answer(b"", 503))
-    assert fetch_it(rules) == path
-
-
-def test_hub_breaks_off(hub: Site, rules: DownloadRules, tmp_path: Path) -> None:
-    hub_gives(hub, Answer(headers=HUB_FILE), Answer(headers=HUB_FILE), Answer(b"", 503))
-    error = failure(lambda: fetch_it(rules))
-    assert methods(hub) == ["HEAD", "HEAD", "GET"]
-    assert error.retryable
-    assert not list((tmp_path / "hub").rglob("*.incomplete"))
-
-
-def test_nobody_is_the_hub(
-    hub: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    template = f"http://127.0.0.1:{port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    error = failure(lambda: fetch_it(rules))
-    assert error.retryable
-    assert "ConnectError" in error.message
-    assert methods(hub) == []
-
-
-def test_something_else_is_the_hub(hub: Site, rules: DownloadRules) -> None:
-    hub_gives(hub, Answer(b"<html>"))
-    assert "FileMetadataError" in failure(lambda: fetch_it(rules)).message
-
-
-@pytest.mark.parametrize(
-    "closed",
-    [{"offline": True}, {"hosts": ()}, {"hosts": ("example.org",)}],
-    ids=["offline", "none", "another"],
-)
-def test_hub_may_not_be_asked(closed: dict, hub: Site, rules: DownloadRules) -> None:
-    hub_gives(hub, Answer(headers=HUB_FILE))
-    error = failure(lambda: fetch_it(replace(rules, **closed)))
-    assert not error.retryable
-    assert "may not be downloaded" in error.message
-    assert hub.asked == []
-    path = fetch_it(replace(rules, hosts=("127.0.0.1",)))
-    hub.asked.clear()
-    assert fetch_it(replace(rules, **closed)) == path
-    assert hub.asked == []
-
-
-def test_the_hub_librarys_own_offline_switch(
-    hub: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    _http.close_session()
-    assert "may not be downloaded" in failure(lambda: fetch_it(rules)).message
-    assert hub.asked == []
-
-
-def test_hub_file_too_large(hub: Site, rules: DownloadRules) -> None:
-    hub_gives(hub, Answer(headers=HUB_FILE))
-    error = failure(lambda: fetch_it(replace(rules, max_bytes=len(CONTENT) - 1)))
-    assert not error.retryable
-    assert error.details["limit"] == len(CONTENT) - 1
-    assert methods(hub) == ["HEAD"]
-
-
-def test_hub_file_of_unknown_size(hub: Site, rules: DownloadRules) -> None:
-    hub_gives(hub, Answer(headers=HUB_FILE, length=-1))
-    assert "larger" in failure(lambda: fetch_it(rules)).message
-    assert methods(hub) == ["HEAD"]
-
-
-@pytest.mark.parametrize(
-    ("repo", "file"),
-    [
-        ("../repo", "file.bin"),
-        ("a/b/c", "file.bin"),
-        ("owner/repo", "../../file.bin"),
-        ("owner/repo", "/etc/passwd"),
-        ("owner/repo", "a\\..\\b"),
-    ],
-)
-def test_names_that_lead_out_of_the_hub_cache(
-    repo: str, file: str, hub: Site, rules: DownloadRules, tmp_path: Path
-) -> None:
-    for each in (rules, replace(rules, offline=True)):
-        error = failure(lambda each=each: fetch_hub(repo, file, None, each))
-        assert not error.retryable
-        assert str(tmp_path) not in json.dumps(error.to_dict())
-    assert methods(hub) == []
-
-
-@pytest.mark.parametrize("revision", ["../../../x", "..", "/x", "a\x00b"])
-def test_revisions_that_lead_out_of_the_hub_cache(
-    revision: str, hub: Site, rules: DownloadRules, tmp_path: Path
-) -> None:
-    """Even if a hub says that there is such a one."""
-    hub_gives(hub, Answer(headers=HUB_FILE), revision=quote(revision, safe=""))
-    for each in (rules, replace(rules, offline=True)):
-        error = failure(lambda each=each: fetch_it(each, revision))
-        assert not error.retryable
-        assert str(tmp_path) not in json.dumps(error.to_dict())
-    assert "GET" not in methods(hub)

@@ -1,0 +1,215 @@
+"""The project's client of the Hugging Face hub: for jobs, profiles and pins.
+
+The hub's own library makes the requests and repeats them. It reads HF_ENDPOINT,
+HF_TOKEN, HF_TOKEN_PATH and HF_HUB_OFFLINE. Every failure is an AssetError.
+"""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ..errors import AssetError, shorten
+from ..progress import Report, ignore
+from .byte_count import ByteCount
+from .rules import (
+    NOT_HERE,
+    DownloadRules,
+    http_failure,
+    reason_of,
+    too_large,
+    unavailable,
+)
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_NEEDS_TOKEN = "set HF_TOKEN to a token that may read it"  # noqa: S105 - no token
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a model repository. ``revision`` None means its main branch."""
+
+    repo: str
+    path: str
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file as messages show it."""
+        revision = self.revision or "main"
+        return (
+            f"{shorten(self.path)} of {shorten(self.repo)} at revision"
+            f" {shorten(revision)}"
+        )
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at one commit: size and sha256 of its files.
+
+    Both are None where the hub does not list them; it lists no hash of small files.
+    """
+
+    commit: str
+    files: Mapping[str, tuple[int | None, str | None]]
+
+
+def fetch_hub(file: HubFile, rules: DownloadRules, report: Report = ignore) -> Path:
+    """Return ``file`` in the cache of the hub's library, fetched if need be.
+
+    The allowed hosts are compared with the hub's own host, not with those of the stores
+    that it sends downloads to. Raises AssetError.
+    """
+    # The library makes a path of the revision.
+    if ".." in (file.revision or "") or (file.revision or "").startswith("/"):
+        raise unavailable(file.name, "cannot be found: no revision has such a name")
+    if not _may_ask(rules):
+        return _cached(file)
+    size = _size(file)
+    if size is None or size > rules.max_bytes:
+        raise too_large(file.name, rules)
+    return download(file, report=report)
+
+
+def download(
+    file: HubFile, *, folder: Path | None = None, report: Report = ignore
+) -> Path:
+    """Download ``file`` into ``folder``, or into the cache of the hub's library.
+
+    A download that was cut off goes on where it stopped. Raises AssetError.
+    """
+    from huggingface_hub import (
+        hf_hub_download,  # pyright: ignore[reportUnknownVariableType]
+    )
+
+    with _failures_named(file.name):
+        path = hf_hub_download(
+            file.repo,
+            file.path,
+            revision=file.revision,
+            local_dir=folder,
+            tqdm_class=_bar_that_reports(report),
+        )
+        return Path(path)
+
+
+def repository(repo: str, revision: str | None) -> Repository:
+    """Return what the hub lists of a model repository. Raises AssetError."""
+    from huggingface_hub import HfApi
+
+    with _failures_named(f"{repo} at revision {revision or 'main'}"):
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+    if info.sha is None:
+        raise unavailable(repo, "cannot be pinned: the hub names no commit")
+    files = {
+        file.rfilename: (file.lfs.size, file.lfs.sha256)
+        if file.lfs
+        else (file.size, None)
+        for file in info.siblings or []
+    }
+    return Repository(info.sha, files)
+
+
+def _may_ask(rules: DownloadRules) -> bool:
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    return not rules.offline and rules.allows(host)
+
+
+def _cached(file: HubFile) -> Path:
+    """Return ``file`` from the cache; downloading it would use the network."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    with _failures_named(file.name):
+        path = try_to_load_from_cache(
+            file.repo, file.path, revision=file.revision or constants.DEFAULT_REVISION
+        )
+    if not isinstance(path, str):
+        raise unavailable(file.name, NOT_HERE)
+    return Path(path)
+
+
+def _size(file: HubFile) -> int | None:
+    from huggingface_hub import (
+        hf_hub_download,  # pyright: ignore[reportUnknownVariableType]
+    )
+
+    with _failures_named(file.name):
+        found = hf_hub_download(
+            file.repo, file.path, revision=file.revision, dry_run=True
+        )
+    return found.file_size
+
+
+def _bar_that_reports(report: Report) -> "type[tqdm[Any]]":
+    """Return a class of progress bars that the library fills and nobody sees."""
+    from tqdm import tqdm
+
+    count = ByteCount(report)
+
+    class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(disable=True)  # pyright: ignore[reportUnknownMemberType]
+            count.start(options.get("total"), options.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> None:
+            count.add(int(n or 0))
+
+        def update_transfer(self, n: float) -> None:
+            """Ignore bytes on the wire; ``update`` counts them when they are written."""
+
+    return Bar
+
+
+@contextmanager
+def _failures_named(name: str) -> Generator[None]:
+    # The library depends on httpx2 itself, and its own errors are made from it.
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import XetDownloadError
+
+    try:
+        yield
+    except (HTTPError, XetDownloadError, OSError, ValueError, RuntimeError) as error:
+        raise _failure(_cause(error), name) from None
+
+
+def _cause(error: Exception) -> BaseException:
+    """Return why the hub did not help, where the library reports only that it did not."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return error.__cause__ or errors.OfflineModeIsEnabled()
+    return error
+
+
+def _failure(error: BaseException, name: str) -> AssetError:
+    from huggingface_hub import errors
+
+    texts = {
+        errors.OfflineModeIsEnabled: NOT_HERE,
+        errors.GatedRepoError: f"is in a gated repository: {_NEEDS_TOKEN}",
+        errors.RepositoryNotFoundError: "is in no repository of the hub, or in a"
+        f" private one: then {_NEEDS_TOKEN}",
+        errors.RevisionNotFoundError: "cannot be found: the repository has no such"
+        " revision",
+        errors.RemoteEntryNotFoundError: "cannot be found: the repository has no such"
+        " file",
+    }
+    for kind, text in texts.items():
+        if isinstance(error, kind):
+            return unavailable(name, text)
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        return http_failure(
+            name, status, f"; {_NEEDS_TOKEN}" if status in (401, 403) else ""
+        )
+    return unavailable(
+        name,
+        f"could not be fetched: {reason_of(error)}",
+        retryable=not isinstance(error, ValueError),
+    )

@@ -1,0 +1,160 @@
+"""The grammar of references: how a job names a weight file or a picture.
+
+A weight file is one of
+
+    a name of ``catalog.PUBLISHED_FILES``          v3_sd15_mm.ckpt
+    a path below the models folder                 loras/style.safetensors
+    a file on the Hugging Face hub                 hf://owner/repo/folder/file.safetensors@revision
+    an https URL                                   https://example.org/style.safetensors
+
+or, for a motion module, a name of ``catalog.MOTION_MODULES``. Each may end in
+``#sha256=<64 hex digits>``: then the content must have that hash.
+
+A picture is an https URL, base64 (bare or a data: URI), or a path below the input
+folder.
+"""  # noqa: E501 - a table
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from .. import catalog
+from ..errors import InvalidRequest, shorten
+from .hub import HubFile
+from .rules import shown_url
+
+WEIGHT_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+_HUB = re.compile(
+    r"hf://(?P<repo>[\w.-]+/[\w.-]+)/(?P<path>[^@#]+?)(?:@(?P<revision>[\w./-]+))?"
+)
+_SHA256 = re.compile(r"(?P<reference>.*)#sha256=(?P<sha256>[0-9a-fA-F]{64})", re.DOTALL)
+_WEIGHT_FILES = (
+    "a path below the models folder, the name of a published file,"
+    " hf://owner/repo/file@revision or an https URL,"
+    f" that ends in {', '.join(WEIGHT_FILE_SUFFIXES)}"
+)
+_PICTURES = (
+    "an https URL, base64, or a path below the input folder"
+    f" ({', '.join(PICTURE_SUFFIXES)})"
+)
+
+
+@dataclass(frozen=True)
+class CatalogModule:
+    """A motion module by its name in ``catalog.MOTION_MODULES``."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A path on this machine, as the job wrote it, or a published file's name."""
+
+    path: str
+
+    @property
+    def filename(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """A file at an https URL."""
+
+    url: str
+
+    @property
+    def shown(self) -> str:
+        """The URL without its query."""
+        return shown_url(self.url)
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the URL's path."""
+        return PurePosixPath(urlsplit(self.url).path).suffix
+
+
+Place = CatalogModule | LocalFile | WebFile | HubFile
+
+
+@dataclass(frozen=True)
+class WeightReference:
+    """A parsed reference to a weight file. ``text`` is what the job wrote."""
+
+    text: str
+    place: Place
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The job's name for the file, without the query of a URL."""
+        return self.place.shown if isinstance(self.place, WebFile) else self.text
+
+
+def parse_weight_reference(text: str, field: str) -> WeightReference:
+    """Parse a reference. Raises InvalidRequest for ``field`` if it is none."""
+    match = _SHA256.fullmatch(text)
+    if match:
+        place = _place(match["reference"], field)
+        return WeightReference(text, place, match["sha256"].lower())
+    return WeightReference(text, _place(text, field))
+
+
+def _place(plain: str, field: str) -> Place:
+    is_module = field == "motion_module"
+    if is_module and plain in catalog.MOTION_MODULES:
+        return CatalogModule(plain)
+    names = f"{', '.join(catalog.MOTION_MODULES)}; " if is_module else ""
+    allowed = f"{names}{_WEIGHT_FILES}"
+    if match := _HUB.fullmatch(plain):
+        _check_suffix(match["path"], InvalidRequest(field, plain, allowed))
+        return HubFile(**match.groupdict())
+    if "://" in plain:
+        refusal = InvalidRequest(field, shorten(plain.partition("?")[0]), allowed)
+        return _web_file(plain, refusal)
+    _check_suffix(plain, InvalidRequest(field, plain, allowed))
+    return LocalFile(plain)
+
+
+def _web_file(url: str, refusal: InvalidRequest) -> WebFile:
+    try:
+        path = urlsplit(url).path
+    except ValueError:  # a malformed host
+        raise refusal from None
+    if not is_url(url):
+        raise refusal
+    _check_suffix(path, refusal)
+    return WebFile(url)
+
+
+def _check_suffix(path: str, refusal: InvalidRequest) -> None:
+    if PurePosixPath(path).suffix not in WEIGHT_FILE_SUFFIXES:
+        raise refusal
+
+
+def is_url(reference: str) -> bool:
+    """Whether ``reference`` is an https URL."""
+    return reference.startswith("https://")
+
+
+def is_picture_path(reference: str) -> bool:
+    """Whether a picture's ``reference`` is a path, and not base64."""
+    is_data = reference.startswith("data:")
+    return reference.lower().endswith(PICTURE_SUFFIXES) and not is_data
+
+
+def decode_picture(text: str, field: str) -> bytes:
+    """Decode base64, bare or in a data: URI.
+
+    Raises InvalidRequest for ``field`` if it is neither.
+    """
+    encoded = text.partition("base64,")[2] or text
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(field, shorten(text, 40), _PICTURES) from None

@@ -1,0 +1,3 @@
+"""Tables of files."""
+
+from fake_hub import table as table  # a fixture

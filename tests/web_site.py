@@ -1,0 +1,229 @@
+"""A web site and a hub on loopback, for the tests of what fetches from them."""
+
+import datetime
+import hashlib
+import ipaddress
+import json
+import socket
+import ssl
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from huggingface_hub import constants
+from huggingface_hub.utils import _detect_agent, _http
+
+from animatediff.errors import AssetError
+from animatediff.fetch.rules import DownloadRules
+
+CONTENT = bytes(range(256)) * 40
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SECRET = "s3cr3tsignature"
+
+
+@dataclass
+class Answer:
+    """``length``: None for the true one, -1 for no such header. ``hook`` runs when half
+    of the body was sent.
+    """
+
+    body: bytes = CONTENT
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    length: int | None = None
+    hook: Callable[[], None] = lambda: None
+
+
+class Site(ThreadingHTTPServer):
+    """Answers by path; of several answers each is given once, the last for ever.
+    Remembers what it was asked.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.context = context
+        self.answers: dict[str, list[Answer]] = {}
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.lock = threading.Lock()
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        connection, address = super().get_request()
+        if (
+            self.context
+        ):  # shakes hands in the thread of its handler, at the first byte that is read
+            connection = self.context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, address
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is no news."""
+
+    def url(self, path: str = "/file.bin", host: str = "127.0.0.1") -> str:
+        return (
+            f"{'https' if self.context else 'http'}://{host}:{self.server_port}{path}"
+        )
+
+    def gives(self, *answers: Answer, path: str = "/file.bin") -> str:
+        self.answers[path] = list(answers)
+        return self.url(path)
+
+    def next_answer(self, method: str, path: str, headers: dict[str, str]) -> Answer:
+        with self.lock:
+            self.asked.append((method, path, headers))
+            answers = self.answers.get(path.partition("?")[0], [Answer(b"", 404)])
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Site
+
+    def do_GET(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.server.next_answer(self.command, self.path, headers)
+        if (
+            "ETag" in answer.headers
+            and headers.get("if-none-match") == answer.headers["ETag"]
+        ):
+            answer = replace(answer, status=304, body=b"")
+        self.send_response(answer.status)
+        for name, value in {"Connection": "close", **answer.headers}.items():
+            self.send_header(name, value)
+        if answer.length != -1:
+            self.send_header(
+                "Content-Length",
+                str(len(answer.body) if answer.length is None else answer.length),
+            )
+        self.end_headers()
+        if self.command == "GET":
+            middle = len(answer.body) // 2
+            self.wfile.write(answer.body[:middle])
+            answer.hook()
+            self.wfile.write(answer.body[middle:])
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def running(site: Site) -> Iterator[Site]:
+    thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield site
+    finally:
+        site.shutdown()
+        site.server_close()
+        thread.join()
+
+
+def make_certificate(folder: Path) -> Path:
+    """A certificate for loopback and example.org that is its own authority, and its
+    key, in one file.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "downloads test")])
+    names = [
+        x509.DNSName(host) for host in ("localhost", "example.org", "*.example.org")
+    ]
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number()
+        )
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [*names, x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            ),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "certificate.pem"
+    pem, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
+    path.write_bytes(
+        certificate.public_bytes(pem)
+        + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password)
+    )
+    return path
+
+
+def failure(call: Callable[[], object]) -> AssetError:
+    """What ``call`` raises, which shows no secret anywhere, not even in a log that
+    prints all of it.
+    """
+    with pytest.raises(AssetError) as caught:
+        call()
+    error = caught.value
+    assert error.__cause__ is None
+    for text in (
+        json.dumps(error.to_dict()),
+        "".join(traceback.format_exception(error)),
+    ):
+        assert SECRET not in text
+    return error
+
+
+def files_of(rules: DownloadRules) -> list[str]:
+    return sorted(
+        path.relative_to(rules.cache_dir).as_posix()
+        for path in rules.cache_dir.rglob("*")
+        if path.is_file()
+    )
+
+
+def leftovers(rules: DownloadRules) -> list[str]:
+    """Whatever is in the cache apart from its two folders."""
+    folders = (rules.cache_dir / "files", rules.cache_dir / "urls")
+    return [str(path) for path in rules.cache_dir.rglob("*") if path not in folders]
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB_FILE = {"X-Repo-Commit": COMMIT, "ETag": f'"{SHA256}"'}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A hub that the library takes for the real one. The library's pauses between
+    retries (23 s) are left out.
+    """
+    with running(Site(None)) as site:
+        monkeypatch.setattr(constants, "ENDPOINT", site.url(""))
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            site.url("/{repo_id}/resolve/{revision}/{filename}"),
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(
+            constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents.json")
+        )
+        monkeypatch.setattr(_detect_agent, "_registry", None)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None))
+        yield site
