@@ -1,6 +1,4 @@
-"""The wire: what a job may say and what it is answered. Everything that a client sees
-is declared here.
-"""
+"""The wire: the JSON of a job, of its output and of its error."""
 
 from .job_input import JobInput, parse_job_input
 from .job_output import JobError, JobOutput, render_job_output

@@ -1,4 +1,4 @@
-"""Write schemas/*.schema.json: python -m schemas.generate"""
+"""Write schemas/*.schema.json: python -m schemas.generate."""
 
 import json
 from pathlib import Path

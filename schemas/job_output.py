@@ -44,6 +44,12 @@ def _bare(info: FieldInfo) -> Any:
     return Annotated[info.annotation, *listed] if listed else info.annotation
 
 
+def _part(name: str, model: type[BaseModel], doc: str) -> Any:
+    return create_model(
+        name, __base__=Part, __doc__=doc, __module__=__name__, **_echo(model)
+    )
+
+
 if TYPE_CHECKING:
 
     class ClipEcho(_Output):
@@ -51,27 +57,19 @@ if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
 
-    class LoraEcho(Part, ClipEcho):
-        """What the output repeats of a file."""
+    class LoraPart(Part, ClipEcho):
+        """A weight file that took part, and how it was used."""
 
-    EmbeddingEcho = ControlEcho = LoraEcho
+    EmbeddingPart = ControlPart = LoraPart
 else:
-    LoraEcho = create_model("LoraEcho", __base__=Part, **_echo(LoraFile))
-    EmbeddingEcho = create_model("EmbeddingEcho", __base__=Part, **_echo(EmbeddingFile))
-    ControlEcho = create_model("ControlEcho", __base__=Part, **_echo(ControlFile))
     ClipEcho = create_model("ClipEcho", __base__=_Output, **_echo(Clip))
-
-
-class LoraPart(LoraEcho):
-    """A LoRA that took part."""
-
-
-class EmbeddingPart(EmbeddingEcho):
-    """A textual inversion that took part."""
-
-
-class ControlPart(ControlEcho):
-    """A SparseCtrl branch that took part."""
+    LoraPart = _part("LoraPart", LoraFile, "A LoRA that took part.")
+    EmbeddingPart = _part(
+        "EmbeddingPart", EmbeddingFile, "A textual inversion that took part."
+    )
+    ControlPart = _part(
+        "ControlPart", ControlFile, "A SparseCtrl branch that took part."
+    )
 
 
 class JobOutput(ClipEcho):
@@ -94,21 +92,21 @@ class JobOutput(ClipEcho):
     controls: list[ControlPart]
     timings: dict[str, float] = Field(
         description="Seconds by phase: prepare, queue, load, encode, denoise, decode,"
-        " hash, write, store; gpu: on the"
-        " device, total: all of it."
+        " hash, write, store; gpu: time on the device; total: the whole job."
     )
     worker: dict[str, float] = Field(
-        description="The worker as it was then: jobs done, seconds since its start,"
-        " and the device's share of them."
+        description="The worker at that moment: jobs done, seconds since its start,"
+        " and the share of them that its device was busy."
     )
     warnings: list[str] = Field(
-        description="What a user would want to know, such as a prompt that was cut."
+        description="Facts that the user should know, such as a prompt that was cut."
     )
 
 
 class JobError(BaseModel):
-    """Why a job failed: the ``error`` of a failed job is this object as JSON text. Some
-    codes add further fields.
+    """Why a job failed: its ``error`` is this object as JSON text.
+
+    Some codes add further fields.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)

@@ -27,8 +27,9 @@ from ..serving.progress import BarProgress
 from ..video import OUTPUT_FORMATS, write_video
 from ..video.grid import save_videos_grid
 from .environment import add_device_options, file_name, settings_of
+from .inference_config import control_kind
 from .plan import print_plan
-from .prompt_config import Entry, PlannedClip, control_kind, read_entries, requests
+from .prompt_config import Entry, PlannedClip, read_entries, requests
 
 GRID_COLUMNS = 4
 Shape = tuple[int, int, int, int]

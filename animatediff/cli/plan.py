@@ -1,6 +1,7 @@
 """What the clips of a config need: ``animatediff make --config FILE --dry-run``."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 
 import yaml
@@ -13,75 +14,82 @@ from ..job.clip import Clip
 from .prompt_config import PlannedClip
 
 STEP_TFLOP = 35.25
-"""Of one guided step of SD 1.5 at 512x512, 16 frames: counted by pytest -s
-tests/test_full_size.py.
-"""
+"""A guided step of SD 1.5, 16 frames at 512x512; tests/test_full_size.py counts it."""
 NOMINAL_TFLOP_PER_SECOND = 100.0
-"""Only to turn counted work into seconds that can be compared; no GPU was measured."""
+"""Turns counted work into seconds for comparison; no GPU was measured."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A file that a clip needs, as one line of the plan."""
+
+    place: str
+    line: str
+    is_missing: bool = False
 
 
 def print_plan(engine: Engine, clips: list[PlannedClip]) -> int:
-    """Print it, entry by entry. Returns how many files are missing that cannot be
-    fetched.
+    """Print what would be loaded and made, entry by entry.
+
+    Returns the number of files that are missing and cannot be fetched.
     """
     missing: set[str] = set()
     for entry, group in groupby(clips, key=lambda clip: clip.entry):
-        own = [(clip, engine.resolve(clip.request)) for clip in group]
+        planned = [(clip, engine.resolve(clip.request)) for clip in group]
         print(f"entry {entry}")
-        for place, line, is_missing in _sources(engine, own[0][1]):
-            print(f"  {place}: {line}")
-            if is_missing:
-                missing.add(line)
-        for clip, request in own:
-            print(f"  {_clip(clip, request)}; {_work(engine, request)}")
-    print(
-        f"{len(clips)} clips;"
-        f" {f'missing: {len(missing)}' if missing else 'nothing is missing'}"
-    )
+        for need in _needs(engine, planned[0][1]):
+            print(f"  {need.place}: {need.line}")
+            if need.is_missing:
+                missing.add(need.line)
+        for clip, resolved in planned:
+            is_drawn = clip.request.seed is None
+            print(f"  {_summary(resolved, is_drawn)}; {_work(engine, resolved)}")
+    verdict = f"missing: {len(missing)}" if missing else "nothing is missing"
+    print(f"{len(clips)} clips; {verdict}")
     return len(missing)
 
 
-def _clip(clip: PlannedClip, request: Clip) -> str:
+def _summary(clip: Clip, seed_is_drawn: bool) -> str:
     return (
-        f"clip: {request.num_frames} frames of {request.width}x{request.height},"
-        f" {request.num_frames / request.fps:.1f} s, {request.num_inference_steps}"
-        f" steps of {request.scheduler},"
-        f" guidance {request.guidance_scale:g}, seed"
-        f" {'drawn' if clip.request.seed is None else request.seed}"
+        f"clip: {clip.num_frames} frames of {clip.width}x{clip.height},"
+        f" {clip.num_frames / clip.fps:.1f} s, {clip.num_inference_steps}"
+        f" steps of {clip.scheduler}, guidance {clip.guidance_scale:g},"
+        f" seed {'drawn' if seed_is_drawn else clip.seed}"
     )
 
 
-def _sources(engine: Engine, request: Clip) -> Iterator[tuple[str, str, bool]]:
-    """Place, line and whether it is missing, of everything that ``request`` needs."""
-    try:
-        folder = engine.assets.base_model_folder(request.model)
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        yield "model", _line(Source(request.model, folder, "here", size)), False
-    except (AssetError, InvalidRequest) as error:
-        yield "model", f"MISSING: {error.message}", True
-    for place, reference in named_files(request).items():
-        try:
-            yield place, _line(engine.assets.locate(reference, place)), False
-        except AssetError as error:
-            yield (
-                place,
-                f"MISSING:"
-                f" {error.message.removeprefix(f'{place} ').removeprefix(f'{place}: ')}",
-                True,
-            )
-    for i, control in enumerate(request.controls):
+def _needs(engine: Engine, clip: Clip) -> Iterator[Need]:
+    yield _model(engine, clip.model)
+    for place, reference in named_files(clip).items():
+        yield _weight_file(engine, place, reference)
+    for i, control in enumerate(clip.controls):
         for j, image in enumerate(control.images):
             place = f"controls.{i}.images.{j}"
-            size = (
-                None
-                if image.startswith("https://")
-                else len(engine.assets.picture(image, place))
-            )
-            yield (
-                place,
-                f"{image[:80]} ({_size(size)}), at frame {control.frame_indices[j]}",
-                False,
-            )
+            yield _image(engine, place, image, control.frame_indices[j])
+
+
+def _model(engine: Engine, model: str) -> Need:
+    try:
+        folder = engine.assets.base_model_folder(model)
+    except (AssetError, InvalidRequest) as error:
+        return Need("model", f"MISSING: {error.message}", is_missing=True)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Need("model", _line(Source(model, folder, "here", size)))
+
+
+def _weight_file(engine: Engine, place: str, reference: str) -> Need:
+    try:
+        return Need(place, _line(engine.assets.locate(reference, place)))
+    except AssetError as error:
+        reason = error.message.removeprefix(f"{place} ").removeprefix(f"{place}: ")
+        return Need(place, f"MISSING: {reason}", is_missing=True)
+
+
+def _image(engine: Engine, place: str, image: str, frame: int) -> Need:
+    size = None
+    if not image.startswith("https://"):
+        size = len(engine.assets.picture(image, place))
+    return Need(place, f"{image[:80]} ({_size(size)}), at frame {frame}")
 
 
 def _line(source: Source) -> str:
@@ -95,26 +103,29 @@ def _size(count: int | None) -> str:
     return "size not known" if count is None else f"{count / 1e6:,.1f} MB"
 
 
-def _work(engine: Engine, request: Clip) -> str:
-    """The UNet's share, by its linear part: attention within a frame grows faster with
-    its size.
+def _work(engine: Engine, clip: Clip) -> str:
+    """The UNet's work, scaled from the counted step.
+
+    A lower bound for large frames: attention within a frame grows faster than its size.
     """
-    try:
-        config = engine.assets.base_model_folder(request.model) / "unet" / "config.json"
-        widths = unet_config_from_diffusers(
-            yaml.safe_load(config.read_text())
-        ).block_out_channels
-    except (
-        AssetError,
-        InvalidRequest,
-        CheckpointError,
-        KeyError,
-        TypeError,
-        yaml.YAMLError,
-    ):
-        widths = SD15.block_out_channels
-    if widths != SD15.block_out_channels:
+    if not _is_of_sd15_size(engine, clip.model):
         return "work not counted: the model is not of SD 1.5's size"
-    passes = 2 if request.guidance_scale > 1 else 1
-    work = STEP_TFLOP * request.megapixel_steps * 1e6 / (512 * 512 * 16) * passes / 2
-    return f"about {work:,.0f} TFLOP, {work / NOMINAL_TFLOP_PER_SECOND:,.1f} s at {NOMINAL_TFLOP_PER_SECOND:g} TFLOP/s"
+    passes = 2 if clip.guidance_scale > 1 else 1
+    counted_steps = clip.megapixel_steps * 1e6 / (512 * 512 * 16)
+    work = STEP_TFLOP * counted_steps * passes / 2
+    seconds = work / NOMINAL_TFLOP_PER_SECOND
+    rate = f"{NOMINAL_TFLOP_PER_SECOND:g} TFLOP/s"
+    return f"about {work:,.0f} TFLOP, {seconds:,.1f} s at {rate}"
+
+
+def _is_of_sd15_size(engine: Engine, model: str) -> bool:
+    """Whether the UNet has SD 1.5's widths; assumed of a model that is not here."""
+    try:
+        folder = engine.assets.base_model_folder(model)
+        raw = yaml.safe_load((folder / "unet" / "config.json").read_text())
+        config = unet_config_from_diffusers(raw)
+    except (AssetError, InvalidRequest, CheckpointError, KeyError, TypeError):
+        return True
+    except yaml.YAMLError:
+        return True
+    return config.block_out_channels == SD15.block_out_channels

@@ -8,17 +8,16 @@ keys that are not.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BeforeValidator, Field, create_model
 from pydantic.fields import FieldInfo
 
-from .. import catalog
 from ..errors import InvalidRequest
 from ..job.clip import SEED_MAX, GenerationRequest
 from ..job.fields import shown
 from ..job.validation import validated
+from .inference_config import Table, motion_module_version, read_yaml
 
 Item = TypeVar("Item")
 
@@ -37,36 +36,32 @@ Seed = Annotated[int, Field(ge=-1, le=SEED_MAX)]
 Strength = Annotated[float, Field(ge=-10, le=10)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-class MotionLora(_Table):
+class MotionLora(Table):
     """One entry of ``motion_module_lora_configs``."""
 
     path: str
     alpha: Strength = 1.0
 
 
-class PublishedKeys(_Table):
+class PublishedKeys(Table):
     """One model with one or several prompts: the keys that are no field of a job.
 
     A seed of -1 is drawn; a single seed is used for every prompt.
     """
 
     prompt: Annotated[Texts, Field(min_length=1)]
-    n_prompt: Texts = [""]
-    seed: Annotated[list[Seed], BeforeValidator(_listed)] = [-1]
+    n_prompt: Texts = Field([""])
+    seed: Annotated[list[Seed], BeforeValidator(_listed)] = Field([-1])
     inference_config: str | None = None
-    motion_module_lora_configs: list[MotionLora] = []
+    motion_module_lora_configs: list[MotionLora] = Field([])
     lora_model_path: str | None = None
     lora_alpha: Strength = 0.8
     adapter_lora_path: str | None = None
     adapter_lora_scale: Strength = 1.0
     controlnet_path: str | None = None
     controlnet_config: str | None = None
-    controlnet_images: Texts = []
-    controlnet_image_indexs: Annotated[list[int], BeforeValidator(_listed)] = [0]
+    controlnet_images: Texts = Field([])
+    controlnet_image_indexs: Annotated[list[int], BeforeValidator(_listed)] = Field([0])
     normalize_condition_images: bool = False
     controlnet_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
 
@@ -128,95 +123,18 @@ class PlannedClip:
     request: GenerationRequest
 
 
-class _MotionKwargs(_Table):
-    num_attention_heads: Literal[8] = 8
-    num_transformer_block: Literal[1] = 1
-    attention_block_types: list[Literal["Temporal_Self"]] = [
-        "Temporal_Self",
-        "Temporal_Self",
-    ]
-    temporal_position_encoding: Literal[True] = True
-    temporal_position_encoding_max_len: int | None = None
-    temporal_attention_dim_div: Literal[1] = 1
-    zero_initialize: bool = True
-
-
-class _Motion(_Table):
-    use_motion_module: Literal[True]
-    motion_module_resolutions: list[int] = [1, 2, 4, 8]
-    motion_module_mid_block: bool
-    motion_module_type: Literal["Vanilla"] = "Vanilla"
-    motion_module_kwargs: _MotionKwargs = _MotionKwargs()
-
-
-class _UNetKwargs(_Motion):
-    use_inflated_groupnorm: bool = False
-    unet_use_cross_frame_attention: Literal[False] = False
-    unet_use_temporal_attention: Literal[False] = False
-
-
-class _Inference(_Table):
-    unet_additional_kwargs: _UNetKwargs
-    noise_scheduler_kwargs: dict[str, Any] = {}
-
-
-class _ControlKwargs(_Motion):
-    set_noisy_sample_input_to_zero: Literal[True]
-    use_simplified_condition_embedding: bool
-    conditioning_channels: int
-
-
-class _Control(_Table):
-    controlnet_additional_kwargs: _ControlKwargs
-
-
 def read_entries(path: Path) -> list[Entry]:
-    """The entries of a prompt config. Raises InvalidRequest that names file, entry, key
-    and what may stand there.
+    """The entries of a prompt config.
+
+    Raises InvalidRequest that names the file, the entry, the key and what is allowed.
     """
-    raw = _read_yaml(path)
+    raw = read_yaml(path)
     if not isinstance(raw, list) or not raw:
         raise InvalidRequest(path.name, type(raw).__name__, "a list of entries")
     return [
         validated(Entry, entry, place=f"{path.name}, entry {i}", noun="key")
         for i, entry in enumerate(raw)
     ]
-
-
-def motion_module_version(path: str) -> str:
-    """The architecture that an inference config describes: the name of a row in
-    ``MOTION_MODULE_VERSIONS``.
-    """
-    config = validated(_Inference, _read_yaml(Path(path)), place=path, noun="key")
-    noise = {"clip_sample": False, **catalog.NOISE_SCHEDULE}
-    for key, value in config.noise_scheduler_kwargs.items():
-        if noise.get(key) != value:
-            raise InvalidRequest(
-                f"{path}: noise_scheduler_kwargs.{key}",
-                value,
-                f"{noise.get(key, 'no such key')}",
-            )
-    unet = config.unet_additional_kwargs
-    wanted = (unet.use_inflated_groupnorm, unet.motion_module_mid_block)
-    for name in ("v1", "v2", "v3"):
-        row = catalog.MOTION_MODULE_VERSIONS[name]
-        if (row.use_inflated_groupnorm, row.use_mid_block) == wanted:
-            return name
-    raise InvalidRequest(
-        f"{path}: use_inflated_groupnorm, motion_module_mid_block",
-        str(wanted),
-        "those of v1, v2, v3",
-    )
-
-
-def control_kind(path: str) -> str:
-    """Which SparseCtrl branch a controlnet config describes, "rgb" or "scribble"."""
-    config = validated(_Control, _read_yaml(Path(path)), place=path, noun="key")
-    return (
-        "rgb"
-        if config.controlnet_additional_kwargs.use_simplified_condition_embedding
-        else "scribble"
-    )
 
 
 def requests(entry: Entry, place: str) -> Iterator[GenerationRequest]:
@@ -278,15 +196,3 @@ def _for_each(values: Sequence[Item], count: int, place: str) -> Sequence[Item]:
             place, f"{len(values)} values", f"one, or one for each of {count} prompts"
         )
     return list(values) * count if len(values) == 1 else values
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequest(
-            str(path), error.strerror, "a YAML file that can be read"
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise InvalidRequest(str(path), said, "YAML") from None

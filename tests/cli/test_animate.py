@@ -14,11 +14,8 @@ from PIL import Image
 
 from animatediff import cli
 from animatediff.cli.environment import file_name
-from animatediff.cli.prompt_config import (
-    motion_module_version,
-    read_entries,
-    requests,
-)
+from animatediff.cli.inference_config import motion_module_version
+from animatediff.cli.prompt_config import read_entries, requests
 from animatediff.errors import InvalidRequest
 from animatediff.pipeline import (
     AnimationInputs,

@@ -19,6 +19,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import animatediff
+from animatediff.cli import make
+from animatediff.cli.prompt_config import read_entries, requests
 from animatediff.engine import Engine
 from animatediff.errors import InvalidRequest
 from animatediff.progress import ignore
@@ -27,7 +29,6 @@ from animatediff.serving.storage import LocalStorage
 from animatediff.settings import Settings
 from animatediff.video import read_metadata
 from schemas import JobInput, JobOutput, parse_job_input, render_job_output
-from scripts.prompt_config import read_entries, requests
 from scripts.tables import job_fields_table
 
 assert Path(animatediff.__file__).is_relative_to(Path.cwd())
@@ -62,6 +63,10 @@ config.write_text("- {prompt: a, shine: 0.75}")
 (entry,) = read_entries(config)
 (request,) = requests(entry, "entry 0")
 assert request.shine == 0.75
+
+options = make._parser("make").parse_args(["a", "--shine", "0.75"])
+assert parse_job_input(make.job_input(options)).shine == 0.75
+assert "How shiny." in make._parser("make").format_help()
 
 row = "| `shine` | How shiny. | a finite number from 0 to 1 | 0.5 |"
 assert row in job_fields_table()
