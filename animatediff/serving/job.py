@@ -35,8 +35,6 @@ from .answer_size import check_inline_size, write_fitting
 from .logs import log_event
 from .storage import Storage
 
-log = logging.getLogger(__name__)
-
 Answer = dict[str, Any]
 Parse = Callable[[Any], GenerationRequest]
 """Turns a job's input into a request. Raises InvalidRequest."""
@@ -142,7 +140,7 @@ class RunningJob:
         except AnimateDiffError as error:
             return self._failed(error)
         except Exception as error:
-            log.exception("unexpected", extra={"fields": {"job": self.id}})
+            log_event("unexpected", level=logging.ERROR, cause=error, job=self.id)
             name = type(error).__name__
             return self._failed(
                 InternalError(f"the worker failed unexpectedly ({name})")
