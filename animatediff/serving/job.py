@@ -139,7 +139,7 @@ class RunningJob:
             return stage()
         except AnimateDiffError as error:
             return self._failed(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every error is an answer
             log_event("unexpected", level=logging.ERROR, cause=error, job=self.id)
             name = type(error).__name__
             return self._failed(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -20,7 +21,7 @@ from animatediff.serving.logs import LIBRARIES, configure_logs
 from animatediff.serving.progress import BarProgress, ThrottledProgress
 from animatediff.serving.storage import LocalStorage
 from animatediff.serving.worker import Worker
-from animatediff.settings import Settings
+from animatediff.settings import PROJECT_ROOT, Settings
 from lab.queue.quiet_http import Quiet, QuietServer
 from schemas import parse_job_input, render_job_output
 
@@ -200,3 +201,13 @@ def test_libraries_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None
         logging.getLogger(f"{name}.part").warning("slow")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["event"] for line in lines] == ["slow"] * 4
+
+
+def test_one_module_of_the_package_imports_the_sdk() -> None:
+    package = PROJECT_ROOT / "animatediff"
+    importing = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(import|from) runpod", path.read_text(), re.MULTILINE)
+    ]
+    assert importing == ["serving/runpod_sdk.py"]
