@@ -1,4 +1,4 @@
-"""What several rooms' tests need: reference data, tiny models, the embedded family."""
+"""Fixtures for several rooms: reference data, tiny models, the embedded family."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config(golden: Path) -> UNet3DConfig:
-    """The reference data's UNet: all of SD 1.5's parts, a tenth of its widths."""
+    """The config of the reference data: all parts of SD 1.5 at a tenth of the width."""
     return unet_config_from_diffusers(
         json.loads((golden / "common" / "unet2d_config.json").read_text())
     )
@@ -29,7 +29,7 @@ def tiny_config(golden: Path) -> UNet3DConfig:
 
 @pytest.fixture(scope="session")
 def tiny_weights(golden: Path) -> dict[str, torch.Tensor]:
-    """Random weights of the tiny UNet and of a v2 motion module around it, float32."""
+    """Random float32 weights of the tiny UNet with a v2 motion module."""
     files = (golden / "common" / f"{name}.safetensors" for name in ("unet2d", "motion"))
     return {
         key: tensor.float() for file in files for key, tensor in load_file(file).items()
@@ -38,7 +38,7 @@ def tiny_weights(golden: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def shapeworld() -> AnimationPipeline:
-    """The embedded family. Tests that change it must put it back."""
+    """The embedded family. A test that changes it must restore it."""
     return load_weights(
         AnimationPipeline.from_pretrained(SHAPEWORLD),
         SHAPEWORLD / "motion_module_v3.safetensors",

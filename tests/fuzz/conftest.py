@@ -1,8 +1,7 @@
-"""How many cases, from which seed; the service that takes them; and, at the end, what
-became of them.
+"""The number of fuzz cases, their seed, the service under test, and a summary.
 
-Without a seed the cases are the same every time. ``--cases`` is their number in all
-tests together.
+Without a seed the cases are the same every time. ``--cases`` is the total number for
+all tests.
 """
 
 import socket
@@ -18,7 +17,7 @@ from tests.fuzz.service import TALLY, Service
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--cases", type=int, default=5000, help="fuzz cases, in all tests together"
+        "--cases", type=int, default=5000, help="total number of fuzz cases"
     )
 
 
@@ -29,9 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
         derandomize=config.getoption("--hypothesis-seed") is None,
         database=None,
         deadline=None,
-        suppress_health_check=[
-            HealthCheck.too_slow
-        ],  # it times the drawing, which waits for files that are made once
+        # The check times the drawing of cases, which waits for files that are created
+        # once.
+        suppress_health_check=[HealthCheck.too_slow],
     )
     settings.load_profile("fuzz")
 
@@ -40,18 +39,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     total = sum(sum(codes.values()) for codes in TALLY.values())
     terminalreporter.section(f"{total} fuzz cases")
     for group, codes in TALLY.items():
-        said = ", ".join(f"{count} {code}" for code, count in codes.most_common())
-        terminalreporter.line(f"{group}: {sum(codes.values())} ({said})")
+        counts = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+        terminalreporter.line(f"{group}: {sum(codes.values())} ({counts})")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_network() -> Iterator[None]:
-    """A host that is looked up, or connected to, is an error that no job may be
-    answered with.
-    """
+    """Make every host lookup and connection an error that no job may report."""
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a host was asked for")
+        raise AssertionError("the service tried to reach a host")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", refuse)

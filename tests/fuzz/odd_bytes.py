@@ -1,6 +1,4 @@
-"""Files with damage: some bytes changed, cut out, put in twice or taken from another
-file.
-"""
+"""Damaged files: bytes are changed, removed, repeated or taken from another file."""
 
 import json
 import struct
@@ -11,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 HEAD = 600
-"""Bytes at either end of a file where most of what readers believe stands."""
+"""The number of bytes at either end of a file that hold most of its structure."""
 SIZES = st.sampled_from([0, 1, 64, 4000, 7072, 65_535, 2**31 - 1, 2**32 - 1])
 DTYPES = [
     "F16",
@@ -31,23 +29,23 @@ DTYPES = [
 ]
 DTYPES += ["F4", "C64", "F128", ""]
 SMALLER = {"F8_E4M3": 2, "F8_E8M0": 2, "BOOL": 2, "F4": 4}
-"""Types of which so many take the place of one number in half precision."""
+"""How many values of a type take the space of one number in half precision."""
+
+
+DAMAGES = ["flip", "flip", "flip", "cut", "remove", "repeat", "zeros", "splice"]
 
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes, other: bytes) -> bytes:
-    """``content`` with up to three damages, one of them perhaps a piece of ``other``."""
+    """Draw ``content`` with up to three kinds of damage.
+
+    One kind inserts a piece of ``other``.
+    """
     for _ in range(draw(st.integers(1, 3))):
-        place, length = (
-            draw(_places(len(content))),
-            draw(st.sampled_from([1, 4, 40, 1000])),
-        )
+        place = draw(_places(len(content)))
+        length = draw(st.sampled_from([1, 4, 40, 1000]))
         end = place + length
-        way = draw(
-            st.sampled_from(
-                ["flip", "flip", "flip", "cut", "remove", "repeat", "zeros", "splice"]
-            )
-        )
+        way = draw(st.sampled_from(DAMAGES))
         if way == "flip":
             mask = draw(st.integers(1, 255))
             content = (
@@ -79,8 +77,9 @@ def _places(length: int) -> st.SearchStrategy[int]:
 
 
 def with_checksums(png: bytes) -> bytes:
-    """A PNG's chunks with the checksums that they should have: without them a reader
-    looks no further.
+    """Return a PNG with the correct checksum in every chunk.
+
+    Readers reject a chunk with a wrong checksum before they look at its content.
     """
     whole, place = [png[:8]], 8
     while place + 12 <= len(png):
@@ -95,7 +94,7 @@ def with_checksums(png: bytes) -> bytes:
 
 @st.composite
 def resized(draw: st.DrawFn, picture: bytes) -> bytes:
-    """A picture whose header tells of another size."""
+    """Draw a picture whose header claims another size."""
     width, height = draw(SIZES), draw(SIZES)
     if picture.startswith(b"\x89PNG"):
         return with_checksums(
@@ -118,7 +117,7 @@ def resized(draw: st.DrawFn, picture: bytes) -> bytes:
 
 
 def _odd_entries(header: Mapping[str, Any], key: str) -> st.SearchStrategy[Any]:
-    """What a header could say of tensor ``key``."""
+    """Odd header entries for the tensor ``key``."""
     entry = header[key]
     shape = entry.get("shape", [])
     offsets = st.lists(st.integers(0, 2**40), min_size=2, max_size=2)
@@ -139,7 +138,7 @@ def _odd_entries(header: Mapping[str, Any], key: str) -> st.SearchStrategy[Any]:
 
 @st.composite
 def with_odd_header(draw: st.DrawFn, content: bytes) -> bytes:
-    """A safetensors file one of whose tensors is told to be something else."""
+    """Draw a safetensors file whose header is wrong about one or two tensors."""
     (length,) = struct.unpack_from("<Q", content)
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
     for _ in range(draw(st.integers(1, 2))):
@@ -148,7 +147,6 @@ def with_odd_header(draw: st.DrawFn, content: bytes) -> bytes:
         if not isinstance(header[key], dict):
             break
     text = json.dumps(header).encode()
-    said = draw(
-        st.sampled_from([len(text)] * 6 + [len(text) - 1, len(text) + 1, 2**63])
-    )
-    return struct.pack("<Q", said) + text + data
+    wrong_lengths = [len(text) - 1, len(text) + 1, 2**63]
+    header_length = draw(st.sampled_from([len(text)] * 6 + wrong_lengths))
+    return struct.pack("<Q", header_length) + text + data

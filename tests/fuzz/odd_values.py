@@ -1,6 +1,6 @@
-"""What a job may hold, from nearly right to absurd."""
+"""Values for a job's fields, from nearly right to absurd."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,11 @@ from schemas import JobInput
 Place = tuple[str | int, ...]
 Job = dict[str, Any]
 
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # a red PNG
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAE"
+    "lFTkSuQmCC"
+)
+"""A red PNG of one pixel."""
 TEXT = st.text(st.characters(), max_size=20) | st.sampled_from(
     [
         "",
@@ -32,7 +36,7 @@ TEXT = st.text(st.characters(), max_size=20) | st.sampled_from(
         "%s",
     ]
 )
-"""Lone surrogates among it, which JSON can hold and UTF-8 cannot."""
+"""Text, including lone surrogates, which JSON can hold and UTF-8 cannot."""
 NUMBERS = (
     st.integers()
     | st.floats()
@@ -62,8 +66,9 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Nested:
-    """Stands for a value ``depth`` levels deep until ``built``: hypothesis could not
-    show that itself.
+    """A placeholder for a value ``depth`` levels deep; ``built`` replaces it.
+
+    Hypothesis cannot print such a value itself.
     """
 
     depth: int
@@ -71,7 +76,7 @@ class Nested:
 
 
 def built(value: Any) -> Any:
-    """``value`` with everything that stands for something replaced by it."""
+    """Return ``value`` with every placeholder replaced by the value it stands for."""
     if isinstance(value, dict):
         return {key: built(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -85,7 +90,7 @@ def built(value: Any) -> Any:
 
 
 DEEP = st.builds(Nested, st.sampled_from([3, 50, 400, 900]), st.booleans())
-"""The parser of JSON gives up before a thousand."""
+"""Deep values. Python's JSON parser fails before a thousand levels."""
 JSON = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT | DEEP,
     lambda inner: (
@@ -180,7 +185,7 @@ REFERENCES = st.sampled_from(
     st.sampled_from(_ENDS),
     st.sampled_from(_HASHES),
 )
-"""Names of what is there, and pieces put together of what is not."""
+"""Names of existing files, and made-up names of missing ones."""
 ODD = st.one_of(
     st.none(),
     st.booleans(),
@@ -233,18 +238,19 @@ PLAIN: Job = {
 PLAIN.pop("controls")
 VALID: list[Job] = [WHOLE, PLAIN, {"prompt": "a red circle"}]
 
+CHANGES = ["odd", "odd", "odd", "copy", "remove", "add"]
+ODD_REFERENCES = st.one_of(REFERENCES, REFERENCES, REFERENCES, ODD)
 NAMES_FILES = ("path", "model", "motion_module", "dreambooth", "vae")
 
 
 def places(value: Any, here: Place = ()) -> Iterator[Place]:
-    """Where every value inside of ``value`` is."""
-    for key, inner in (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    ):
+    """Yield the place of every value inside ``value``."""
+    items: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, inner in items:
         yield (*here, key)
         yield from places(inner, (*here, key))
 
@@ -257,30 +263,22 @@ def at(job: Any, place: Place) -> Any:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[Job, list[Place]]:
-    """A valid job with up to three places changed: another value, another place's,
-    none, or one more key.
+    """Draw a valid job with up to three changes, and the changed places.
+
+    A change replaces a value, copies one from another place, removes one or adds one.
     """
     job, touched = deepcopy(draw(st.sampled_from(VALID))), []
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         *above, last = place = draw(st.sampled_from(list(places(job))[:200]))
-        holder, way = (
-            at(job, tuple(above)),
-            draw(
-                st.sampled_from(["odd", "odd", "odd", "of another", "without", "more"])
-            ),
-        )
+        holder = at(job, tuple(above))
+        way = draw(st.sampled_from(CHANGES))
         if way == "odd":
-            named = last in NAMES_FILES or "images" in above
-            holder[last] = deepcopy(
-                draw(
-                    st.one_of(REFERENCES, REFERENCES, REFERENCES, ODD) if named else ODD
-                )
-            )
-        elif way == "of another":
-            holder[last] = deepcopy(
-                at(job, draw(st.sampled_from(list(places(job))[:200])))
-            )
-        elif way == "without":
+            is_reference = last in NAMES_FILES or "images" in above
+            holder[last] = deepcopy(draw(ODD_REFERENCES if is_reference else ODD))
+        elif way == "copy":
+            source = draw(st.sampled_from(list(places(job))[:200]))
+            holder[last] = deepcopy(at(job, source))
+        elif way == "remove":
             del holder[last]
         elif isinstance(holder, dict):
             place = (*above, draw(TEXT))
@@ -321,7 +319,7 @@ TINY = st.fixed_dictionaries(
         "num_inference_steps": 1,
     }
 )
-"""Jobs that pass the schema, and whose frames take a moment."""
+"""Jobs that pass the schema and whose frames are computed quickly."""
 RAW = st.one_of(
     JSON,
     MANY,

@@ -1,6 +1,4 @@
-"""A worker on the embedded family, and what must be true of its answer, whatever the
-job.
-"""
+"""A worker with the embedded family, and the rules that each of its answers obeys."""
 
 import asyncio
 import json
@@ -27,7 +25,7 @@ from schemas import JobError, JobInput, JobOutput, parse_job_input, render_job_o
 from tests.fuzz.weight_files import write_control
 
 TALLY: defaultdict[str, Counter[str]] = defaultdict(Counter)
-"""For each group of cases, how often which error code, or "output", was the answer."""
+"""How often each error code, or "output", was the answer, by group of cases."""
 SMALLEST = {
     "prompt": "a red circle",
     "num_frames": 1,
@@ -37,15 +35,11 @@ SMALLEST = {
     "seed": 5,
 }
 SMALLEST_WORK = 0.009
-"""Megapixel steps of two frames of 64x64: what is larger is refused, so that no case
-takes long.
-"""
+"""Megapixel steps of two frames of 64x64; larger jobs are refused to save time."""
 ROUND = 40
-"""Cases after which the frames are held against a fresh engine's."""
+"""The number of cases after which the frames are compared with a fresh engine's."""
 LONGEST_ANSWER = 50_000
-"""Characters; an answer grows neither with what a job names nor with how much of it is
-wrong.
-"""
+"""Characters. An answer's length depends neither on a job's names nor on its errors."""
 _EXPECTED = {
     cls.code
     for cls in vars(errors).values()
@@ -54,13 +48,15 @@ _EXPECTED = {
 
 
 def share(part: float) -> settings:
-    """``part`` of all cases for one test."""
+    """Return settings that give a test this part of all cases."""
+    assert settings.default is not None
     return settings(max_examples=max(1, round(settings.default.max_examples * part)))
 
 
 class Service:
-    """One warm worker, and a second engine that prepares jobs of any size. Neither ever
-    asks a host.
+    """A warm worker, and engines that only prepare jobs, of any size.
+
+    None of them ever contacts a host.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,20 +76,20 @@ class Service:
         self._sent = 0
         self._fresh = self._frames(Engine(self._runner.settings))
 
-    def _make_runner(self, **different: Any) -> JobRunner:
-        own = {
+    def _make_runner(self, **changes: Any) -> JobRunner:
+        folders = {
             "models_dir": self.models,
             "input_dir": self.folder / "inputs",
             "cache_dir": self.folder / "cache",
         }
-        settings = Settings(**own, **different)
+        settings = Settings(**folders, **changes)
         storage = LocalStorage(self.folder / "out")
         return JobRunner(
             Engine(settings), storage, settings, parse_job_input, render_job_output
         )
 
     def send(self, group: str, job: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to ``job`` after all its stages: its output, or its error."""
+        """Return the output or the error of a job that passed all stages."""
         answer = asyncio.run(self._worker(job))
         assert self._runner.status.fatal is None
         checked = self._check(group, job, answer)
@@ -105,8 +101,9 @@ class Service:
     def prepare(
         self, group: str, job: Mapping[str, Any], way: int = 0
     ) -> dict[str, Any]:
-        """The answer to ``job`` after its first stage; {} where it goes on. ``way``:
-        offline, or without hosts.
+        """Return the error of a job's first stage, or {} if there is none.
+
+        ``way`` is 0 for an offline engine and 1 for one that allows no host.
         """
         answer = self._preparing[way].start(job, _Silent(), threading.Event()).prepare()
         if answer is None:
@@ -115,7 +112,7 @@ class Service:
         return self._check(group, job, {"error": json.dumps(answer["error"])})
 
     def check_frames(self) -> None:
-        """Nothing that was sent before has changed what a normal job shows."""
+        """Check that the earlier cases have not changed a normal job's frames."""
         assert self._frames(self._runner.engine) == self._fresh
 
     def _frames(self, engine: Engine) -> bytes:
@@ -138,9 +135,8 @@ class Service:
             return answer
         assert answer.keys() == {"error"}
         error = json.loads(answer["error"])
-        json.dumps(
-            error, ensure_ascii=False
-        ).encode()  # no lone surrogate, over which strict parsers stumble
+        # Strict parsers reject lone surrogates, so there must be none.
+        json.dumps(error, ensure_ascii=False).encode()
         assert JobError.model_validate(error).code in _EXPECTED, error
         assert str(self.folder) not in text
         if error["code"] == "INVALID_REQUEST":
@@ -151,9 +147,7 @@ class Service:
 
     @contextmanager
     def log_checked(self) -> Iterator[None]:
-        """Within, every record of the log must be a line of JSON, or the test session
-        fails at its end.
-        """
+        """Check on exit that every log record in this block was a line of JSON."""
         handler = _LogCheck()
         logging.getLogger("animatediff").addHandler(handler)
         yield
@@ -163,7 +157,7 @@ class Service:
 
 
 def wrong_fields(error: Mapping[str, Any]) -> list[str]:
-    """Every field that an INVALID_REQUEST names."""
+    """Return every field that an INVALID_REQUEST names."""
     named = [
         error["field"],
         *(problem["field"] for problem in error.get("problems", ())),
@@ -177,12 +171,12 @@ def wrong_fields(error: Mapping[str, Any]) -> list[str]:
 
 
 def _is_field(field: str, job: Mapping[str, Any]) -> bool:
-    """Whether ``field`` is one of a job's, or one that this job made up."""
+    """Whether ``field`` is in the schema or is an unknown key of this job."""
     top, raw = field.partition(".")[0], job.get("input")
-    own = isinstance(raw, Mapping) and any(
+    unknown = isinstance(raw, Mapping) and any(
         field.startswith(key[:50]) for key in raw if key not in JobInput.model_fields
     )
-    return own or top in JobInput.model_fields or field == "input"
+    return unknown or top in JobInput.model_fields or field == "input"
 
 
 class _Silent:
@@ -206,5 +200,5 @@ class _LogCheck(logging.Handler):
             line = JsonLines().format(record)
             json.loads(line.encode())
             self.lines += 1
-        except Exception as error:  # noqa: BLE001 - whatever it is, the line is lost
+        except Exception as error:  # noqa: BLE001 -- any failure loses the line
             self.broken.append(repr(error))

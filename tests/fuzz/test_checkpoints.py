@@ -1,6 +1,4 @@
-"""Weight files with damaged bytes, odd headers and odd tensors, in every field that
-takes a file.
-"""
+"""Damaged and odd weight files, in every field that names a file."""
 
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -17,7 +15,7 @@ from tests.fuzz.odd_bytes import damaged, with_odd_header
 from tests.fuzz.service import SMALLEST, Service, share
 from tests.fuzz.weight_files import FIELDS, KINDS, Weights, good_file, packed, weights
 
-pytestmark = [  # what PyTorch says while it makes odd tensors, and reads them
+pytestmark = [  # PyTorch's warnings when odd tensors are created and read
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
     pytest.mark.filterwarnings("ignore:Casting complex values"),
     pytest.mark.filterwarnings("ignore:Sparse"),
@@ -37,41 +35,41 @@ DTYPES = (
 )
 ODD_TENSORS: Mapping[str, Callable[[Tensor], Any]] = {
     **{str(dtype): lambda t, dtype=dtype: t.to(dtype) for dtype in DTYPES},
-    "bytes as numbers": lambda t: t.reshape(-1)[:1].view(torch.uint8),
+    "raw bytes": lambda t: t.reshape(-1)[:1].view(torch.uint8),
     "flat": lambda t: t.reshape(-1),
-    "turned": lambda t: t.mT.contiguous() if t.ndim > 1 else t,
+    "transposed": lambda t: t.mT.contiguous() if t.ndim > 1 else t,
     "one more axis": lambda t: t[None],
-    "a number": lambda t: t.reshape(-1)[0].clone(),
-    "of no size": lambda t: t[:0].clone() if t.ndim else t,
-    "not finite": lambda t: torch.full_like(t, float("nan")),
+    "scalar": lambda t: t.reshape(-1)[0].clone(),
+    "empty": lambda t: t[:0].clone() if t.ndim else t,
+    "NaN": lambda t: torch.full_like(t, float("nan")),
     "infinite": lambda t: torch.full_like(t, float("-inf")),
     "huge": lambda t: torch.full_like(t, 3e4),
     "zeros": torch.zeros_like,
     "sparse": lambda t: t.float().to_sparse(),
-    "on no device": lambda t: t.to("meta"),
-    "one number for all": lambda t: torch.zeros((), dtype=t.dtype).expand(t.shape),
-    "a billion for one": lambda t: torch.zeros((), dtype=t.dtype).expand(
+    "on the meta device": lambda t: t.to("meta"),
+    "expanded": lambda t: torch.zeros((), dtype=t.dtype).expand(t.shape),
+    "a billion rows": lambda t: torch.zeros((), dtype=t.dtype).expand(
         10**9, *t.shape[1:]
     ),
-    "for training": lambda t: t.float().detach().requires_grad_(),
+    "with gradient": lambda t: t.float().detach().requires_grad_(),
     "quantised": lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8),
-    "a parameter": lambda t: torch.nn.Parameter(t.float()),
+    "parameter": lambda t: torch.nn.Parameter(t.float()),
     "text": lambda _t: "text",
-    "nothing": lambda _t: None,
-    "a table": lambda t: {"weight": t},
+    "None": lambda _t: None,
+    "mapping": lambda t: {"weight": t},
 }
-NAMES_OF: Mapping[str, Callable[[Any], Any]] = {
+ODD_NAMES: Mapping[str, Callable[[Any], Any]] = {
     "renamed": lambda key: f"{key}x",
-    "twice": lambda key: f"module.{key}",
-    "not to be shown": lambda key: f"\ud800{key}",
+    "repeated": lambda key: f"module.{key}",
+    "unprintable": lambda key: f"\ud800{key}",
     "long": lambda key: f"{key}{'x' * 20_000}",
     "numbered": lambda key: len(str(key)),
-    "left out": lambda _key: None,
+    "removed": lambda _key: None,
 }
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether more can be made of ``value``."""
+    """Whether ``value`` is a tensor that has not been changed yet."""
     dense = (
         isinstance(value, Tensor)
         and value.layout is torch.strided
@@ -82,7 +80,7 @@ def _is_plain(value: Any) -> bool:
 
 @st.composite
 def odd_tables(draw: st.DrawFn, kind: str) -> Weights:
-    """A good file's table with one or all of its tensors made odd, renamed or left out."""
+    """Draw a valid file's table with some tensors changed, renamed or removed."""
     table = dict(weights(kind))
     inner = table.get("string_to_param", table)
     for _ in range(draw(st.integers(1, 2))):
@@ -100,7 +98,7 @@ def odd_tables(draw: st.DrawFn, kind: str) -> Weights:
                 ]
             )
         )
-        way = draw(st.sampled_from([*ODD_TENSORS, *NAMES_OF, "below"]))
+        way = draw(st.sampled_from([*ODD_TENSORS, *ODD_NAMES, "below"]))
         if way in ODD_TENSORS:
             new = {k: ODD_TENSORS[way](inner[k]) for k in chosen}
         elif way == "below":
@@ -113,9 +111,9 @@ def odd_tables(draw: st.DrawFn, kind: str) -> Weights:
             }
             break
         else:
-            new = {NAMES_OF[way](k): inner[k] for k in chosen}
+            new = {ODD_NAMES[way](k): inner[k] for k in chosen}
             new.pop(None, None)
-        kept = {k: v for k, v in inner.items() if k not in chosen or way == "twice"}
+        kept = {k: v for k, v in inner.items() if k not in chosen or way == "repeated"}
         inner = {**kept, **new}
         table = (
             {**table, "string_to_param": inner} if "string_to_param" in table else inner
@@ -140,13 +138,13 @@ def _file(table: Weights, suffix: str) -> tuple[str, bytes]:
 
 @st.composite
 def bad_files(draw: st.DrawFn) -> tuple[str, str, bytes]:
-    """The field to name the file in, its suffix, its content."""
+    """Draw a field of a job, and a file's suffix and content for it."""
     kind = draw(st.sampled_from(list(KINDS)))
     simple = kind != "inversion of AUTOMATIC1111"
     suffix = draw(st.sampled_from(SUFFIXES if simple else SUFFIXES[1:]))
     way = draw(
         st.sampled_from(
-            ["damaged", "damaged", "odd header", "odd table", "odd table", "as it is"]
+            ["damaged", "damaged", "odd header", "odd table", "odd table", "unchanged"]
         )
     )
     if way == "odd table":
@@ -156,7 +154,7 @@ def bad_files(draw: st.DrawFn) -> tuple[str, str, bytes]:
         content = draw(with_odd_header(good_file(kind, suffix)))
     else:
         content = good_file(kind, suffix)
-        if way != "as it is":
+        if way != "unchanged":
             content = draw(
                 damaged(
                     content, good_file(draw(st.sampled_from(list(KINDS)[3:6])), ".ckpt")
@@ -172,7 +170,7 @@ def test_a_weight_file_is_used_or_refused(
     service: Service, bad: tuple[str, str, bytes]
 ) -> None:
     field, suffix, content = bad
-    # a new one each time: the one before may still be mapped into memory
+    # The name is new each time, because the last file may still be mapped into memory.
     name = f"bad{next(NAMES)}{suffix}"
     path = service.models / name
     path.write_bytes(content)
@@ -186,5 +184,5 @@ def test_a_weight_file_is_used_or_refused(
         assert name in answer["message"]
 
 
-def test_a_normal_job_gives_the_same_frames_after_all_that(service: Service) -> None:
+def test_a_normal_job_still_gives_the_same_frames(service: Service) -> None:
     service.check_frames()

@@ -1,4 +1,4 @@
-"""Jobs of any JSON, jobs that are nearly right, and small ones that are."""
+"""Arbitrary JSON as jobs, nearly valid jobs, and small valid ones."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ from tests.fuzz.odd_values import (
 )
 from tests.fuzz.service import Service, share, wrong_fields
 
-RELATED = {  # a field that is all right may make another one wrong
+RELATED = {  # a valid field can make another one invalid
     "num_frames": {"controls"},
     "model": {"motion_module"},
     "motion_module": {"motion_module_version", "num_frames"},
@@ -64,7 +64,7 @@ def test_any_json_is_answered(service: Service, job: dict[str, Any]) -> None:
 
 @share(0.26)
 @given(mutated(), st.integers(0, 1))
-def test_a_job_that_is_nearly_right_is_prepared_or_told_what_is_wrong(
+def test_a_nearly_valid_job_is_prepared_or_its_wrong_fields_are_named(
     service: Service, changed: tuple[dict[str, Any], list[Place]], way: int
 ) -> None:
     job, touched = built(changed[0]), changed[1]
@@ -73,7 +73,7 @@ def test_a_job_that_is_nearly_right_is_prepared_or_told_what_is_wrong(
         named = {field.partition(".")[0] for field in wrong_fields(answer)}
         tops = {shorten(str(place[0]).partition(".")[0], 50)[:50] for place in touched}
         if any(not top or "\\ud" in top for top in tops):
-            tops.add("input")  # such a key cannot be named
+            tops.add("input")  # a message cannot contain such a key
         related = set().union(*(RELATED.get(top, set()) for top in tops))
         assert any(name.startswith(top) for name in named for top in tops | related)
 
@@ -93,11 +93,11 @@ def test_a_reference_is_found_or_its_field_named(
 
 @share(0.04)
 @given(ODD, TINY)
-def test_small_jobs_that_the_schema_takes(
+def test_small_valid_jobs_give_a_clip(
     service: Service, name: Any, job: dict[str, Any]
 ) -> None:
     assert "url" in service.send("small and valid", {"id": built(name), "input": job})
 
 
-def test_a_normal_job_gives_the_same_frames_after_all_that(service: Service) -> None:
+def test_a_normal_job_still_gives_the_same_frames(service: Service) -> None:
     service.check_frames()

@@ -1,6 +1,4 @@
-"""Damaged pictures, pictures that claim to be enormous, and base64 that is none, as
-images of a control.
-"""
+"""A control's images: damaged, with enormous sizes in the header, or broken base64."""
 
 import base64
 import io
@@ -16,16 +14,13 @@ from tests.fuzz.odd_bytes import damaged, resized, with_checksums
 from tests.fuzz.odd_values import TEXT
 from tests.fuzz.service import SMALLEST, Service, share
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::UserWarning"
-)  # Pillow's, about what it leaves out of a damaged file
+# Pillow warns about the parts of a damaged file that it skips.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def _saved(mode: str, format: str, **options: object) -> bytes:
-    picture, content = (
-        Image.radial_gradient("L").resize((33, 21)).convert(mode),
-        io.BytesIO(),
-    )
+    picture = Image.radial_gradient("L").resize((33, 21)).convert(mode)
+    content = io.BytesIO()
     picture.save(content, format, **options)
     return content.getvalue()
 
@@ -148,5 +143,5 @@ def test_a_picture_is_used_or_its_place_named(
         assert answer.get("code") in (None, "ASSET_UNAVAILABLE")
 
 
-def test_a_normal_job_gives_the_same_frames_after_all_that(service: Service) -> None:
+def test_a_normal_job_still_gives_the_same_frames(service: Service) -> None:
     service.check_frames()

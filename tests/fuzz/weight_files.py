@@ -1,6 +1,4 @@
-"""A good file of every kind for the embedded family, and the fields of a job that name
-one.
-"""
+"""A valid file of every kind for the embedded family, and the fields that name one."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -45,12 +43,12 @@ KINDS: Mapping[str, str] = {
     "SparseCtrl rgb": "controls",
     "SparseCtrl scribble": "controls",
 }
-"""Kinds of file, and the field that takes one."""
+"""The field of a job for each kind of file."""
 
 
 @cache
 def weights(kind: str) -> Weights:
-    """A good file's content. Random, where the embedded family has none of its kind."""
+    """Return a valid file's content; random if the embedded family has no such file."""
     torch.manual_seed(3)
     if kind == "motion module":
         return dict(load_file(EMBEDDED / "motion_module_v3.safetensors"))
@@ -81,7 +79,8 @@ def weights(kind: str) -> Weights:
             for name, part in _kohya(layer, weight).items()
         }
     if kind == "MotionLoRA":
-        block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks"
+        module = "down_blocks.0.motion_modules.0.temporal_transformer"
+        block = f"{module}.transformer_blocks.0.attention_blocks"
         names = [
             f"{block}.{i}.processor.to_{to}_lora" for i in range(2) for to in "qkv"
         ]
@@ -126,8 +125,9 @@ def _kohya(layer: str, weight: Tensor) -> dict[str, Tensor]:
 
 
 def packed(content: Weights, suffix: str) -> bytes:
-    """``content`` as a file: .safetensors, or PyTorch's containers, the new (.ckpt,
-    .bin) and the old (.pt).
+    """Return ``content`` as the bytes of a file.
+
+    The suffix selects safetensors, PyTorch's old container (.pt) or its new one.
     """
     if suffix == ".safetensors":
         return save(content)

@@ -1,5 +1,6 @@
-"""diffusers' UNetMotionModel, with its GroupNorm put right, gives the same output from
-the same random weights.
+"""diffusers' UNetMotionModel gives the same output once its GroupNorm is corrected.
+
+Both models have the same random weights.
 """
 
 import json
@@ -27,8 +28,9 @@ RENAMES = {
 
 
 class PerFrameGroupNorm(nn.Module):
-    """32 groups and statistics per frame, as in the published motion module; diffusers
-    takes them across frames.
+    """32 groups with statistics per frame, as in the published motion module.
+
+    diffusers computes the statistics across frames.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -73,8 +75,8 @@ def peer(
     renamed = {}
     for key, tensor in weights.items():
         if ".motion_modules." in key:
-            for ours, theirs in RENAMES.items():
-                key = key.replace(ours, theirs)
+            for name, diffusers_name in RENAMES.items():
+                key = key.replace(name, diffusers_name)
         renamed[key] = tensor
     result = model.load_state_dict(renamed, strict=False)
     assert not result.unexpected_keys
@@ -94,16 +96,16 @@ def test_same_weights_same_output(
     tiny_weights: dict[str, Tensor],
 ) -> None:
     raw = json.loads((golden / "common" / "unet2d_config.json").read_text())
-    ours = UNet3DConditionModel(tiny_config, motion)
-    weights = {key: tiny_weights[key] for key in ours.state_dict()}
-    ours.load_state_dict(weights)
-    theirs = peer(raw, motion, weights)
+    unet = UNet3DConditionModel(tiny_config, motion)
+    weights = {key: tiny_weights[key] for key in unet.state_dict()}
+    unet.load_state_dict(weights)
+    diffusers_unet = peer(raw, motion, weights)
     generator = torch.Generator().manual_seed(3)
     sample = torch.randn(2, 4, 6, 12, 16, generator=generator, dtype=torch.float64)
     text = torch.randn(
         2, 77, tiny_config.cross_attention_dim, generator=generator, dtype=torch.float64
     )
-    wanted = theirs(sample, 321, text.repeat_interleave(6, dim=0)).sample
-    got = ours.double().eval()(sample, 321, text)
-    assert got.shape == wanted.shape
-    assert (got - wanted).abs().max() < 1e-9
+    expected = diffusers_unet(sample, 321, text.repeat_interleave(6, dim=0)).sample
+    output = unet.double().eval()(sample, 321, text)
+    assert output.shape == expected.shape
+    assert (output - expected).abs().max() < 1e-9

@@ -1,3 +1,5 @@
+"""The SparseCtrl branch: published keys, zero output at first, half precision."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +47,8 @@ def random_branch(
 def test_keys_and_shapes_are_the_published_ones(kind: str) -> None:
     with torch.device("meta"):
         model = SparseControlNetModel(SD15, KINDS[kind])
-    own = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
-    assert own == json.loads((KEYS / f"sparsectrl_{kind}.json").read_text())
+    shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    assert shapes == json.loads((KEYS / f"sparsectrl_{kind}.json").read_text())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -64,8 +66,9 @@ def test_a_new_branch_adds_nothing(kind: str, tiny_config: UNet3DConfig) -> None
 def test_half_precision(
     kind: str, dtype: torch.dtype, tiny_config: UNet3DConfig
 ) -> None:
-    """The median over draws of the weights: now and then a group has almost no
-    variance, and shows any rounding.
+    """The median error over several draws of random weights is small.
+
+    In a single draw, a group with almost no variance can amplify rounding.
     """
     control = replace(KINDS[kind], embedding_channels=(8, 16, 24, 32))
 

@@ -1,3 +1,5 @@
+"""The UNet: published keys, precision, frame limits, and what sees what."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +22,7 @@ def build(
     attention: str = "sdpa",
 ) -> UNet3DConditionModel:
     unet = UNet3DConditionModel(config, motion, attention)
-    own = unet.state_dict()
-    unet.load_state_dict({key: weights[key] for key in own})
+    unet.load_state_dict({key: weights[key] for key in unet.state_dict()})
     return unet.eval().requires_grad_(False)
 
 
@@ -46,12 +47,12 @@ def test_keys_and_shapes_are_the_published_ones(
 ) -> None:
     with torch.device("meta"):
         unet = UNet3DConditionModel(SD15, motion)
-    own = {
-        k: list(t.shape)
-        for k, t in unet.state_dict().items()
-        if (".motion_modules." in k) == (motion is not None)
+    shapes = {
+        key: list(tensor.shape)
+        for key, tensor in unet.state_dict().items()
+        if (".motion_modules." in key) == (motion is not None)
     }
-    assert own == json.loads((KEYS / f"{name}.json").read_text())
+    assert shapes == json.loads((KEYS / f"{name}.json").read_text())
 
 
 def test_new_motion_modules_change_nothing(
@@ -102,7 +103,7 @@ def test_v1_stops_at_24_frames(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_videos_of_a_batch_do_not_meet(
+def test_videos_of_a_batch_are_independent(
     version: str, tiny_config: UNet3DConfig, tiny_weights: dict[str, Tensor]
 ) -> None:
     unet = build(tiny_config, tiny_weights, VERSIONS[version])
@@ -128,7 +129,7 @@ def test_a_timestep_for_each_video(
         )
 
 
-def test_precomputed_text_and_time_are_the_same_call(
+def test_precomputed_text_and_time_give_the_same_output(
     tiny_config: UNet3DConfig, tiny_weights: dict[str, Tensor]
 ) -> None:
     unet = build(tiny_config, tiny_weights, V3)
@@ -144,7 +145,7 @@ def test_only_motion_modules_see_other_frames(
     sample, time, text = inputs(tiny_config)
     other = sample.clone()
     other[:, :, 3] += 1
-    for motion, meets in ((None, False), (V3, True)):
+    for motion, sees_others in ((None, False), (V3, True)):
         unet = build(tiny_config, tiny_weights, motion)
         changed = (
             (unet(sample, time, text) - unet(other, time, text))
@@ -152,10 +153,10 @@ def test_only_motion_modules_see_other_frames(
             .amax((0, 1, 3, 4))
         )
         assert changed[3] > 0.01
-        assert bool((changed[:3] > 1e-3).all()) is meets
+        assert bool((changed[:3] > 1e-3).all()) is sees_others
 
 
-def test_cross_frame_norm_is_v1s(
+def test_v1_normalises_across_frames(
     tiny_config: UNet3DConfig, tiny_weights: dict[str, Tensor]
 ) -> None:
     per_frame = build(

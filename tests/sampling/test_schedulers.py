@@ -1,3 +1,5 @@
+"""Every scheduler samples a known distribution, on the published noise schedule."""
+
 import math
 
 import pytest
@@ -7,16 +9,13 @@ from animatediff import catalog
 from animatediff.sampling.noise import generators
 from animatediff.sampling.schedulers import draws_noise, make_scheduler
 
-MEAN, DEVIATION = (
-    0.7,
-    0.4,
-)  # of the data; a Gaussian, for which the best noise prediction is known
+# The data are Gaussian, so the best noise prediction is known.
+MEAN = 0.7
+DEVIATION = 0.4
 
 
 def sampled(name: str, steps: int) -> torch.Tensor:
-    """Samples by ``name`` with the exact noise prediction for data ~ N(MEAN,
-    DEVIATION^2).
-    """
+    """Sample with the exact noise prediction for data ~ N(MEAN, DEVIATION^2)."""
     scheduler = make_scheduler(name, steps)
     source = generators([0])
     x = torch.randn(1, 1, 1, 100, 100, generator=source[0]) * scheduler.init_noise_sigma
@@ -28,8 +27,8 @@ def sampled(name: str, steps: int) -> torch.Tensor:
         alpha = scheduler.alphas_cumprod[low].lerp(
             scheduler.alphas_cumprod[high], t - low
         )
-        # score of the noised data, arXiv 2011.13456: x_t = sqrt(a) x_0 + sqrt(1 - a)
-        # eps
+        # score of the noised data, arXiv 2011.13456:
+        # x_t = sqrt(a) x_0 + sqrt(1 - a) eps
         variance = alpha * DEVIATION**2 + 1 - alpha
         noise = (1 - alpha).sqrt() * (model_input - alpha.sqrt() * MEAN) / variance
         x = scheduler.step(noise, timestep, x, **extra).prev_sample
@@ -44,14 +43,12 @@ def test_scheduler_samples_the_data(name: str) -> None:
 
 
 def test_lcm_goes_to_the_mean() -> None:
-    """It takes the prediction for a jump to clean data, which for this one is nearer to
-    the mean.
-    """
+    """LCM treats a prediction as a jump to clean data, here close to the mean."""
     assert sampled("lcm", 4).mean().item() == pytest.approx(MEAN, abs=0.1)
 
 
 @pytest.mark.parametrize("name", catalog.SCHEDULERS)
-def test_noise_schedule_is_the_motion_modules(name: str) -> None:
+def test_noise_schedule_is_that_of_the_motion_modules(name: str) -> None:
     betas = make_scheduler(name, 10).betas
     assert torch.allclose(betas, torch.linspace(0.00085, 0.012, 1000))
 
