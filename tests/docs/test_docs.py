@@ -19,6 +19,7 @@ import pytest
 
 import animatediff
 from animatediff import errors
+from animatediff.catalog.files import read_files
 from animatediff.progress import Phase
 from animatediff.settings import BUCKET_VARIABLES, VARIABLES
 from schemas import JobOutput, parse_job_input
@@ -37,6 +38,7 @@ from tests.docs.pages import (
     spans,
 )
 
+MODELS = ROOT / "docs" / "models.md"
 JOBS = ROOT / "docs" / "jobs.md"
 MOST_WORDS = 800
 MOST_COLUMNS = 120
@@ -143,6 +145,8 @@ def test_every_command_of_ours_has_its_options() -> None:
         if call is None:
             continue
         module, subcommand, arguments = call
+        if "--config" in arguments and subcommand == ("make",):
+            subcommand = ("make", "--config", "FILE")  # the form for YAML files
         text = help_text(module, subcommand)
         options = [word.partition("=")[0] for word in arguments if word[:2] == "--"]
         missing = [word for word in options if not re.search(rf"{word}\b", text)]
@@ -205,6 +209,33 @@ def test_docker_targets_exist() -> None:
     for command in ours("docker"):
         if command.words[1:3] == ("buildx", "bake"):
             assert set(command.words[3:]) <= set(known), command
+
+
+# weights
+
+
+def test_profiles_are_listed_with_their_download() -> None:
+    files = read_files()
+    text = prose(MODELS)
+    for name in files.profiles:
+        size = sum(row.size or 0 for row in files.of_profile(name)) / 1e9
+        (row,) = re.findall(rf"^\| `{name}` \|.*\|$", text, re.MULTILINE)
+        assert row.endswith(f"| {size:.2f} GB |" if size else "| nothing |")
+
+
+def test_refused_profiles_are_named() -> None:
+    files = read_files()
+    (sentence,) = re.findall(r"which are ([^.]*), because", one_line(MODELS))
+    unpinned = [
+        name
+        for name in files.profiles
+        if not all(row.pinned for row in files.of_profile(name))
+    ]
+    assert re.findall(r"`([^`]+)`", sentence) == unpinned
+
+
+def one_line(page: Path) -> str:
+    return " ".join(prose(page).split())
 
 
 # jobs
@@ -277,7 +308,7 @@ def test_every_code_in_a_json_block_is_an_error_s() -> None:
 
 
 def test_the_phases_of_progress_are_all_named() -> None:
-    text = prose(JOBS)
+    text = one_line(JOBS)
     (sentence,) = re.findall(r"The phases are ([^.]*)\.", text)
     assert set(re.findall(r"`(\w+)`", sentence)) == set(get_args(Phase))
 
