@@ -12,7 +12,7 @@ CASES ?= 5000
 SEED ?=
 MINUTES ?= 0
 
-.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld lock pin clean
+.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld release lock pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
@@ -63,6 +63,9 @@ test-image:
 
 train-shapeworld: .venv/requirements-train
 	$(BIN)/python -m lab.train_shapeworld
+
+release: .venv/requirements-dev
+	$(BIN)/python -m scripts.release $(VERSION) $(if $(DRY_RUN),--dry-run)
 
 lock: .venv/requirements
 	$(BIN)/python -m scripts.lock

@@ -37,10 +37,11 @@ case $target in
     cuda12-8) lock=requirements-cuda12.8.lock ;;
     *) echo "no target $target, only cuda13 and cuda12-8" >&2 && exit 2 ;;
 esac
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$context/animatediff/__init__.py")
 revision=${REVISION:-$(git -C "$context" rev-parse HEAD 2> /dev/null || echo unknown)}
 
 set -- --build-arg "MODELS_PROFILE=$profile" --build-arg "REQUIREMENTS=${REQUIREMENTS:-$lock}" \
-    --build-arg "VERSION=${VERSION:-dev}" --build-arg "REVISION=$revision" "$@"
+    --build-arg "VERSION=${VERSION:-${version:-dev}}" --build-arg "REVISION=$revision" "$@"
 [ -z "${BASE_IMAGE:-}" ] || set -- --build-arg "BASE_IMAGE=$BASE_IMAGE" "$@"
 [ -z "${ALLOW_UNPINNED:-}" ] || set -- --build-arg "ALLOW_UNPINNED=$ALLOW_UNPINNED" "$@"
 if [ -n "${HF_TOKEN:-}" ]; then
