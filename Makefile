@@ -11,8 +11,10 @@ KILLS ?= 10
 CASES ?= 5000
 SEED ?=
 MINUTES ?= 0
+VERSION ?=
+DRY_RUN ?=
 
-.PHONY: demo test lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld release lock pin clean
+.PHONY: demo test quick coverage lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld release lock pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
@@ -20,6 +22,13 @@ demo: .venv/requirements
 # a process for each CPU; each computes on one, which at the size of these models is fastest
 test: .venv/requirements-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+quick: .venv/requirements-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist worksteal
+
+coverage: .venv/requirements-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
+		--cov --cov-report=term:skip-covered
 
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
@@ -80,6 +89,7 @@ pin: .venv/requirements
 .venv/requirements: requirements.txt | .venv/bin/python
 	@echo "installing requirements.txt into .venv ..." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . >&2
 	@touch $@
 
 .venv/requirements-train: requirements-train.txt .venv/requirements
