@@ -24,7 +24,6 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = {
     "make": Command("cli.make", "make clips from words, a job or a YAML file"),
-    "fetch": Command("fetch.profiles", "download published weights"),
     "inspect": Command("cli.inspect", "show what a weight file is"),
     "fetch": Command("fetch.profiles", "download the weights of a profile"),
     "serve": Command("cli.serve", "serve RunPod's HTTP API on this machine"),
