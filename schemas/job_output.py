@@ -31,7 +31,7 @@ class Part(_Output):
     )
 
 
-def _echo(model: type[BaseModel]) -> dict[str, tuple[Any, FieldInfo]]:
+def _echo(model: type[BaseModel]) -> dict[str, Any]:
     """The fields that the output repeats of ``model``, without their bounds."""
     return {
         name: (_bare(info), Field(description=info.description))

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from animatediff.job.clip import (
-    Clip,
     ControlFile,
     EmbeddingFile,
     GenerationRequest,
@@ -54,10 +53,9 @@ def _field_rows(place: str, model: type[BaseModel]) -> Iterator[str]:
 
 
 def _default(name: str, info: FieldInfo) -> str:
+    mark = marker(info, Shown)
     if info.is_required():
         return "required"
-    declared = Clip.model_fields.get(name)
-    mark = marker(declared, Shown) if declared else None
     if mark is not None and mark.by_model:
         return _OTHER_DEFAULTS.get(name) or _by_model(name)
     return _value(info.default)

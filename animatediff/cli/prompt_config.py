@@ -8,10 +8,9 @@ keys that are not.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, create_model
-from pydantic.fields import FieldInfo
 
 from ..errors import InvalidRequest
 from ..job.clip import SEED_MAX, GenerationRequest
@@ -22,9 +21,10 @@ from .inference_config import Table, motion_module_version, read_yaml
 Item = TypeVar("Item")
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     """Make a single value a list."""
-    return value if isinstance(value, list) or value is None else [value]
+    is_single = value is not None and not isinstance(value, list)
+    return [value] if is_single else cast(object, value)
 
 
 def _blank_is_none(value: Any) -> Any:
@@ -92,7 +92,7 @@ def _plain_fields() -> dict[str, str]:
 PLAIN_FIELDS = _plain_fields()
 
 
-def _plain_key(key: str, name: str) -> tuple[Any, FieldInfo]:
+def _plain_key(key: str, name: str) -> tuple[Any, Any]:
     info = GenerationRequest.model_fields[name]
     default = _PUBLISHED_DEFAULTS.get(key, info.get_default())
     kind = Annotated[info.annotation, *info.metadata, BeforeValidator(_blank_is_none)]
@@ -130,10 +130,11 @@ def read_entries(path: Path) -> list[Entry]:
     """
     raw = read_yaml(path)
     if not isinstance(raw, list) or not raw:
-        raise InvalidRequest(path.name, type(raw).__name__, "a list of entries")
+        kind = type(cast(object, raw)).__name__
+        raise InvalidRequest(path.name, kind, "a list of entries")
     return [
         validated(Entry, entry, place=f"{path.name}, entry {i}", noun="key")
-        for i, entry in enumerate(raw)
+        for i, entry in enumerate(cast("list[Any]", raw))
     ]
 
 

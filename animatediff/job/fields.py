@@ -121,8 +121,9 @@ Reference = Annotated[
     Printable,
     BeforeValidator(_path_as_text),
 ]
-"""Names a weight file, see ``animatediff.fetch.references``. From Python, a path object is
-accepted and kept as text.
+"""Names a weight file, see ``animatediff.fetch.references``.
+
+From Python, a path object is accepted and kept as text.
 """
 Pixels = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
 Listed = Field(strict=False)

@@ -16,10 +16,13 @@ def place_frames(
     indices = list(frame_indices)
     if not indices or len(indices) != num_images:
         raise InvalidRequest(field, indices, f"one for each of {num_images} images")
-    for index in indices:
-        if not -num_frames <= index < num_frames:
-            raise InvalidRequest(field, index, f"{-num_frames} to {num_frames - 1}")
-    frames = [index % num_frames for index in indices]
+    frames = [_frame(field, index, num_frames) for index in indices]
     if len(set(frames)) < len(frames):
         raise InvalidRequest(field, indices, "every frame once")
     return frames
+
+
+def _frame(field: str, index: int, num_frames: int) -> int:
+    if not -num_frames <= index < num_frames:
+        raise InvalidRequest(field, index, f"{-num_frames} to {num_frames - 1}")
+    return index % num_frames

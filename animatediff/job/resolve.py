@@ -58,16 +58,17 @@ def _motion_module(
 ) -> str:
     """The motion module that ``request`` names, or the first installed of the model."""
     names = _family(model).motion_modules
-    motion_module = request.motion_module
-    if motion_module is None:
+    if request.motion_module is None:
         return next((name for name in names if name in installed), names[0])
-    other_family = motion_module in catalog.MOTION_MODULES and (
-        motion_module not in names
-    )
-    if other_family and model in catalog.BASE_MODELS:
+    if model in catalog.BASE_MODELS:
+        _check_family(request.motion_module, model, names)
+    return request.motion_module
+
+
+def _check_family(motion_module: str, model: str, names: Collection[str]) -> None:
+    if motion_module in catalog.MOTION_MODULES and motion_module not in names:
         allowed = f"for model {model}: one of {', '.join(names)}"
         raise InvalidRequest("motion_module", motion_module, allowed)
-    return motion_module
 
 
 def _check_version(request: GenerationRequest, motion_module: str) -> None:

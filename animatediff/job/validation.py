@@ -31,7 +31,14 @@ _TYPES: Mapping[type, str] = {
     dict: "an object",
 }
 _OWN_WORDS = ("value_error", "assertion_error")
+_BOUNDS = {
+    "minimum": "of at least",
+    "maximum": "of at most",
+    "exclusiveMinimum": "above",
+    "exclusiveMaximum": "below",
+}
 _SHORT = 36
+"""Characters of a wrong value that leave room for its type in a message."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +97,17 @@ def problems(
             yield Problem(field, value, _unknown(model, place, noun), True)
         elif kind == "missing":
             yield Problem(field, None, f"this {noun} is needed", True)
-        elif kind == "string_unicode":
-            yield Problem(field, value, PRINTABLE)
-        elif kind in _OWN_WORDS:
-            yield Problem(field, value, detail["msg"].partition(", ")[2])
         else:
-            allowed = _allowed(model, place, raw) or _lowered(detail["msg"])
-            yield Problem(field, _came(kind, value), allowed)
+            allowed = _message(kind, detail["msg"]) or _allowed(model, place, raw)
+            got = _came(kind, value)
+            yield Problem(field, got, allowed or _lowered(detail["msg"]))
+
+
+def _message(kind: str, message: str) -> str | None:
+    """The allowed values where an error's own message tells them."""
+    if kind == "string_unicode":
+        return PRINTABLE
+    return message.partition(", ")[2] if kind in _OWN_WORDS else None
 
 
 def _lowered(message: str) -> str:
@@ -158,9 +169,11 @@ def allowed_words(
     if node is None:
         return None
     limit = marker(model.model_fields[name], Most)
-    if limit is None:
-        return words(node)
-    choice = (raw or {}).get(limit.by)
+    return _limited_words(node, limit, raw or {}) if limit else words(node)
+
+
+def _limited_words(node: Schema, limit: Most, raw: Mapping[str, Any]) -> str:
+    choice = raw.get(limit.by)
     if isinstance(choice, str) and choice in limit.limits:
         return f"{words({**node, 'maximum': limit.of(choice)})} with {choice}"
     return f"{words(node)}; {limit}"
@@ -223,17 +236,12 @@ def _number_words(node: Schema) -> str:
 
 
 def _range_words(node: Schema) -> Iterator[str]:
-    low, high = node.get("minimum"), node.get("maximum")
-    if low is not None and high is not None:
-        yield f"from {low} to {high}"
-    elif low is not None:
-        yield f"of at least {low}"
-    elif high is not None:
-        yield f"of at most {high}"
-    if "exclusiveMinimum" in node:
-        yield f"above {node['exclusiveMinimum']}"
-    if "exclusiveMaximum" in node:
-        yield f"below {node['exclusiveMaximum']}"
+    if "minimum" in node and "maximum" in node:
+        yield f"from {node['minimum']} to {node['maximum']}"
+        return
+    for key, bound in _BOUNDS.items():
+        if key in node:
+            yield f"{bound} {node[key]}"
 
 
 def _text_words(node: Schema) -> str:
