@@ -14,7 +14,7 @@ _HOMES = {
     "AnimationInputs": "pipeline",
     "AnimationPipeline": "pipeline",
     "LoraFile": "job.clip",
-    "SparseControl": "pipeline",
+    "SparseControl": "controls.sparsectrl",
     "SparseControlNetModel": "models.sparse_controlnet",
     "UNet3DConditionModel": "models.unet",
     "VanillaTemporalModule": "models.motion_module",
@@ -23,6 +23,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:  # _HOMES once more, for type checkers and editors
+    from .controls.sparsectrl import SparseControl as SparseControl
     from .errors import AnimateDiffError as AnimateDiffError
     from .job.clip import LoraFile as LoraFile
     from .models.motion_module import VanillaTemporalModule as VanillaTemporalModule
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # _HOMES once more, for type checkers and editors
     from .models.unet import UNet3DConditionModel as UNet3DConditionModel
     from .pipeline import AnimationInputs as AnimationInputs
     from .pipeline import AnimationPipeline as AnimationPipeline
-    from .pipeline import SparseControl as SparseControl
     from .pipeline import load_weights as load_weights
     from .video.grid import save_videos_grid as save_videos_grid
 else:

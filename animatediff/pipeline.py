@@ -1,9 +1,8 @@
 """AnimationPipeline: encode, prepare, denoise, decode (arXiv 2307.04725, figure 2)."""
 
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,35 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .adapters.motion import fit_motion_module, install_motion_module
-from .adapters.patcher import Change, WeightPatcher
+from . import autoencoder
+from .adapters.stack import WeightStack
 from .checkpoints import diffusers_folder
-from .checkpoints.lora import Address, read_lora
 from .checkpoints.motion_module import MotionModuleWeights, read_motion_module
-from .checkpoints.single_file import SingleFile, read_single_file
 from .checkpoints.sparse_controlnet import read_sparse_controlnet
-from .checkpoints.vae import read_vae
-from .conditioning.prompts import Embeddings, encode_prompt
-from .controls.pictures import fit_picture, normalize_picture, place_images
-from .controls.sparsectrl import ControlBranch, build_sparse_controlnet
-from .errors import CheckpointError, InvalidRequest, NonFiniteLatents
-from .fetch.weight_file import Stamp, stamp
+from .conditioning.conditions import Conditions, TextStack
+from .conditioning.tokens import Embeddings
+from .controls.base import ControlCondition, Run
+from .controls.pictures import condition_images
+from .controls.sparsectrl import build_sparse_controlnet
+from .errors import CheckpointError, InvalidRequest
 from .job.clip import LoraFile
-from .models.context import ControlResiduals
 from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
-from .sampling.denoise import OnStep, denoise
-from .sampling.guidance import guide, needs_unconditional
+from .progress import Report, ignore
+from .sampling.denoise import denoise
+from .sampling.guidance import needs_unconditional
 from .sampling.noise import draw_latents, generators
-from .sampling.schedulers import make_scheduler
+from .sampling.predictor import Guided, OneByOne, Predict, UNetPredictor
+from .sampling.steps import Steps, make_steps
 
 
 @dataclass(frozen=True)
 class AnimationInputs:
-    """What to draw. Sizes in pixels, multiples of 8; every seed makes one video of the
-    batch.
+    """What to draw.
+
+    Sizes are in pixels, multiples of 8. Every seed makes one video of the batch. With
+    ``sequential_guidance`` the UNet runs on the negative prompt and on the prompt one
+    after the other, which needs half the memory and is a little slower.
     """
 
     prompt: str
@@ -50,44 +51,23 @@ class AnimationInputs:
     scheduler: str = "ddim"
     seeds: Sequence[int] = (0,)
     clip_skip: int = 0
-    embeddings: Embeddings = field(default_factory=dict)
+    embeddings: Embeddings = field(default_factory=dict[str, Tensor])
     sequential_guidance: bool = False
-    """Run the UNet on the negative prompt and on the prompt one after the other: half
-    the memory, a little slower.
-    """
 
-
-@dataclass(frozen=True, eq=False)
-class SparseControl:
-    """Images that single frames should follow (SparseCtrl, arXiv 2311.16933).
-
-    ``images`` (1, c, n, h, w), as ``AnimationPipeline.control_images`` makes them; the
-    n ``frame_indices`` say where they belong, negative ones counted from the end.
-    ``start`` and ``end`` are fractions of the steps.
-    """
-
-    model: SparseControlNetModel
-    images: Tensor
-    frame_indices: Sequence[int] = (0,)
-    strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class TextCondition:
-    """``embeds`` (1, n, d), or (2, n, d) as [negative, prompt] where guidance needs
-    both.
-    """
-
-    embeds: Tensor
-    warnings: tuple[str, ...] = ()
+    @property
+    def texts(self) -> dict[str, str]:
+        """The texts that the model reads, by name: the negative one first, if any."""
+        if needs_unconditional(self.guidance_scale):
+            return {"negative_prompt": self.negative_prompt, "prompt": self.prompt}
+        return {"prompt": self.prompt}
 
 
 @dataclass(frozen=True, eq=False)
 class Animation:
-    """``videos`` (b, 3, f, h, w), values 0..1, float32 on the CPU; ``latents`` (b, 4,
-    f, h / 8, w / 8).
+    """A finished clip.
+
+    ``videos`` (b, 3, f, h, w) have values 0..1 and are float32 on the CPU. ``latents``
+    are (b, 4, f, h / 8, w / 8).
     """
 
     videos: Tensor
@@ -96,8 +76,10 @@ class Animation:
 
 
 class AnimationPipeline:
-    """A UNet with motion modules, a VAE and a text encoder, as one function from words
-    to moving pictures.
+    """A UNet with motion modules, a VAE and a text encoder: from words to a clip.
+
+    ``decode_chunk`` is the number of frames that the VAE decodes at once. More are
+    faster, fewer need less memory.
     """
 
     def __init__(
@@ -108,20 +90,16 @@ class AnimationPipeline:
         tokenizer: Any,
         *,
         decode_chunk: int = 4,
+        name: str = "",
     ) -> None:
         self.unet = unet
         self.vae = vae
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.decode_chunk = decode_chunk
-        """Frames that the VAE decodes at once: more are faster, fewer need less memory.
-        """
-        self.motion_warnings: tuple[str, ...] = ()
-        """About the motion module that is loaded."""
-        self._files: dict[tuple[Path, Stamp], SingleFile] = {}
-        self.patcher = WeightPatcher(
-            {"unet": unet, "vae": vae, "text_encoder": text_encoder}
-        )
+        self.name = name
+        """The folder that the models come from, for ``repr``."""
+        self.weights = WeightStack(unet, vae, text_encoder)
 
     @classmethod
     def from_pretrained(
@@ -133,10 +111,10 @@ class AnimationPipeline:
         attention: str = "sdpa",
         decode_chunk: int = 4,
     ) -> "AnimationPipeline":
-        """An SD 1.5 folder in diffusers' layout, its motion slots empty:
-        ``load_weights`` fills them.
+        """Load an image model in diffusers' folder layout.
 
-        Raises AssetError for missing files, CheckpointError for files of another model.
+        Its motion slots are empty; ``load_weights`` fills them. Raises AssetError for
+        missing files and CheckpointError for files of another model.
         """
         folder, device = Path(folder), torch.device(device)
         return cls(
@@ -145,7 +123,20 @@ class AnimationPipeline:
             diffusers_folder.load_text_encoder(folder / "text_encoder", device, dtype),
             diffusers_folder.load_tokenizer(folder / "tokenizer"),
             decode_chunk=decode_chunk,
+            name=folder.name,
         )
+
+    def __repr__(self) -> str:
+        backend, dtype = self.unet.attention.name, str(self.unet.dtype)
+        place = f"{dtype.removeprefix('torch.')} on {self.unet.device}"
+        loaded = f"{self.name}; {self.weights.names}".strip("; ")
+        return f"AnimationPipeline({loaded}; {place}; attention {backend})"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about what is loaded."""
+        backend = self.unet.attention.warning
+        return (*((backend,) if backend else ()), *self.weights.motion_warnings)
 
     @property
     def device_bytes(self) -> int:
@@ -153,24 +144,9 @@ class AnimationPipeline:
         return sum(map(bytes_of, (self.unet, self.vae, self.text_encoder)))
 
     @property
-    def host_bytes(self) -> int:
-        """Memory on the host beside the models: copies of changed weights, and the
-        files they were replaced from.
-
-        Bounded by the size of the models and of the files of the last
-        ``configure_weights``.
-        """
-        kept = (
-            tensor for file in self._files.values() for tensor in file.tensors.values()
-        )
-        return self.patcher.host_bytes + sum(
-            tensor.numel() * tensor.element_size() for tensor in kept
-        )
-
-    @property
     def downscale(self) -> int:
-        """Pixels per latent, along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        """Pixels along the side of a latent."""
+        return autoencoder.downscale(self.vae)
 
     def configure_weights(
         self,
@@ -180,88 +156,26 @@ class AnimationPipeline:
         *,
         vae: str | Path | None = None,
     ) -> tuple[str, ...]:
-        """Make the weights those of ``base``, an SD 1.5 single file (None: the folder's
-        own), changed by ``loras``.
+        """Load a single file ``base`` over the folder's weights, changed by ``loras``.
 
-        ``vae`` replaces the VAE of either. ``motion`` replaces the motion module unless
-        None. Every file is read and held against the models first: AssetError and
-        CheckpointError leave the pipeline as it was. A failure after that leaves it
-        without base, VAE and LoRA. Returns warnings about all but ``motion``; those
-        about it are in ``motion_warnings``. A file that the call before used too, and
-        that was not changed since, is not read again.
+        None for ``base`` means the folder's own weights. ``vae`` replaces the VAE of
+        either, ``motion`` the motion module. Every file is read and checked first:
+        AssetError and CheckpointError leave the pipeline as it was. A failure after
+        that leaves it without base, VAE and LoRA. Returns warnings about all files but
+        ``motion``; ``warnings`` has those. An unchanged file of the last call is not
+        read again.
         """
-        said: list[str] = []
-        shapes, empty_slots = dict(self.patcher.shapes()), ()
-        if motion is not None:
-            empty_slots = fit_motion_module(self.unet, motion)
-            shapes = {
-                address: shape
-                for address, shape in shapes.items()
-                if ".motion_modules." not in address[1]
-            }
-            shapes |= {
-                ("unet", key): tensor.shape for key, tensor in motion.tensors.items()
-            }
-        files: dict[tuple[Path, Stamp], SingleFile] = {}
-        replacements: dict[Address, Tensor] = {}
-        if base is not None:
-            layers, config = self.unet.config.layers_per_block, self.vae.config
-            file = self._read(
-                base, files, lambda: read_single_file(base, shapes, layers, config)
-            )
-            kept = [part for part in file.absent if part != "vae" or vae is None]
-            said += [
-                f"{file.name} has no {part}: the base model's is used" for part in kept
-            ]
-            replacements |= file.tensors
-        if vae is not None:
-            file = self._read(
-                vae, files, lambda: read_vae(vae, shapes, self.vae.config)
-            )
-            replacements |= file.tensors
-        for file in files.values():
-            said += _about_unused(file.name, file.unused)
-        changes = []
-        for file in loras:
-            lora = read_lora(file.path, shapes)
-            said += _about_unused(lora.name, lora.unmatched)
-            factors = (
-                (layer, file.strength * layer.scale(file.ignore_file_alpha))
-                for layer in lora.layers
-            )
-            changes += [Change(layer, factor) for layer, factor in factors]
-        if motion is not None:
-            self.patcher.restore()
-            self.motion_warnings = install_motion_module(self.unet, motion, empty_slots)
-        self._files = files
-        self.patcher.apply(replacements, changes)
-        return tuple(said)
-
-    def _read(
-        self,
-        path: str | Path,
-        files: dict[tuple[Path, Stamp], SingleFile],
-        read: Callable[[], SingleFile],
-    ) -> SingleFile:
-        """What ``read`` makes of ``path``, or made of it in the call before, put among
-        ``files``.
-        """
-        try:
-            state = (Path(path), stamp(Path(path)))
-        except OSError:
-            return read()  # which says what is wrong
-        files[state] = self._files.get(state) or read()
-        return files[state]
+        return self.weights.configure(motion, base, loras, vae)
 
     def load_sparse_controlnet(
         self, path: str | Path, attention: str = "sdpa"
     ) -> SparseControlNetModel:
-        """A SparseCtrl file as a branch for this pipeline's UNet. Raises AssetError,
-        CheckpointError.
+        """Load a SparseCtrl file as a branch for this UNet.
+
+        Raises AssetError and CheckpointError.
         """
-        return build_sparse_controlnet(
-            self.unet, read_sparse_controlnet(path), attention
-        )
+        weights = read_sparse_controlnet(path)
+        return build_sparse_controlnet(self.unet, weights, attention)
 
     @torch.inference_mode()
     def control_images(
@@ -273,298 +187,170 @@ class AnimationPipeline:
         *,
         normalize: bool = False,
     ) -> Tensor:
-        """Pictures as ``model`` takes them, (1, c, n, h, w): pixels 0..1, or the means
-        of their VAE latents.
+        """Turn pictures into the images that ``model`` takes, (1, c, n, h, w).
 
-        Each is cropped to the frames' aspect about its centre. ``normalize``: see
-        ``normalize_picture``.
+        These are pixels 0..1, or the means of their VAE latents. Each picture is
+        cropped to the frames' aspect about its centre; see also ``normalize_picture``.
         """
-        fitted = [fit_picture(picture, width, height) for picture in pictures]
-        pixels = torch.stack(
-            [
-                normalize_picture(picture) if normalize else picture
-                for picture in fitted
-            ],
-            dim=1,
-        )[None]
-        return self.encode_pixels(pixels) if model.control.takes_latents else pixels
-
-    @torch.inference_mode()
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Pixels (1, 3, n, H, W), 0..1 -> latents (1, 4, n, H / 8, W / 8): the
-        posterior's mean, so without chance.
-        """
-        frames = (pixels[0].transpose(0, 1) * 2 - 1).to(self.vae.device, self.vae.dtype)
-        means = torch.cat(
-            [self.vae.encode(frame).latent_dist.mean for frame in frames.split(1)]
+        return condition_images(
+            self.vae,
+            pictures,
+            width,
+            height,
+            normalize=normalize,
+            takes_latents=model.control.takes_latents,
         )
-        return (means * self.vae.config.scaling_factor).transpose(0, 1)[None]
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Encode pixels (1, 3, n, H, W), 0..1, as latents (1, 4, n, H / 8, W / 8)."""
+        return autoencoder.encode_pixels(self.vae, pixels)
 
     @torch.inference_mode()
     def __call__(
         self,
         inputs: AnimationInputs,
         *,
-        controls: Sequence[SparseControl] = (),
+        controls: Sequence[ControlCondition] = (),
         latents: Tensor | None = None,
-        on_step: OnStep | None = None,
+        report: Report = ignore,
     ) -> Animation:
-        """Videos of ``inputs``, from ``latents`` (b, 4, f, h, w; standard normal) if
-        given and from the seeds if not. Several ``controls`` add up.
+        """Make the videos of ``inputs``; several ``controls`` add up.
 
-        Raises InvalidRequest for inputs that this model cannot do, NonFiniteLatents if
-        the numbers went wrong.
+        They start from ``latents`` (b, 4, f, h, w; standard normal), or from noise
+        drawn by the seeds. ``report`` is called after each step.
+
+        Raises InvalidRequest for inputs that this model cannot handle, NonFiniteLatents
+        if NaN or infinity appears.
         """
-        condition = self.encode(inputs)
-        done = self.denoise(
-            inputs, condition, controls=controls, latents=latents, on_step=on_step
-        )
-        return Animation(self.decode(done), done, condition.warnings)
+        conditions = self.encode(inputs, controls)
+        done = self.denoise(inputs, conditions, latents=latents, report=report)
+        return Animation(self.decode(done), done, conditions.warnings)
 
     @torch.inference_mode()
-    def encode(self, inputs: AnimationInputs) -> TextCondition:
-        """The prompt, and the negative prompt where guidance needs it, as text
-        embeddings.
-        """
-        texts = {"prompt": inputs.prompt}
-        if needs_unconditional(inputs.guidance_scale):
-            texts = {"negative_prompt": inputs.negative_prompt, **texts}
-        encoded = {
-            name: encode_prompt(
-                self.tokenizer,
-                self.text_encoder,
-                text,
-                inputs.clip_skip,
-                inputs.embeddings,
-            )
-            for name, text in texts.items()
-        }
-        room = self.tokenizer.model_max_length
-        warnings = tuple(
-            f"{name} is longer than the {room} tokens that CLIP reads; not used:"
-            f" {prompt.cut}"
-            for name, prompt in encoded.items()
-            if prompt.cut
+    def encode(
+        self, inputs: AnimationInputs, controls: Sequence[ControlCondition] = ()
+    ) -> Conditions:
+        """Encode the prompt, and the negative prompt if guidance needs it."""
+        stack = TextStack(self.tokenizer, self.text_encoder)
+        embeds, warnings = stack.encode(
+            inputs.texts, inputs.clip_skip, inputs.embeddings
         )
-        return TextCondition(
-            torch.cat([prompt.embeds for prompt in encoded.values()]), warnings
-        )
+        return Conditions(embeds, controls, warnings)
 
     def prepare(
         self, inputs: AnimationInputs, sources: Sequence[torch.Generator]
     ) -> Tensor:
-        """The random start, (b, 4, f, h / 8, w / 8), float32, on the CPU. Raises
-        InvalidRequest for sizes between.
+        """Draw the random start, (b, 4, f, h / 8, w / 8), float32, on the CPU.
+
+        Raises InvalidRequest for a width or height between two latents.
         """
+        factor = self.downscale
         for name, size in (("width", inputs.width), ("height", inputs.height)):
-            if size % self.downscale:
-                raise InvalidRequest(name, size, f"a multiple of {self.downscale}")
-        height, width = inputs.height // self.downscale, inputs.width // self.downscale
-        return draw_latents(
-            (self.unet.config.in_channels, inputs.num_frames, height, width), sources
-        )
+            if size % factor:
+                raise InvalidRequest(name, size, f"a multiple of {factor}")
+        height, width = inputs.height // factor, inputs.width // factor
+        channels = self.unet.config.in_channels
+        return draw_latents((channels, inputs.num_frames, height, width), sources)
 
     @torch.inference_mode()
     def denoise(
         self,
         inputs: AnimationInputs,
-        condition: TextCondition,
+        conditions: Conditions,
         *,
-        controls: Sequence[SparseControl] = (),
         latents: Tensor | None = None,
-        on_step: OnStep | None = None,
+        report: Report = ignore,
     ) -> Tensor:
-        """Latents (b, 4, f, h / 8, w / 8) without noise, on the model's device, float32
-        or better.
-        """
-        unet, seeds = self.unet, inputs.seeds
-        motions = [unet.motion, *(control.model.motion for control in controls)]
-        longest = min(
-            (motion.max_length for motion in motions if motion),
-            default=inputs.num_frames,
+        """Run all steps: latents (b, 4, f, h / 8, w / 8), float32 or better."""
+        self._check_frames(inputs.num_frames, conditions.controls)
+        sources = generators(inputs.seeds)
+        # Noise is drawn even if it is not used: later draws must not depend on that.
+        drawn = self.prepare(inputs, sources)
+        latents = drawn if latents is None else _checked(latents, drawn)
+        steps = make_steps(inputs.scheduler, inputs.num_inference_steps, sources)
+        precision = torch.promote_types(self.unet.dtype, torch.float32)
+        latents = latents.to(self.unet.device, precision) * steps.initial_scale
+        predict = self._predictor(inputs, conditions, steps)
+        return denoise(latents, steps, predict, report)
+
+    def _check_frames(
+        self, num_frames: int, controls: Sequence[ControlCondition]
+    ) -> None:
+        limits = [control.max_frames for control in controls]
+        limits.append(self.unet.motion.max_length if self.unet.motion else None)
+        longest = min((limit for limit in limits if limit), default=num_frames)
+        if not 1 <= num_frames <= longest:
+            allowed = f"1 to {longest} with this motion module"
+            raise InvalidRequest("num_frames", num_frames, allowed)
+
+    def _predictor(
+        self, inputs: AnimationInputs, conditions: Conditions, steps: Steps
+    ) -> Predict:
+        """Return the predictor of all steps, with all that they share computed."""
+        embeds = conditions.embeds
+        passes = embeds.split(1) if inputs.sequential_guidance else [embeds]
+        run = Run(
+            embeds,
+            steps.timesteps,
+            inputs.num_frames,
+            inputs.height,
+            inputs.width,
+            self.downscale,
         )
-        if not 1 <= inputs.num_frames <= longest:
-            raise InvalidRequest(
-                "num_frames",
-                inputs.num_frames,
-                f"1 to {longest} with this motion module",
-            )
-        sources = generators(seeds)
-        drawn = self.prepare(
-            inputs, sources
-        )  # drawn even if not used: later draws must not depend on it
-        if latents is None:
-            latents = drawn
-        elif latents.shape != drawn.shape:
-            raise InvalidRequest(
-                "latents", str(tuple(latents.shape)), f"the shape {tuple(drawn.shape)}"
-            )
-
-        scheduler = make_scheduler(inputs.scheduler, inputs.num_inference_steps)
-        precision = torch.promote_types(unet.dtype, torch.float32)
-        latents = latents.to(unet.device, precision) * float(scheduler.init_noise_sigma)
-        guided = needs_unconditional(inputs.guidance_scale)
-        time = unet.embed_timesteps(scheduler.timesteps)
-        passes = [
-            (
-                len(embeds),
-                unet.encode_text(embeds.repeat_interleave(len(seeds), dim=0)),
-                [
-                    self._branch(control, inputs, embeds, scheduler.timesteps)
-                    for control in controls
-                ],
-            )
-            for embeds in (
-                condition.embeds.split(1)
-                if inputs.sequential_guidance
-                else [condition.embeds]
-            )
-        ]
-
-        def residuals(
-            branches: Sequence[ControlBranch], i: int
-        ) -> ControlResiduals | None:
-            total = None
-            for branch in branches:
-                if (added := branch.residuals(i, len(scheduler.timesteps))) is not None:
-                    total = added if total is None else total + added
-            return (
-                None if total is None else total.repeated(len(seeds), inputs.num_frames)
-            )
-
-        def predict(sample: Tensor, i: int) -> Tensor:
-            sample = sample.to(unet.dtype)
-            row = [table[i : i + 1] for table in time]
-            noise_pred = torch.cat(
-                [
-                    unet.predict(
-                        sample.repeat(texts, 1, 1, 1, 1),
-                        row,
-                        text,
-                        residuals(branches, i),
-                    ).to(precision)
-                    for texts, text, branches in passes
-                ]
-            )
-            return guide(noise_pred, inputs.guidance_scale) if guided else noise_pred
-
-        return denoise(latents, scheduler, predict, sources, on_step)
-
-    def _branch(
-        self,
-        control: SparseControl,
-        inputs: AnimationInputs,
-        embeds: Tensor,
-        timesteps: Tensor,
-    ) -> ControlBranch:
-        model, images = control.model, control.images
-        for name, value in (("start", control.start), ("end", control.end)):
-            if not 0 <= value <= 1:
-                raise InvalidRequest(f"controls.{name}", value, "0 to 1")
-        if not math.isfinite(control.strength):
-            raise InvalidRequest(
-                "controls.strength", control.strength, "a finite number"
-            )
-        factor = self.downscale if model.control.takes_latents else 1
-        wanted = (
-            model.control.conditioning_channels,
-            inputs.height // factor,
-            inputs.width // factor,
+        schedule = self.unet.schedule(steps.timesteps)
+        videos = len(inputs.seeds)
+        predict = OneByOne(
+            [
+                UNetPredictor(
+                    self.unet,
+                    schedule,
+                    self.unet.encode_text(texts.repeat_interleave(videos, dim=0)),
+                    len(texts),
+                    [
+                        control.prepare(replace(run, embeds=texts))
+                        for control in conditions.controls
+                    ],
+                )
+                for texts in passes
+            ]
         )
-        if images.ndim != 5 or (images.shape[1], *images.shape[3:]) != wanted:
-            shape = "(1, {}, n, {}, {})".format(*wanted)
-            raise InvalidRequest(
-                "controls.images", str(tuple(images.shape)), f"the shape {shape}"
-            )
-        placed = place_images(images, control.frame_indices, inputs.num_frames)
-        return ControlBranch(
-            model=model,
-            embedded=model.embed_condition(placed),
-            time=model.embed_timesteps(timesteps),
-            text=model.encode_text(embeds),
-            strength=control.strength,
-            start=control.start,
-            end=control.end,
-        )
+        if needs_unconditional(inputs.guidance_scale):
+            return Guided(predict, inputs.guidance_scale)
+        return predict
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (b, 4, f, h, w) -> videos (b, 3, f, 8 h, 8 w), values 0..1, float32
-        or better, on the CPU.
-        """
-        pictures = torch.cat([chunk.cpu() for chunk in self._decoded(latents)])
-        return pictures.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
+        """Decode latents (b, 4, f, h, w) to videos (b, 3, f, 8 h, 8 w), on the CPU.
 
-    @torch.inference_mode()
+        Values are 0..1, in float32 or better.
+        """
+        return autoencoder.decode_video(self.vae, latents, self.decode_chunk)
+
     def decode_frames(
-        self,
-        latents: Tensor,
-        *,
-        chunk: int | None = None,
-        on_chunk: Callable[[], None] | None = None,
+        self, latents: Tensor, *, chunk: int | None = None, report: Report = ignore
     ) -> Tensor:
-        """Latents (b, 4, f, h, w) -> frames (b, f, 8 h, 8 w, 3), uint8, on the CPU.
-        Rounded on the device.
+        """Decode latents (b, 4, f, h, w) to frames (b, f, 8 h, 8 w, 3), uint8.
 
-        ``chunk`` frames at once (None: ``decode_chunk``). ``on_chunk`` is called after
-        each, and may raise.
+        The frames are on the CPU. ``chunk`` frames are decoded at once (None:
+        ``decode_chunk``); ``report`` is called after each chunk.
         """
-        frames = []
-        for decoded in self._decoded(latents, chunk):
-            frames.append(
-                (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
-            )
-            if on_chunk is not None:
-                on_chunk()
-        return torch.cat(frames).unflatten(0, (latents.shape[0], -1))
+        chunk = chunk or self.decode_chunk
+        return autoencoder.decode_frames(self.vae, latents, chunk, report)
 
-    def _decoded(
-        self, latents: Tensor, chunk_size: int | None = None
-    ) -> Iterator[Tensor]:
-        """Pictures (n, 3, H, W), values 0..1, ``chunk_size`` at a time."""
-        frames = (
-            latents.transpose(1, 2).flatten(0, 1) / self.vae.config.scaling_factor
-        )  # (b f, 4, h, w)
-        for chunk in frames.split(chunk_size or self.decode_chunk):
-            picture = self._decode_chunk(chunk)
-            yield (picture / 2 + 0.5).clamp(0, 1)
 
-    def _decode_chunk(self, chunk: Tensor) -> Tensor:
-        dtype = self.vae.dtype
-        precision = torch.promote_types(dtype, torch.float32)
-        chunk = chunk.to(self.vae.device, memory_format=torch.channels_last)
-        picture = self.vae.decode(chunk.to(dtype)).sample.to(precision)
-        if (
-            not picture.isfinite().all() and dtype != precision
-        ):  # some SD 1.5 VAEs overflow in half precision
-            try:
-                torch.nn.Module.to(self.vae, torch.float32)
-                picture = self.vae.decode(chunk.to(torch.float32)).sample
-            finally:
-                torch.nn.Module.to(self.vae, dtype)
-        if not picture.isfinite().all():
-            raise NonFiniteLatents(None, "decoded frames")
-        return picture
+def _checked(latents: Tensor, drawn: Tensor) -> Tensor:
+    if latents.shape != drawn.shape:
+        shape, allowed = tuple(latents.shape), f"the shape {tuple(drawn.shape)}"
+        raise InvalidRequest("latents", str(shape), allowed)
+    return latents
 
 
 def bytes_of(model: torch.nn.Module) -> int:
-    """Memory of a model's parameters and buffers."""
+    """Return the memory of a model's parameters and buffers."""
     tensors = (*model.parameters(), *model.buffers())
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _about_unused(name: str, keys: Sequence[str]) -> list[str]:
-    return (
-        [
-            f"{name}: {len(keys)} keys fit no layer and are not used"
-            f" ({', '.join(keys[:3])})"
-        ]
-        if keys
-        else []
-    )
-
-
-def load_weights(  # noqa: PLR0913 - the parameters that users of the published function know
+def load_weights(  # noqa: PLR0913 - the parameters of the published function
     pipeline: AnimationPipeline,
     motion_module_path: str | Path = "",
     motion_module_version: str | None = None,
@@ -576,37 +362,38 @@ def load_weights(  # noqa: PLR0913 - the parameters that users of the published 
     lora_model_path: str | Path = "",
     lora_alpha: float = 0.8,
 ) -> AnimationPipeline:
-    """Put published files into ``pipeline``, by the published code's rules, and return
-    it.
+    """Load published files into ``pipeline`` by the published code's rules; return it.
 
-    The motion module stays if none is named. Everything else is as this call says,
-    whatever earlier calls loaded: a DreamBooth model that is not named is taken out
-    again, bit for bit. ``motion_module_lora_configs`` are ``{"path", "alpha"}``;
-    strengths multiply a LoRA without its file's own alpha. ``motion_module_version``
-    ("v1", "v2", "v3") is needed only where the file leaves it open, see
-    ``read_motion_module``; a motion module that is loaded already answers it too. Warns
-    about keys of a file that fit nothing.
+    The motion module stays if none is named. All else is as this call says, whatever
+    earlier calls loaded: a DreamBooth model that is not named is removed, bit for bit.
+    ``motion_module_lora_configs`` are ``{"path", "alpha"}``. Strengths multiply a LoRA
+    without its file's own alpha. ``motion_module_version`` ("v1", "v2", "v3") is needed
+    only if the file does not show it, see ``read_motion_module``; the version of a
+    motion module that is loaded already serves too. Warns about keys of a file that fit
+    nothing.
 
-    Raises AssetError and CheckpointError, and the pipeline is as before then.
+    Raises AssetError and CheckpointError; the pipeline is then as before.
     """
-    named = [(lora_model_path, lora_alpha), (adapter_lora_path, adapter_lora_scale)]
-    named += [
-        (lora["path"], lora.get("alpha", 1.0)) for lora in motion_module_lora_configs
-    ]
-    files = [
-        LoraFile(path=str(path), strength=strength, ignore_file_alpha=True)
-        for path, strength in named
-        if path
-    ]
-    motion = (
-        _read_motion(pipeline, motion_module_path, motion_module_version)
-        if motion_module_path
-        else None
-    )
-    said = pipeline.configure_weights(motion, dreambooth_model_path or None, files)
-    for message in (pipeline.motion_warnings if motion else ()) + said:
+    loras: list[LoraFile] = []
+    if lora_model_path:
+        loras.append(_published_lora(lora_model_path, lora_alpha))
+    if adapter_lora_path:
+        loras.append(_published_lora(adapter_lora_path, adapter_lora_scale))
+    for lora in motion_module_lora_configs:
+        loras.append(_published_lora(lora["path"], lora.get("alpha", 1.0)))
+    motion = None
+    if motion_module_path:
+        motion = _read_motion(pipeline, motion_module_path, motion_module_version)
+    messages = pipeline.configure_weights(motion, dreambooth_model_path or None, loras)
+    if motion:
+        messages = (*pipeline.weights.motion_warnings, *messages)
+    for message in messages:
         warnings.warn(message, stacklevel=2)
     return pipeline
+
+
+def _published_lora(path: str | Path, strength: float) -> LoraFile:
+    return LoraFile(path=path, strength=strength, ignore_file_alpha=True)
 
 
 def _read_motion(
@@ -615,12 +402,8 @@ def _read_motion(
     try:
         return read_motion_module(path, version=version)
     except CheckpointError:
-        if (
-            version
-            or pipeline.unet.motion is None
-            or pipeline.unet.motion.use_mid_block
-        ):
+        loaded = pipeline.unet.motion
+        if version or loaded is None or loaded.use_mid_block:
             raise
-        return read_motion_module(
-            path, version="v3" if pipeline.unet.motion.use_inflated_groupnorm else "v1"
-        )
+        version = "v3" if loaded.use_inflated_groupnorm else "v1"
+        return read_motion_module(path, version=version)

@@ -1,8 +1,10 @@
-"""Whether a job fits the device's memory: asked of its files before anything is
-fetched, and of the loaded models.
+"""Whether a job fits the device's memory.
+
+It is checked twice: by the headers of the job's files before anything is fetched, and
+by the models once they are loaded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,57 +15,41 @@ from .checkpoints.files import count_values
 from .errors import AssetError, CheckpointError
 from .fetch.assets import Source
 from .job.clip import Clip
-from .memory import CONTEXT_BYTES, MemoryModel, Work
-from .models.sparse_controlnet import SparseControlNetModel
+from .memory import MemoryModel, Work
 from .pipeline import AnimationPipeline, bytes_of
 from .sampling.guidance import needs_unconditional
-from .settings import Settings
-
-
-def device_room(settings: Settings, device: torch.device) -> int | None:
-    """Bytes for weights and work on the device; None where nobody said, on a CPU."""
-    if settings.device_memory_bytes is not None:
-        return settings.device_memory_bytes
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory - CONTEXT_BYTES
-    return None
 
 
 def check_room(
-    request: Clip,
+    clip: Clip,
     base: Path,
-    sources: Mapping[str, Source],
+    additional: Iterable[Source],
     dtype: torch.dtype,
     room: int | None,
 ) -> None:
-    """Raises InvalidRequest for a job that cannot fit ``room``, and names what would.
+    """Raise InvalidRequest if ``clip`` cannot fit ``room``; it names what would.
 
-    ``sources``: the files that it names, by field. One that is damaged is told by what
-    loads it.
+    ``additional`` are the files that take memory beside those of ``base``. Damaged
+    files are ignored here; loading reports them.
     """
     if room is None:
         return
     try:
         model = read_memory_model(base, dtype)
-        beside = sum(
-            _count(source) for place, source in sources.items() if _stays_beside(place)
-        )
+        count = sum(_count(source) for source in additional)
     except (AssetError, CheckpointError):
         return
-    model = replace(model, weight_bytes=model.weight_bytes + beside * dtype.itemsize)
-    model.check(_work(request), room)
+    weight_bytes = model.weight_bytes + count * dtype.itemsize
+    replace(model, weight_bytes=weight_bytes).check(work_of(clip), room)
 
 
 def fits_at_once(
-    request: Clip,
+    work: Work,
     pipeline: AnimationPipeline,
-    branches: Sequence[SparseControlNetModel],
-    decode_chunk: int,
+    branches: Iterable[torch.nn.Module],
     room: int | None,
 ) -> bool:
-    """Whether ``request`` can be tried without lean ways, beside the weights that are
-    loaded now.
-    """
+    """Whether ``work`` fits beside the loaded weights without lean ways."""
     if room is None:
         return True
     model = MemoryModel(
@@ -72,25 +58,22 @@ def fits_at_once(
         value_bytes=pipeline.unet.dtype.itemsize,
         weight_bytes=pipeline.device_bytes + sum(map(bytes_of, branches)),
     )
-    return model.needed(_work(request), decode_chunk) <= room
+    return model.needed(work, pipeline.decode_chunk) <= room
 
 
-def _stays_beside(place: str) -> bool:
-    """Whether the file that field ``place`` names takes memory beside the base model,
-    and does not go into it.
-    """
-    return place == "motion_module" or place.startswith("controls.")
+def work_of(clip: Clip) -> Work:
+    """Return what of a clip decides its memory."""
+    texts = 2 if needs_unconditional(clip.guidance_scale) else 1
+    controls = len(clip.controls)
+    return Work(clip.num_frames, clip.width, clip.height, texts, controls)
 
 
 def _count(source: Source) -> int:
-    """Numbers in a weight file, or, where it is not here yet, the fewest that it can
-    hold: half precision is rare.
+    """Return the numbers in a weight file.
+
+    A file that is not here yet has at least a quarter of its bytes: half precision is
+    rare.
     """
-    return count_values(source.path) if source.path else (source.bytes or 0) // 4
-
-
-def _work(request: Clip) -> Work:
-    texts = 2 if needs_unconditional(request.guidance_scale) else 1
-    return Work(
-        request.num_frames, request.width, request.height, texts, len(request.controls)
-    )
+    if source.path is not None:
+        return count_values(source.path)
+    return (source.bytes or 0) // 4

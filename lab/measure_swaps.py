@@ -313,7 +313,7 @@ def measure(
     paths = {call.args[0] for call in read.call_args_list}.union(
         *(f.rglob("*.safetensors") for f in folders)
     )
-    held = pipeline.host_bytes if isinstance(pipeline, AnimationPipeline) else 0
+    held = pipeline.weights.host_bytes if isinstance(pipeline, AnimationPipeline) else 0
     sizes = (sum(path.stat().st_size for path in paths), sum(w.nbytes for w in changed))
     return Measured(seconds, *sizes, held), pipeline
 

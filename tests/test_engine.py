@@ -75,11 +75,11 @@ def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) ->
     key = engine.prepare(GenerationRequest(prompt="x", model="shapeworld")).stack
     with pytest.raises(CheckpointError, match="motion_module_v3"):
         engine.configure(key)
-    assert engine.stack is None
+    assert engine.models.stack is None
     (family / "motion_module_v3.safetensors").write_bytes(good)
     key = engine.prepare(GenerationRequest(prompt="x", model="shapeworld")).stack
     assert engine.configure(key).unet.motion is not None
-    assert engine.stack == key
+    assert engine.models.stack == key
 
 
 def shapeworld_needs() -> tuple[int, int]:

@@ -17,6 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from animatediff.conditioning.conditions import Conditions
 from animatediff.config import (
     SD15,
     SPARSECTRL_RGB,
@@ -29,7 +30,8 @@ from animatediff.config import (
 )
 from animatediff.memory import Work
 from animatediff.models.unet import UNet3DConditionModel
-from animatediff.pipeline import AnimationInputs, AnimationPipeline, TextCondition
+from animatediff.pipeline import AnimationInputs, AnimationPipeline
+from animatediff.progress import Progress
 from animatediff.settings import PROJECT_ROOT
 from lab.counting import memory as count_memory
 from lab.counting.fake_cuda import (
@@ -74,22 +76,24 @@ def denoise(
         "", width=512, height=512, num_inference_steps=25, guidance_scale=guidance_scale
     )
     texts = 2 if guidance_scale > 1 else 1
-    condition = TextCondition(
+    conditions = Conditions(
         torch.empty(texts, 77, 768, device=DEVICE, dtype=torch.float16)
     )
     counted: list[float] = []
 
-    def on_step(i: int, latents: torch.Tensor) -> None:
+    def count(progress: Progress) -> None:
+        latents = progress.latents
+        assert latents is not None
         assert latents.device == DEVICE
         assert latents.dtype == torch.float32
         counted.append(counter.get_total_flops() / 1e12)
-        if i + 1 == STEPS:
+        if progress.step == STEPS:
             # before the verdict on NaN is read, which is no number here
             raise EnoughSteps
 
     counter = FlopCounterMode(display=False)
     with counter, pytest.raises(EnoughSteps):
-        pipeline.denoise(inputs, condition, on_step=on_step)
+        pipeline.denoise(inputs, conditions, report=count)
     return counted[-1] - counted[-2]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from animatediff.catalog import SCHEDULERS
-from animatediff.conditioning.prompts import encode_prompt
+from animatediff.conditioning.encoders import encode_prompt
 from animatediff.config import V3
 from animatediff.errors import (
     AssetError,

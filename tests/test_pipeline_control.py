@@ -55,7 +55,7 @@ def control(
 def latents(
     pipeline: AnimationPipeline, inputs: AnimationInputs, *controls: SparseControl
 ) -> torch.Tensor:
-    return pipeline.denoise(inputs, pipeline.encode(inputs), controls=controls)
+    return pipeline.denoise(inputs, pipeline.encode(inputs, controls))
 
 
 def test_a_branch_steers_and_leaves_nothing_behind(

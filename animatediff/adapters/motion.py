@@ -1,4 +1,7 @@
-"""Motion modules put into a UNet's empty slots and taken out again."""
+"""Motion modules put into a UNet's motion slots."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 
@@ -8,62 +11,66 @@ from ..models.motion_module import reset_positional_tables
 from ..models.unet import UNet3DConditionModel
 
 
+@dataclass(frozen=True, eq=False)
+class FittedMotion:
+    """A motion module whose weights fit a UNet.
+
+    ``absent`` are the slots for which the file has no weights at all. They stay empty.
+    """
+
+    weights: MotionModuleWeights
+    absent: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A warning that names the absent slots, if there are any."""
+        if not self.absent:
+            return ()
+        return (
+            f"{self.weights.name} has no weights for {len(self.absent)} motion modules,"
+            f" which do nothing: {', '.join(self.absent)}",
+        )
+
+
 def fit_motion_module(
     unet: UNet3DConditionModel, weights: MotionModuleWeights
-) -> tuple[str, ...]:
-    """Motion slots of ``unet`` for which ``weights`` have nothing at all, by their
-    places. ``unet`` is not touched.
+) -> FittedMotion:
+    """Check the weights against the slots of ``unet``, which is not changed.
 
-    Raises CheckpointError unless every other key and shape fits.
+    Raises CheckpointError unless every key and shape fits, absent slots aside.
     """
     with torch.device("meta"):
-        wanted = UNet3DConditionModel(unet.config, weights.config).state_dict()
-    wanted = {
-        key: tensor for key, tensor in wanted.items() if ".motion_modules." in key
+        model = UNet3DConditionModel(unet.config, weights.config)
+    slots = {
+        key: tensor
+        for key, tensor in model.state_dict().items()
+        if ".motion_modules." in key
     }
-    filled = {_slot(key) for key in weights.tensors}
-    present = {key: tensor for key, tensor in wanted.items() if _slot(key) in filled}
-    check_keys_and_shapes(weights.name, weights.tensors, present)
-    return tuple(sorted({_slot(key) for key in wanted} - filled))
+    present = _slots_of(weights.tensors)
+    expected = {key: tensor for key, tensor in slots.items() if _slot(key) in present}
+    check_keys_and_shapes(weights.name, weights.tensors, expected)
+    return FittedMotion(weights, tuple(sorted(_slots_of(slots) - present)))
 
 
-def install_motion_module(
-    unet: UNet3DConditionModel,
-    weights: MotionModuleWeights,
-    absent: tuple[str, ...] | None = None,
-) -> tuple[str, ...]:
-    """Fill every motion slot of ``unet`` with ``weights``, on its device and in its
-    dtype.
-
-    Whatever motion module was there is replaced. ``absent``, if it was asked already,
-    is what ``fit_motion_module`` said: these slots stay empty, and what is returned are
-    warnings that say so. Raises what that does, before ``unet`` is touched.
-    """
-    if absent is None:
-        absent = fit_motion_module(unet, weights)
+def install_motion_module(unet: UNet3DConditionModel, motion: FittedMotion) -> None:
+    """Replace the motion modules of ``unet``, on its device and in its dtype."""
     device, dtype = unet.device, unet.dtype
+    weights = motion.weights
     tensors = {key: tensor.to(device, dtype) for key, tensor in weights.tensors.items()}
     with torch.device("meta"):
         unet.set_motion(weights.config)
-    for slot in absent:
+    for slot in motion.absent:
         modules, _, i = slot.rpartition(".")
         unet.get_submodule(modules)._modules[i] = None
     unet.load_state_dict(tensors, strict=False, assign=True)
     reset_positional_tables(unet, device, dtype)
     unet.eval().requires_grad_(False)
-    if not absent:
-        return ()
-    return (
-        f"{weights.name} has no weights for {len(absent)} motion modules, which do"
-        f" nothing: {', '.join(absent)}",
-    )
+
+
+def _slots_of(keys: Collection[str]) -> set[str]:
+    return {_slot(key) for key in keys}
 
 
 def _slot(key: str) -> str:
-    """``down_blocks.0.motion_modules.1`` of a key below it."""
+    """Return ``down_blocks.0.motion_modules.1`` for a key below it."""
     return key.partition(".temporal_transformer.")[0]
-
-
-def remove_motion_module(unet: UNet3DConditionModel) -> None:
-    """Empty every motion slot: what is left is the image model, untouched."""
-    unet.set_motion(None)

@@ -1,12 +1,12 @@
 """Weights changed in place, and put back bit for bit.
 
-Merging a change and subtracting it later is not exact: in half precision rounding stays
-behind. So a weight is copied to the CPU when it is first touched, every stack of
-changes is computed from that copy, and taking the stack away is copying it back. The
-live tensor stays where it is, so compiled code and graphs that hold it stay valid.
+Merging a change and subtracting it later is not exact: in half precision, rounding
+errors remain. So a weight is copied to the CPU before its first change. Every stack of
+changes is computed from that copy, and removing the stack copies it back. The live
+tensor stays in its place, so compiled code and graphs that hold it stay valid.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,117 +23,104 @@ class Change:
     layer: LowRank
     factor: float
 
+    def same_as(self, other: "Change") -> bool:
+        """Whether both come from the very same tensors and the same factor."""
+        same_matrix = self.layer.up is other.layer.up
+        same_matrix = same_matrix and self.layer.down is other.layer.down
+        return same_matrix and self.factor == other.factor
+
 
 @dataclass(frozen=True, eq=False)
-class _Applied:
-    """What a touched weight holds."""
+class _Content:
+    """What a changed weight is made of: a replacement or its original, and changes."""
 
     replacement: Tensor | None
     changes: tuple[Change, ...]
 
-    def same_as(self, other: "_Applied | None") -> bool:
-        """Whether both come from the very same tensors: then writing again would change
-        nothing.
-        """
-        return (
-            other is not None
-            and self.replacement is other.replacement
-            and len(self.changes) == len(other.changes)
-            and all(
-                own.layer.up is its.layer.up
-                and own.layer.down is its.layer.down
-                and own.factor == its.factor
-                for own, its in zip(self.changes, other.changes, strict=True)
-            )
-        )
+    def same_as(self, other: "_Content | None") -> bool:
+        """Whether writing this over the other would change nothing."""
+        if other is None or self.replacement is not other.replacement:
+            return False
+        if len(self.changes) != len(other.changes):
+            return False
+        pairs = zip(self.changes, other.changes, strict=True)
+        return all(mine.same_as(theirs) for mine, theirs in pairs)
 
 
 class WeightPatcher:
-    """The one that may write to the weights of ``models``. What it holds depends on the
-    last ``apply`` alone.
+    """The only writer of the weights of ``models``.
 
-    Structure is not its matter: ``restore`` before motion modules are put in or taken
-    out.
+    The weights depend on the last ``apply`` alone. It does not handle changes of
+    structure: call ``restore`` before adding or removing motion modules.
     """
 
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
         self._models = dict(models)
         self._originals: dict[Address, Tensor] = {}
-        self._applied: dict[Address, _Applied] = {}
+        self._contents: dict[Address, _Content] = {}
         self._corrupted = False
 
     @property
     def host_bytes(self) -> int:
-        """Memory held by the copies of the touched weights: at most the size of the
-        models, however many swaps.
-        """
+        """Memory of the copies of changed weights: at most the size of the models."""
         return sum(
-            tensor.numel() * tensor.element_size()
-            for tensor in self._originals.values()
+            copy.numel() * copy.element_size() for copy in self._originals.values()
         )
 
     def shapes(self) -> Shapes:
-        """Every weight that can be changed."""
+        """Return the shape of every weight that can be changed."""
         return {address: tensor.shape for address, tensor in self._live().items()}
 
     def apply(
         self, replacements: Mapping[Address, Tensor], changes: Sequence[Change]
     ) -> None:
-        """Make every weight its original, or its replacement, plus the changes named
-        for it, in their order.
+        """Make every weight its original, or its replacement, plus its changes in
+        order.
 
-        Sums are made in float32 (float64 for such weights). A weight that the last call
-        made of the very same tensors is left alone, so a LoRA on top of a DreamBooth
-        model comes and goes without it. Raises CheckpointError, before anything is
-        written, for a name or shape that the models do not have. Any other failure, a
-        cancellation included, leaves the models as they were before the first
-        ``apply``; EngineCorrupted if even that cannot be.
+        Sums are computed in float32 (float64 for float64 weights). A weight that the
+        last call made of the very same tensors is not written again, so that a LoRA on
+        top of a DreamBooth model is exchanged without rewriting the latter.
+
+        Raises CheckpointError, before any write, for a name or shape that the models do
+        not have. Any other failure, such as a cancellation, leaves the models as they
+        were before the first ``apply``; EngineCorrupted if even that fails.
         """
         self._refuse_if_corrupted()
         live = self._live()
-        grouped: dict[Address, list[Change]] = {address: [] for address in replacements}
-        for change in changes:
-            grouped.setdefault(change.layer.address, []).append(change)
-        for address in grouped:
-            if address not in live:
-                raise CheckpointError(
-                    f"the {address[0]} has no weight {address[1]}", key=address[1]
-                )
-            replacement = replacements.get(address)
-            if replacement is not None and replacement.shape != live[address].shape:
-                raise CheckpointError(
-                    f"{address[1]} is {tuple(live[address].shape)}, its replacement"
-                    f" {tuple(replacement.shape)}",
-                    key=address[1],
-                )
+        contents = _contents(replacements, changes)
+        for address, content in contents.items():
+            _check(address, content, live)
         try:
-            for address in self._originals.keys() - grouped.keys():
-                _write(live[address], self._originals[address])
-                del self._originals[address]
-                self._applied.pop(address, None)
-            for address, own in grouped.items():
-                wanted = _Applied(replacements.get(address), tuple(own))
-                if wanted.same_as(self._applied.pop(address, None)):
-                    self._applied[address] = wanted
-                    continue
-                if address not in self._originals:
-                    self._originals[address] = (
-                        live[address].detach().to("cpu", copy=True)
-                    )
-                base = (
-                    self._originals[address]
-                    if wanted.replacement is None
-                    else wanted.replacement
-                )
-                _write(live[address], _sum(base, own, live[address]))
-                self._applied[address] = wanted
+            self._restore_all(live, self._originals.keys() - contents.keys())
+            for address, content in contents.items():
+                self._change(address, content, live[address])
         except BaseException:
             self.restore()
             raise
 
+    def _restore_all(
+        self, live: Mapping[Address, Tensor], addresses: Iterable[Address]
+    ) -> None:
+        for address in addresses:
+            _write(live[address], self._originals[address])
+            del self._originals[address]
+            self._contents.pop(address, None)
+
+    def _change(self, address: Address, content: _Content, live: Tensor) -> None:
+        before = self._contents.pop(address, None)
+        if not content.same_as(before):
+            if address not in self._originals:
+                self._originals[address] = live.detach().to("cpu", copy=True)
+            base = content.replacement
+            if base is None:
+                base = self._originals[address]
+            _write(live, _sum(base, content.changes, live))
+        self._contents[address] = content
+
     def restore(self) -> None:
-        """Every weight as it was before the first ``apply``. Raises EngineCorrupted if
-        one cannot be written.
+        """Put every weight back as it was before the first ``apply``.
+
+        Raises EngineCorrupted if one cannot be written.
         """
         self._refuse_if_corrupted()
         try:
@@ -144,7 +131,7 @@ class WeightPatcher:
             self._corrupted = True
             raise EngineCorrupted("changed weights could not be put back") from error
         self._originals.clear()
-        self._applied.clear()
+        self._contents.clear()
 
     def _live(self) -> dict[Address, Tensor]:
         return {
@@ -158,19 +145,45 @@ class WeightPatcher:
             raise EngineCorrupted("changed weights could not be put back")
 
 
+def _contents(
+    replacements: Mapping[Address, Tensor], changes: Sequence[Change]
+) -> dict[Address, _Content]:
+    """Group replacements and changes by weight; replaced weights come first."""
+    grouped: dict[Address, list[Change]] = {address: [] for address in replacements}
+    for change in changes:
+        grouped.setdefault(change.layer.address, []).append(change)
+    return {
+        address: _Content(replacements.get(address), tuple(changes_of_one))
+        for address, changes_of_one in grouped.items()
+    }
+
+
+def _check(address: Address, content: _Content, live: Mapping[Address, Tensor]) -> None:
+    model, key = address
+    if address not in live:
+        raise CheckpointError(f"the {model} has no weight {key}", key=key)
+    replacement = content.replacement
+    if replacement is not None and replacement.shape != live[address].shape:
+        raise CheckpointError(
+            f"{key} is {tuple(live[address].shape)}, its replacement"
+            f" {tuple(replacement.shape)}",
+            key=key,
+        )
+
+
 def _write(live: Tensor, value: Tensor) -> None:
     with torch.no_grad():
         live.copy_(value)
 
 
 def _sum(base: Tensor, changes: Sequence[Change], live: Tensor) -> Tensor:
-    """The weight in its own precision or float32, whichever is finer, on its device."""
+    """Compute a weight in its own precision or float32, whichever is finer."""
+    if not changes:
+        return base
     precision = torch.promote_types(live.dtype, torch.float32)
-    total = base.to(live.device, precision) if changes else base
+    total = base.to(live.device, precision)
     for change in changes:
-        down, up = (
-            part.to(live.device, precision).flatten(1)
-            for part in (change.layer.down, change.layer.up)
-        )
+        down = change.layer.down.to(live.device, precision).flatten(1)
+        up = change.layer.up.to(live.device, precision).flatten(1)
         total = total + change.factor * (up @ down).reshape(total.shape)
     return total

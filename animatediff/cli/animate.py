@@ -22,7 +22,7 @@ from ..controls.pictures import fit_picture, normalize_picture
 from ..engine import Engine, Generated, PreparedJob
 from ..errors import CheckpointError, EncodeError, InvalidRequest
 from ..progress import Progress
-from ..provenance import metadata_of
+from ..job.provenance import metadata_of
 from ..serving.progress import BarProgress
 from ..video import OUTPUT_FORMATS, write_video
 from ..video.grid import save_videos_grid
@@ -175,7 +175,7 @@ class _Run:
         _, num_frames, height, width = frames.shape
         shape = (num_frames, height, width, generated.video.fps)
         self._made.setdefault(shape, []).append(frames)
-        self._seeds.setdefault(clip.entry, []).append(generated.request.seed)
+        self._seeds.setdefault(clip.entry, []).append(generated.clip.seed)
         _save_config(self._folder / "config.yaml", self._entries, self._seeds)
 
 
@@ -201,9 +201,9 @@ def _check_branches(job: PreparedJob, entry: Entry) -> None:
 
 def _control_images(job: PreparedJob) -> Iterator[Image.Image]:
     """The images of the controls as the frames see them."""
-    for control, pictures in zip(job.request.controls, job.pictures, strict=True):
+    for control, pictures in zip(job.clip.controls, job.pictures, strict=True):
         for picture in pictures:
-            pixels = fit_picture(picture, job.request.width, job.request.height)
+            pixels = fit_picture(picture, job.clip.width, job.clip.height)
             if control.normalize:
                 pixels = normalize_picture(pixels)
             array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()

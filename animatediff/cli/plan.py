@@ -7,10 +7,11 @@ from itertools import groupby
 import yaml
 
 from ..config import SD15, unet_config_from_diffusers
-from ..engine import Engine, named_files
+from ..engine import Engine
 from ..errors import AssetError, CheckpointError, InvalidRequest
 from ..fetch.assets import Source
 from ..job.clip import Clip
+from ..job.files import named_files
 from .prompt_config import PlannedClip
 
 STEP_TFLOP = 35.25
@@ -60,8 +61,8 @@ def _summary(clip: Clip, seed_is_drawn: bool) -> str:
 
 def _needs(engine: Engine, clip: Clip) -> Iterator[Need]:
     yield _model(engine, clip.model)
-    for place, reference in named_files(clip).items():
-        yield _weight_file(engine, place, reference)
+    for file in named_files(clip):
+        yield _weight_file(engine, file.field, file.reference)
     for i, control in enumerate(clip.controls):
         for j, image in enumerate(control.images):
             place = f"controls.{i}.images.{j}"

@@ -1,0 +1,1 @@
+"""From prompts to the text embeddings that steer a run."""

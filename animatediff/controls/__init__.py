@@ -1,0 +1,1 @@
+"""Controls: images that steer single frames, one file per kind."""

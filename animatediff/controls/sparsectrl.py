@@ -1,5 +1,7 @@
-"""SparseCtrl branches beside a UNet: built from files, and asked once a step."""
+"""SparseCtrl: images that single frames follow (arXiv 2311.16933)."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,10 +9,13 @@ from torch import Tensor
 
 from ..checkpoints.files import check_keys_and_shapes
 from ..checkpoints.sparse_controlnet import SparseControlNetWeights
-from ..models.context import ControlResiduals, TextContext, TimeContext
+from ..errors import InvalidRequest
+from ..models.context import ControlResiduals, Schedule, TextContext
 from ..models.motion_module import reset_positional_tables
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
+from .base import Run
+from .pictures import place_images
 
 
 def build_sparse_controlnet(
@@ -18,49 +23,105 @@ def build_sparse_controlnet(
     weights: SparseControlNetWeights,
     attention: str = "sdpa",
 ) -> SparseControlNetModel:
-    """The branch that ``weights`` are, for ``unet``: its widths, device and dtype.
-    ``unet`` is not changed.
+    """Build the branch of ``weights`` with the widths, device and dtype of ``unet``.
 
-    Raises CheckpointError unless every key and shape fits.
+    ``unet`` is not changed. Raises CheckpointError unless every key and shape fits.
     """
     with torch.device("meta"):
         model = SparseControlNetModel(unet.config, weights.config, attention)
     check_keys_and_shapes(weights.name, dict(weights.tensors), model.state_dict())
-    tensors = {
-        key: tensor.to(unet.device, unet.dtype)
-        for key, tensor in weights.tensors.items()
-    }
+    device, dtype = unet.device, unet.dtype
+    tensors = {key: tensor.to(device, dtype) for key, tensor in weights.tensors.items()}
     model.load_state_dict(tensors, assign=True)
-    reset_positional_tables(model, unet.device, unet.dtype)
-    return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
+    reset_positional_tables(model, device, dtype)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, eq=False)
-class ControlBranch:
-    """A branch made ready for one run of the denoising loop: all that is the same in
-    every step is in here.
+class SparseControl:
+    """A branch and the images of single frames.
 
-    ``start`` and ``end`` are fractions of the steps; outside of them the branch is not
-    computed.
+    ``images`` (1, c, n, h, w) come from ``AnimationPipeline.control_images``. The n
+    ``frame_indices`` are the images' places; negative ones count from the end.
+    ``start`` and ``end`` are fractions of the steps.
     """
 
     model: SparseControlNetModel
-    embedded: Tensor
-    time: TimeContext
-    text: TextContext
-    strength: float
-    start: float
-    end: float
+    images: Tensor
+    frame_indices: Sequence[int] = (0,)
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
 
-    def residuals(self, step: int, num_steps: int) -> ControlResiduals | None:
-        """What to add at ``step`` (from 0), for every text of ``text``; None where the
-        branch is at rest.
+    @property
+    def max_frames(self) -> int | None:
+        """The most frames that the branch's motion modules can handle."""
+        return self.model.motion.max_length if self.model.motion else None
+
+    def prepare(self, run: Run) -> "SparseBranch":
+        """Compute all that is the same in every step. Raises InvalidRequest."""
+        self._check(run)
+        placed = place_images(self.images, self.frame_indices, run.num_frames)
+        return SparseBranch(
+            self,
+            embedded=self.model.embed_condition(placed),
+            schedule=self.model.schedule(run.timesteps),
+            text=self.model.encode_text(run.embeds),
+            num_steps=len(run.timesteps),
+        )
+
+    def _check(self, run: Run) -> None:
+        for name, value in (("start", self.start), ("end", self.end)):
+            if not 0 <= value <= 1:
+                raise InvalidRequest(f"controls.{name}", value, "0 to 1")
+        if not math.isfinite(self.strength):
+            raise InvalidRequest("controls.strength", self.strength, "a finite number")
+        factor = run.downscale if self.model.control.takes_latents else 1
+        channels = self.model.control.conditioning_channels
+        size = (channels, run.height // factor, run.width // factor)
+        shape = tuple(self.images.shape)
+        if len(shape) != 5 or (shape[1], *shape[3:]) != size:
+            allowed = "the shape (1, {}, n, {}, {})".format(*size)
+            raise InvalidRequest("controls.images", str(shape), allowed)
+
+
+@dataclass(frozen=True, eq=False)
+class SparseBranch:
+    """A branch that is ready for a run; it is a ``Control``.
+
+    ``embedded`` (f, c, h, w) is the condition of every frame of the clip.
+    """
+
+    control: SparseControl
+    embedded: Tensor
+    schedule: Schedule
+    text: TextContext
+    num_steps: int
+
+    def residuals(
+        self, sample: Tensor, step: int, frames: Sequence[int]
+    ) -> ControlResiduals | None:
+        """Return the branch's residuals; None outside of its share of the steps.
+
+        They do not depend on the content of ``sample``, so the branch runs once for all
+        videos of a batch.
         """
-        if (
-            self.strength == 0
-            or step / num_steps < self.start
-            or (step + 1) / num_steps > self.end
-        ):
+        if not self._acts_at(step):
             return None
-        row = [table[step : step + 1] for table in self.time]
-        return self.model.predict(self.embedded, row, self.text).scaled(self.strength)
+        row = self.schedule.row(step)
+        embedded = self._of_frames(frames)
+        residuals = self.control.model.predict(embedded, row, self.text)
+        texts = self.text[0][0].shape[0]
+        videos = sample.shape[0] // texts
+        return residuals.scaled(self.control.strength).repeated(videos, len(frames))
+
+    def _acts_at(self, step: int) -> bool:
+        start, end = step / self.num_steps, (step + 1) / self.num_steps
+        is_inside = self.control.start <= start and end <= self.control.end
+        return is_inside and self.control.strength != 0
+
+    def _of_frames(self, frames: Sequence[int]) -> Tensor:
+        if len(frames) == len(self.embedded):
+            return self.embedded
+        return self.embedded[list(frames)]

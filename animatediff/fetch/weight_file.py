@@ -1,6 +1,6 @@
 """A weight file on this machine, under the name that the job gave it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 Stamp = tuple[int, int]
@@ -19,9 +19,12 @@ def stamp(path: Path) -> Stamp:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """``name`` is what the job calls the file; ``path`` and ``stamp`` identify it."""
+    """A file whose ``path`` and ``stamp`` identify it.
 
-    name: str
+    ``name`` is what the job calls it, fit to be shown.
+    """
+
+    name: str = field(compare=False)
     path: Path
     stamp: Stamp
 

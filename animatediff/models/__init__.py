@@ -1,0 +1,1 @@
+"""The neural networks. They know no files, jobs or settings."""

@@ -1,8 +1,6 @@
-"""What every block of one UNet call shares: fixed before the call, the same for all
-blocks.
-"""
+"""What all blocks share during one call of the UNet."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,20 +8,30 @@ from torch import Tensor
 from .attention import AttentionFunction
 
 TextContext = Sequence[tuple[Tensor, Tensor]]
-"""Per cross-attention, in the order of the model: text keys and values, each (b, heads,
-m, d / heads).
-"""
+"""Keys and values of the text, each (b, heads, m, d / heads), per cross-attention."""
 
 TimeContext = Sequence[Tensor]
-"""Per resnet, in the order of the model: its projected timestep embedding, (b, c) or
-(1, c) for the whole batch.
+"""The projected timestep embedding per resnet: (b, c), or (1, c) for the whole batch.
 """
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The projected embeddings of all timesteps of a run: (t, c) per resnet."""
+
+    tables: Sequence[Tensor]
+
+    def row(self, step: int) -> TimeContext:
+        """Return what ``step`` (from 0) adds in every resnet, (1, c) each."""
+        return [table[step : step + 1] for table in self.tables]
 
 
 @dataclass(frozen=True)
 class FrameContext:
-    """``num_frames`` says how (b f) unfolds; ``cross_frame_norm`` is v1's GroupNorm
-    over all frames of a video.
+    """What is fixed before a call.
+
+    ``num_frames`` unfolds (b f). ``cross_frame_norm`` is v1's GroupNorm over all frames
+    of a video.
     """
 
     num_frames: int
@@ -35,8 +43,7 @@ class FrameContext:
 
 @dataclass(frozen=True, eq=False)
 class ControlResiduals:
-    """What control branches add to the UNet: to each skip connection, top to bottom,
-    and to the middle block's output.
+    """What controls add to the UNet's features: per skip connection, and the middle.
 
     All are (b f, c, h, w).
     """
@@ -45,28 +52,40 @@ class ControlResiduals:
     mid: Tensor
 
     def __add__(self, other: "ControlResiduals") -> "ControlResiduals":
-        return ControlResiduals(
-            [a + b for a, b in zip(self.down, other.down, strict=True)],
-            self.mid + other.mid,
-        )
+        pairs = zip(self.down, other.down, strict=True)
+        return ControlResiduals([a + b for a, b in pairs], self.mid + other.mid)
+
+    def added_to(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return the UNet's features plus the residuals, see ``VideoEncoder.descend``.
+
+        Source: arXiv 2302.05543, section 3.2.
+        """
+        residuals = (*self.down, self.mid)
+        return [x + added for x, added in zip(features, residuals, strict=True)]
 
     def scaled(self, strength: float) -> "ControlResiduals":
-        return ControlResiduals(
-            [tensor * strength for tensor in self.down], self.mid * strength
-        )
+        """Return the residuals times ``strength``."""
+        down = [tensor * strength for tensor in self.down]
+        return ControlResiduals(down, self.mid * strength)
 
     def repeated(self, count: int, num_frames: int) -> "ControlResiduals":
-        """Every video ``count`` times in a row: (b f, c, h, w) -> (b count f, c, h, w)"""
+        """Repeat every video ``count`` times in a row: (b f, ...) -> (b count f, ...).
+        """
+        if count == 1:
+            return self
 
         def repeat(x: Tensor) -> Tensor:
-            return (
-                x.unflatten(0, (-1, num_frames))
-                .repeat_interleave(count, dim=0)
-                .flatten(0, 1)
-            )
+            videos = x.unflatten(0, (-1, num_frames))
+            return videos.repeat_interleave(count, dim=0).flatten(0, 1)
 
-        return (
-            self
-            if count == 1
-            else ControlResiduals([repeat(x) for x in self.down], repeat(self.mid))
-        )
+        return ControlResiduals([repeat(x) for x in self.down], repeat(self.mid))
+
+
+def total(residuals: Iterable[ControlResiduals | None]) -> ControlResiduals | None:
+    """Add up the residuals of several controls. None means that a control is at rest.
+    """
+    result = None
+    for added in residuals:
+        if added is not None:
+            result = added if result is None else result + added
+    return result

@@ -1,8 +1,4 @@
-"""Convolutional parts. Images are (b f, c, h, w) in channels_last memory order all the
-way through.
-"""
-
-from functools import partial
+"""Convolutional parts. Images are (b f, c, h, w), channels_last from start to end."""
 
 import torch
 import torch.nn.functional as F
@@ -12,39 +8,34 @@ from .context import FrameContext
 
 
 def group_norm(norm: nn.GroupNorm, x: Tensor, across_frames: int = 1) -> Tensor:
-    """GroupNorm of (b f, c, h, w) that keeps channels_last.
+    """Apply GroupNorm to (b f, c, h, w); the result is channels_last.
 
-    Statistics are taken per frame, or, with ``across_frames`` = f, over all f frames of
-    a video at once (motion modules v1 were trained with a UNet that did so;
-    ``use_inflated_groupnorm: false`` in the published config).
+    Statistics are per frame, or, with ``across_frames`` = f, over all f frames of a
+    video. Motion modules v1 were trained with the latter (``use_inflated_groupnorm:
+    false`` in the published config).
     """
     if norm.weight.requires_grad and not x.requires_grad and torch.is_grad_enabled():
-        # torch 2.13 on the CPU: the backward pass of channels_last is a segmentation
-        # fault
+        # On the CPU, the backward pass of torch 2.13 for channels_last crashes.
         x = x.contiguous()
-    # not F.group_norm, which refuses groups of one value: a single frame of 1x1 in a
-    # narrow model has them
-    normed = partial(
-        torch.group_norm,
-        num_groups=norm.num_groups,
-        weight=norm.weight,
-        bias=norm.bias,
-        eps=norm.eps,
-    )
     if across_frames > 1:
         video = x.unflatten(0, (-1, across_frames)).transpose(1, 2)  # (b, c, f, h, w)
-        x = normed(video).transpose(1, 2).flatten(0, 1)
+        x = _normed(norm, video).transpose(1, 2).flatten(0, 1)
     else:
-        x = normed(x)
+        x = _normed(norm, x)
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _normed(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    # F.group_norm refuses groups of one value, which a frame of 1x1 in a narrow model
+    # has.
+    return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
 class ResnetBlock(nn.Module):
     """norm, SiLU, conv; add the timestep; norm, SiLU, conv; add the input."""
 
     index = 0
-    """Place among the UNet's resnets: where this one's row stands in FrameContext.time.
-    """
+    """Place of its row in ``FrameContext.time``."""
 
     def __init__(
         self,
@@ -60,14 +51,12 @@ class ResnetBlock(nn.Module):
         self.time_emb_proj = nn.Linear(time_dim, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = (
-            nn.Conv2d(in_channels, out_channels, 1)
-            if in_channels != out_channels
-            else None
-        )
+        self.conv_shortcut = None
+        if in_channels != out_channels:
+            self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, context: FrameContext) -> Tensor:
-        """(b f, c_in, h, w) -> (b f, c_out, h, w)"""
+        """Map (b f, c_in, h, w) to (b f, c_out, h, w)."""
         frames = context.num_frames if context.cross_frame_norm else 1
         time = context.time[self.index]
         if time.shape[0] > 1:  # (b, c) -> (b f, c)
@@ -75,26 +64,33 @@ class ResnetBlock(nn.Module):
         hidden = self.conv1(F.silu(group_norm(self.norm1, x, frames)))
         hidden = hidden + time[:, :, None, None]
         hidden = self.conv2(F.silu(group_norm(self.norm2, hidden, frames)))
-        return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        if self.conv_shortcut is not None:
+            x = self.conv_shortcut(x)
+        return hidden + x
 
 
 class Downsample(nn.Module):
+    """A convolution that halves height and width."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b f, c, h, w) -> (b f, c, ceil(h / 2), ceil(w / 2))"""
+        """Map (b f, c, h, w) to (b f, c, ceil(h / 2), ceil(w / 2))."""
         return self.conv(x)
 
 
 class Upsample(nn.Module):
+    """Nearest-neighbour interpolation, then a convolution."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """(b f, c, h, w) -> (b f, c, *size). The size is given, since an odd one cannot
-        be guessed from its half.
+        """Map (b f, c, h, w) to (b f, c, *size).
+
+        The caller knows the size: an odd one does not follow from its half.
         """
         return self.conv(F.interpolate(x, size=size, mode="nearest"))

@@ -1,8 +1,7 @@
-"""SparseControlNetModel: a copy of the UNet's encoder that reads images given for some
-of the frames.
+"""SparseControlNetModel: a copy of the UNet's encoder that reads images of some frames.
 
-Source: arXiv 2311.16933, section 3.2. Its own noisy input is zero, so what it computes
-depends on the condition, the text and the timestep alone: it is the same for every
+Source: arXiv 2311.16933, section 3.2. Its own noisy input is zero. So its output
+depends on the condition, the text and the timestep alone, and is the same for every
 seed.
 """
 
@@ -18,8 +17,9 @@ from .encoder import VideoEncoder
 
 
 class ConditionEmbedding(nn.Module):
-    """Pixels to latent size: three halvings between pairs of convolutions. Source:
-    arXiv 2302.05543, section 3.3.
+    """Pixels to latent size: three halvings between pairs of convolutions.
+
+    Source: arXiv 2302.05543, section 3.3.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ConditionEmbedding(nn.Module):
         self.conv_out = _zero(nn.Conv2d(widths[-1], channels_out, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(f, c, H, W) -> (f, c_out, H / 8, W / 8)"""
+        """Map (f, c, H, W) to (f, c_out, H / 8, W / 8)."""
         x = F.silu(self.conv_in(x))
         for block in self.blocks:
             x = F.silu(block(x))
@@ -42,17 +42,28 @@ class ConditionEmbedding(nn.Module):
 
 
 def _zero(conv: nn.Conv2d) -> nn.Conv2d:
-    """A new branch must change nothing: its last layers start at zero."""
+    """Set a last layer to zero, so that a new branch changes nothing."""
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
 
 
+def _zero_projection(width: int) -> nn.Conv2d:
+    return _zero(nn.Conv2d(width, width, 1))
+
+
+def skip_widths(config: UNet3DConfig) -> list[int]:
+    """Return the channels of the UNet's skip connections, top to bottom."""
+    widths = config.block_out_channels
+    skips = [widths[0]]
+    for width in widths[:-1]:
+        skips += [width] * (config.layers_per_block + 1)  # and the halving's output
+    return skips + [widths[-1]] * config.layers_per_block
+
+
 class SparseControlNetModel(VideoEncoder):
-    """Images at chosen frames -> what to add to the UNet's skip connections and middle
-    block.
-    """
+    """Maps images at chosen frames to residuals of the UNet's features."""
 
     def __init__(
         self,
@@ -62,58 +73,50 @@ class SparseControlNetModel(VideoEncoder):
     ) -> None:
         super().__init__(config, attention)
         self.control = control
-        widths = config.block_out_channels
-        channels_in = control.conditioning_channels + 1  # and the mask
-        self.controlnet_cond_embedding = (
-            _zero(nn.Conv2d(channels_in, widths[0], 3, padding=1))
-            if control.use_simplified_condition_embedding
-            else ConditionEmbedding(channels_in, control.embedding_channels, widths[0])
-        )
-        skips = [widths[0]]
-        for level, width in enumerate(widths):
-            skips += [width] * (config.layers_per_block + (level < len(widths) - 1))
+        self.controlnet_cond_embedding = _condition_embedding(config, control)
         self.controlnet_down_blocks = nn.ModuleList(
-            _zero(nn.Conv2d(width, width, 1)) for width in skips
+            _zero_projection(width) for width in skip_widths(config)
         )
-        self.controlnet_mid_block = _zero(nn.Conv2d(widths[-1], widths[-1], 1))
+        self.controlnet_mid_block = _zero_projection(config.block_out_channels[-1])
         self.number_layers()
         self.set_motion(control.motion)
 
     def embed_condition(self, condition: Tensor) -> Tensor:
-        """Images and mask (1, c + 1, f, h, w) -> (f, c, h / 8, w / 8) (or h, w for
-        latents). Once a job.
+        """Embed images and mask (1, c + 1, f, h, w), once a job.
+
+        Returns (f, c, h / 8, w / 8) for pixels and (f, c, h, w) for latents.
         """
-        frames = (
-            condition[0]
-            .transpose(0, 1)
-            .to(self.device, self.dtype, memory_format=torch.channels_last)
-        )
+        frames = condition[0].transpose(0, 1).to(self.device, self.dtype)
+        frames = frames.contiguous(memory_format=torch.channels_last)
         embedded = self.controlnet_cond_embedding(frames)
-        if (
-            self.conv_in.bias is not None
-        ):  # all that conv_in gives for a sample of zeros
+        if self.conv_in.bias is not None:  # the output of conv_in for a zero sample
             embedded = embedded + self.conv_in.bias[None, :, None, None]
         return embedded
 
     def predict(
         self, embedded: Tensor, time: TimeContext, text: TextContext
     ) -> ControlResiduals:
-        """What to add for each of the b texts, (b f, c, h, w), from one
-        ``embed_condition`` for all of them.
-        """
+        """Compute residuals (b f, c, h, w) for b texts from one ``embed_condition``."""
         num_frames, batch = embedded.shape[0], text[0][0].shape[0]
         return self.residuals(embedded.repeat(batch, 1, 1, 1), num_frames, time, text)
 
     def residuals(
         self, embedded: Tensor, num_frames: int, time: TimeContext, text: TextContext
     ) -> ControlResiduals:
-        """As ``predict``, from an ``embed_condition`` for each of the b texts: (b f, c,
-        h, w)
+        """Do as ``predict``, with an embedded condition (b f, c, h, w) for each text.
         """
         x = embedded.contiguous(memory_format=torch.channels_last)
-        skips, mid = self.encode(x, self.context(num_frames, time, text))
-        down = [
-            conv(skip)
-            for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)
-        ]
+        *skips, mid = self.descend(x, self.context(num_frames, time, text))
+        pairs = zip(self.controlnet_down_blocks, skips, strict=True)
+        down = [projection(skip) for projection, skip in pairs]
         return ControlResiduals(down, self.controlnet_mid_block(mid))
+
+
+def _condition_embedding(
+    config: UNet3DConfig, control: SparseControlNetConfig
+) -> nn.Module:
+    channels_in = control.conditioning_channels + 1  # and the mask
+    channels_out = config.block_out_channels[0]
+    if control.use_simplified_condition_embedding:
+        return _zero(nn.Conv2d(channels_in, channels_out, 3, padding=1))
+    return ConditionEmbedding(channels_in, control.embedding_channels, channels_out)

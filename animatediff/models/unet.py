@@ -1,5 +1,6 @@
-"""UNet3DConditionModel: SD 1.5's image UNet applied to every frame, with motion modules
-between its layers.
+"""UNet3DConditionModel: an image UNet applied to every frame of a video.
+
+Motion modules between its layers connect the frames.
 """
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import MotionModuleConfig, UNet3DConfig
 from .blocks import UpBlock
-from .context import ControlResiduals, TextContext, TimeContext
+from .context import ControlResiduals, FrameContext, TextContext, TimeContext
 from .encoder import VideoEncoder
 from .resnet import group_norm
 
@@ -16,9 +17,10 @@ from .resnet import group_norm
 class UNet3DConditionModel(VideoEncoder):
     """Predicts the noise in video latents (arXiv 2307.04725).
 
-    ``motion`` None builds the image model alone; its motion slots can be filled later.
-    State-dict keys are SD 1.5's plus the published motion modules'. ``predict`` runs
-    one step on what ``encode_text`` and ``embed_timesteps`` gave.
+    Without ``motion`` it is the image model alone; its motion slots can be filled
+    later. State-dict keys are those of diffusers' image UNet and those of published
+    motion modules. ``predict`` runs one step on the results of ``encode_text`` and
+    ``embed_timesteps``.
     """
 
     def __init__(
@@ -29,9 +31,8 @@ class UNet3DConditionModel(VideoEncoder):
     ) -> None:
         super().__init__(config, attention)
         widths = config.block_out_channels
-        self.up_blocks = nn.ModuleList(
-            UpBlock(config, level) for level in reversed(range(len(widths)))
-        )
+        levels = reversed(range(len(widths)))
+        self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in levels)
         self.conv_norm_out = nn.GroupNorm(
             config.norm_num_groups, widths[0], eps=config.norm_eps
         )
@@ -40,17 +41,17 @@ class UNet3DConditionModel(VideoEncoder):
         self.set_motion(motion)
 
     def forward(
-        self, sample: Tensor, timestep: Tensor | float, encoder_hidden_states: Tensor
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
     ) -> Tensor:
-        """Noise in ``sample`` (b, c, f, h, w) at ``timestep`` (one for all, or (b,))
-        given text (b, m, d).
+        """Predict the noise in ``sample`` (b, c, f, h, w), given text (b, m, d).
+
+        ``timestep`` is one for all videos, or (b,).
         """
-        timesteps = torch.as_tensor(timestep).reshape(-1)
-        return self.predict(
-            sample,
-            self.embed_timesteps(timesteps),
-            self.encode_text(encoder_hidden_states),
-        )
+        time = self.embed_timesteps(torch.as_tensor(timestep).reshape(-1))
+        return self.predict(sample, time, self.encode_text(encoder_hidden_states))
 
     def predict(
         self,
@@ -59,30 +60,31 @@ class UNet3DConditionModel(VideoEncoder):
         text: TextContext,
         control: ControlResiduals | None = None,
     ) -> Tensor:
-        """As ``forward``, with timestep (rows of ``embed_timesteps``) and text
-        (``encode_text``) computed before.
+        """Predict the noise in ``sample`` (b, c, f, h, w), with all else precomputed.
 
-        ``control`` is added to the skip connections and to the middle block's output
-        (arXiv 2302.05543, section 3.2).
+        ``time`` is a row of ``schedule`` or the result of ``embed_timesteps``, ``text``
+        that of ``encode_text``. ``control`` is added to the features.
         """
-        batch, _, num_frames, _, _ = sample.shape
-        context = self.context(num_frames, time, text)
-        x = (
-            sample.transpose(1, 2)
-            .flatten(0, 1)
-            .contiguous(memory_format=torch.channels_last)
-        )  # (b f, c, h, w)
-        skips, x = self.encode(self.conv_in(x), context)
+        context = self.context(sample.shape[2], time, text)
+        features = self.encode(sample, context)
         if control is not None:
-            skips = [
-                skip + added for skip, added in zip(skips, control.down, strict=True)
-            ]
-            x = x + control.mid
+            features = control.added_to(features)
+        return self.decode(features, context)
+
+    def encode(self, sample: Tensor, context: FrameContext) -> list[Tensor]:
+        """Compute the features of ``sample`` (b, c, f, h, w), see ``descend``."""
+        frames = sample.transpose(1, 2).flatten(0, 1)  # (b f, c, h, w)
+        frames = frames.contiguous(memory_format=torch.channels_last)
+        return self.descend(self.conv_in(frames), context)
+
+    def decode(self, features: list[Tensor], context: FrameContext) -> Tensor:
+        """Turn the features into the predicted noise, (b, c, f, h, w).
+
+        The list is empty afterwards, so that each feature is freed after its last use.
+        """
+        x = features.pop()
         for block in self.up_blocks:
-            x = block(x, skips, context)
-        x = F.silu(
-            group_norm(
-                self.conv_norm_out, x, num_frames if self.cross_frame_norm else 1
-            )
-        )
-        return self.conv_out(x).unflatten(0, (batch, num_frames)).transpose(1, 2)
+            x = block(x, features, context)
+        across_frames = context.num_frames if self.cross_frame_norm else 1
+        x = F.silu(group_norm(self.conv_norm_out, x, across_frames))
+        return self.conv_out(x).unflatten(0, (-1, context.num_frames)).transpose(1, 2)

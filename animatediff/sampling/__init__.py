@@ -1,0 +1,1 @@
+"""From noise to latents: the steps of a sampler and the predictors of noise."""

@@ -1,46 +1,30 @@
 """The loop from noise to latents."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..errors import NonFiniteLatents
-from .schedulers import draws_noise
-
-Predict = Callable[[Tensor, int], Tensor]
-"""Latents (b, c, f, h, w), scaled for the model, and the step's number from 0 -> the
-noise in them.
-"""
-
-OnStep = Callable[[int, Tensor], None]
-"""Called after step ``i`` (from 0) with the latents. May raise, which ends the loop."""
+from ..progress import Progress, Report, ignore
+from .predictor import Predict
+from .steps import Steps
 
 
 def denoise(
-    latents: Tensor,
-    scheduler: Any,
-    predict: Predict,
-    sources: Sequence[torch.Generator],
-    on_step: OnStep | None = None,
+    latents: Tensor, steps: Steps, predict: Predict, report: Report = ignore
 ) -> Tensor:
-    """All steps of ``scheduler`` from ``latents`` (b, c, f, h, w). ``sources``: one
-    generator a video.
+    """Run all steps from ``latents`` (b, c, f, h, w).
 
     Raises NonFiniteLatents with the first step after which a latent was NaN or
-    infinite. The step's verdict stays on the device until the loop is over, so that no
-    step waits for the one before it.
+    infinite. The verdicts stay on the device until the loop ends, so that no step waits
+    for the one before it.
     """
-    extra = {"generator": list(sources)} if draws_noise(scheduler) else {}
-    finite = []
-    for i, timestep in enumerate(scheduler.timesteps):
-        noise_pred = predict(scheduler.scale_model_input(latents, timestep), i)
-        latents = scheduler.step(noise_pred, timestep, latents, **extra).prev_sample
-        finite.append(latents.isfinite().all())
-        if on_step is not None:
-            on_step(i, latents)
-    verdicts = torch.stack(finite).tolist()
-    if not all(verdicts):
-        raise NonFiniteLatents(verdicts.index(False), "latents")
+    verdicts: list[Tensor] = []
+    for step in range(steps.total):
+        noise_pred = predict(steps.model_input(latents, step), step)
+        latents = steps.advance(noise_pred, step, latents)
+        verdicts.append(latents.isfinite().all())
+        report(Progress("denoise", step + 1, steps.total, latents))
+    finite = torch.stack(verdicts).tolist()
+    if not all(finite):
+        raise NonFiniteLatents(finite.index(False), "latents")
     return latents

@@ -4,15 +4,14 @@ from torch import Tensor
 
 
 def needs_unconditional(guidance_scale: float) -> bool:
-    """At 1 and below the prompt's own prediction is the answer, so the other one is not
-    computed at all.
-    """
+    """Whether the negative prompt is needed: at 1 and below, the prompt is enough."""
     return guidance_scale > 1
 
 
 def guide(noise_pred: Tensor, guidance_scale: float) -> Tensor:
-    """arXiv 2207.12598, equation 6. ``noise_pred`` is [unconditional, conditional]: (2
-    b, ...) -> (b, ...)
+    """Combine [unconditional, conditional], (2 b, ...), to (b, ...).
+
+    Source: arXiv 2207.12598, equation 6.
     """
     unconditional, conditional = noise_pred.chunk(2)
     return unconditional + guidance_scale * (conditional - unconditional)

@@ -1,5 +1,4 @@
-"""Schedulers: diffusers' classes, always on the noise schedule that the motion modules
-were trained with.
+"""diffusers' schedulers, on the noise schedule that motion modules were trained with.
 """
 
 import importlib
@@ -10,16 +9,14 @@ from ..catalog import NOISE_SCHEDULE, SCHEDULERS
 
 
 def make_scheduler(name: str, num_inference_steps: int) -> Any:
-    """The catalog's scheduler ``name``, set to ``num_inference_steps``. Its timesteps
-    stay on the CPU.
+    """Return the catalog's scheduler ``name``, set to ``num_inference_steps``.
 
-    A step then indexes CPU tables with CPU numbers and multiplies by CPU scalars: the
-    GPU is never waited for.
+    Its timesteps stay on the CPU. So a step indexes CPU tables with CPU numbers and
+    multiplies by CPU scalars, and never waits for the GPU.
     """
     row = SCHEDULERS[name]
-    scheduler = getattr(importlib.import_module("diffusers"), row.diffusers_class)(
-        **NOISE_SCHEDULE, **row.kwargs
-    )
+    scheduler_class = getattr(importlib.import_module("diffusers"), row.diffusers_class)
+    scheduler = scheduler_class(**NOISE_SCHEDULE, **row.kwargs)
     scheduler.set_timesteps(num_inference_steps)
     return scheduler
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..engine import Generated
 from ..errors import InvalidRequest, OutputTooLarge
 from ..job.clip import Clip
-from ..provenance import metadata_of
+from ..job.provenance import metadata_of
 from ..video import OUTPUT_FORMATS, EncodedVideo, write_video
 
 SMALLER_QUALITIES = (60, 30, 10)
@@ -35,7 +35,7 @@ def write_fitting(
     A file of more than ``limit`` bytes is replaced by an mp4 of lower quality. Raises
     OutputTooLarge if even the smallest is larger, EncodeError.
     """
-    asked = _write(generated, folder, generated.request.format, quality)
+    asked = _write(generated, folder, generated.clip.format, quality)
     if limit is None or asked.bytes <= limit:
         return asked, ()
     sizes = [asked.bytes]

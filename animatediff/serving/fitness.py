@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .. import catalog
-from ..engine import choose_device
+from ..device import choose_device
 from ..errors import AnimateDiffError, ConfigurationError
 from ..fetch.installed import installed_base_models, installed_motion_modules
 from ..settings import Settings

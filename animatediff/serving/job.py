@@ -27,8 +27,8 @@ from ..errors import (
 )
 from ..job.clip import GenerationRequest
 from ..job.fields import echo
+from ..job.provenance import weights_of
 from ..progress import Progress, Report
-from ..provenance import weights_of
 from ..settings import Settings
 from ..video import EncodedVideo
 from .answer_size import check_inline_size, write_fitting
@@ -197,7 +197,7 @@ class RunningJob:
         request = self._with_seed(self._parsed())
         self._prepared = self._runner.engine.prepare(request)
         if settings.inline_limit is not None:
-            check_inline_size(self._prepared.request, settings.inline_limit)
+            check_inline_size(self._prepared.clip, settings.inline_limit)
         self._ready = time.perf_counter()
         self._timings["prepare"] = round(self._ready - self._start, 3)
 
@@ -225,7 +225,7 @@ class RunningJob:
         with self._on_device():
             self._generated = self._runner.engine.generate(
                 self._prepared,
-                lambda step, total: self._report(Progress("denoise", step, total)),
+                self._report,
                 self._check,
             )
         self._timings |= self._generated.timings
@@ -326,7 +326,7 @@ def _output(
     worker: dict[str, float],
 ) -> dict[str, Any]:
     return {
-        **echo(generated.request),
+        **echo(generated.clip),
         "url": url,
         "format": encoded.format,
         "mime": encoded.mime,

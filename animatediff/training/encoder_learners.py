@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..conditioning.prompts import tokenize
+from ..conditioning.tokens import tokenize
 from .config import TrainConfig
 from .data import SourceDataset
 from .feeding import GlobalBatch, Item, Slot

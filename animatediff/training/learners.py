@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..conditioning.prompts import encode_ids, tokenize
+from ..conditioning.encoders import encode_ids
+from ..conditioning.tokens import tokenize
 from ..controls.pictures import place_images
+from ..controls.sparsectrl import SparseControl
 from ..errors import ConfigurationError
 from ..models.blocks import Layers
 from ..models.context import ControlResiduals, TextContext, TimeContext
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
-from ..pipeline import AnimationInputs, AnimationPipeline, SparseControl
+from ..pipeline import AnimationInputs, AnimationPipeline
 from .config import TrainConfig
 from .data import SourceDataset
 from .ema import move_towards
@@ -319,9 +321,7 @@ class DenoisingLearner(Learner):
                     scheduler=wanted.scheduler,
                     seeds=(seed,),
                 )
-                done = pipeline.denoise(
-                    inputs, pipeline.encode(inputs), controls=controls
-                )
+                done = pipeline.denoise(inputs, pipeline.encode(inputs, controls))
                 yield Shown(f"{number}-{seed}", pipeline.decode_frames(done)[0].numpy())
 
     def shown_control(

@@ -23,15 +23,16 @@ from animatediff.config import (
     MotionModuleConfig,
     SparseControlNetConfig,
 )
+from animatediff.conditioning.conditions import Conditions
+from animatediff.controls.sparsectrl import SparseControl
 from animatediff.memory import CONTEXT_BYTES, MemoryModel, Work
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import (
     AnimationInputs,
     AnimationPipeline,
-    SparseControl,
-    TextCondition,
 )
+from animatediff.progress import Progress
 from lab.counting.fake_cuda import (
     DEVICE,
     LiveStorages,
@@ -66,7 +67,7 @@ def count_denoise(
     """Bytes at the peak of two steps in float16, without the weights."""
     with (
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
-        patch("animatediff.pipeline.make_scheduler", PlainScheduler),
+        patch("animatediff.sampling.steps.make_scheduler", PlainScheduler),
     ):
         with torch.device("meta"):
             unet = UNet3DConditionModel(SD15, motion)
@@ -85,13 +86,11 @@ def count_denoise(
             guidance_scale=7.5 if work.texts == 2 else 1.0,
             sequential_guidance=lean,
         )
-        condition = TextCondition(
-            torch.empty(work.texts, 77, 768, device=DEVICE, dtype=torch.float16)
-        )
+        embeds = torch.empty(work.texts, 77, 768, device=DEVICE, dtype=torch.float16)
         live = LiveStorages()
 
-        def on_step(i: int, _latents: torch.Tensor) -> None:
-            if i == 1:
+        def stop(progress: Progress) -> None:
+            if progress.step == 2:
                 raise EnoughSteps
 
         try:
@@ -99,7 +98,8 @@ def count_denoise(
                 given = [
                     SparseControl(branch, _image(branch, work)) for branch in branches
                 ]
-                pipeline.denoise(inputs, condition, controls=given, on_step=on_step)
+                conditions = Conditions(embeds, given)
+                pipeline.denoise(inputs, conditions, report=stop)
         except EnoughSteps:
             return live.peak
     raise AssertionError("a step is always taken")

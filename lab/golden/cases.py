@@ -15,14 +15,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from animatediff.adapters.motion import remove_motion_module
 from animatediff.catalog import MOTION_MODULE_VERSIONS
-from animatediff.conditioning.prompts import tokenize
+from animatediff.conditioning.tokens import tokenize
 from animatediff.config import MotionModuleConfig
 from animatediff.controls.pictures import place_images
-from animatediff.models.attention import attention_function
+from animatediff.controls.sparsectrl import SparseControl
+from animatediff.models.attention import attention_backend
 from animatediff.models.motion_module import VanillaTemporalModule
-from animatediff.pipeline import AnimationInputs, SparseControl
+from animatediff.pipeline import AnimationInputs
+from animatediff.progress import Progress
 from animatediff.sampling.schedulers import make_scheduler
 from animatediff.video.grid import save_videos_grid, video_grid
 
@@ -94,7 +95,7 @@ def _check_unet_case(
         key = f"{case}.out_other_groupnorm"
         yield golden.compare(f"{name}/{key}", out, io, key, UNET_LIMIT)
     if f"{case}.out_no_motion" in io:
-        remove_motion_module(unet)
+        unet.set_motion(None)
         unet.cross_frame_norm = (
             not config.use_inflated_groupnorm
         )  # of the config's version, though it has no motion
@@ -155,7 +156,7 @@ def check_temporal(golden: Golden, folder: Path) -> Iterator[Comparison]:
             .contiguous(memory_format=torch.channels_last)
         )
         out = (
-            module(folded, frames, attention_function("sdpa"))
+            module(folded, frames, attention_backend("sdpa").attend)
             .unflatten(0, (batch, frames))
             .transpose(1, 2)
         )
@@ -211,6 +212,11 @@ def check_sparse_controlnet(golden: Golden, folder: Path) -> Iterator[Comparison
         yield compare(
             f"{name}/{case}.unet_out", out, io[f"{case}.unet_out"], UNET_LIMIT
         )
+
+
+def _latents_of(progress: Progress) -> Tensor:
+    assert progress.latents is not None
+    return progress.latents.clone()
 
 
 def _unfolded(x: Tensor, num_frames: int) -> Tensor:
@@ -276,8 +282,8 @@ def check_pipeline(golden: Golden, folder: Path) -> Iterator[Comparison]:
         inputs.scheduler, inputs.num_inference_steps
     ).timesteps.tolist()
     yield equal(f"{name}/timesteps", steps, case["timesteps"])
-    condition = pipeline.encode(inputs)
-    *negative, positive = condition.embeds
+    conditions = pipeline.encode(inputs)
+    *negative, positive = conditions.embeds
     yield compare(
         f"{name}/prompt_embeds", positive[None], io["prompt_embeds"], TEXT_LIMIT
     )
@@ -324,10 +330,9 @@ def check_pipeline(golden: Golden, folder: Path) -> Iterator[Comparison]:
     )
     latents = pipeline.denoise(
         inputs,
-        condition,
-        controls=controls,
+        replace(conditions, controls=controls),
         latents=given,
-        on_step=lambda _i, x: seen.append(x.clone()),
+        report=lambda progress: seen.append(_latents_of(progress)),
     )
     handle.remove()
     first = _unfolded(predicted[0], inputs.num_frames)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from animatediff.adapters.motion import install_motion_module
+from animatediff.adapters.motion import fit_motion_module, install_motion_module
 from animatediff.checkpoints.motion_module import MotionModuleWeights
 from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet
 from animatediff.config import MotionModuleConfig
@@ -92,15 +92,13 @@ class Golden:
 
     def use_motion(self, config: MotionModuleConfig) -> AnimationPipeline:
         unet = self.pipeline.unet
-        weights = self.motion_weights.items()
         kept = {
             key: value
-            for key, value in weights
+            for key, value in self.motion_weights.items()
             if config.use_mid_block or not key.startswith("mid_block.")
         }
-        install_motion_module(
-            unet, MotionModuleWeights("motion.safetensors", config, kept)
-        )
+        weights = MotionModuleWeights("motion.safetensors", config, kept)
+        install_motion_module(unet, fit_motion_module(unet, weights))
         return self.pipeline
 
     def control(self, name: str) -> SparseControlNetModel:

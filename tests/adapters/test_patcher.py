@@ -114,7 +114,7 @@ def test_weights_depend_on_the_stack_alone(
     ) in pool:  # each once, on a pipeline that has seen nothing but its base before
         configure(twin, stack)
         expected[stack] = fingerprint(twin)
-        twin.patcher.restore()
+        twin.weights.patcher.restore()
         assert fingerprint(twin) == clean
     assert len(set(expected.values())) > 15
     last = clean
@@ -149,9 +149,9 @@ def test_weights_depend_on_the_stack_alone(
     assert [
         tensor.data_ptr() for tensor in pipeline.unet.state_dict().values()
     ] == storages
-    pipeline.patcher.restore()
+    pipeline.weights.patcher.restore()
     assert fingerprint(pipeline) == clean
-    assert pipeline.patcher.host_bytes == 0
+    assert pipeline.weights.patcher.host_bytes == 0
 
 
 def test_copies_on_the_host_are_bounded(
@@ -168,11 +168,11 @@ def test_copies_on_the_host_are_bounded(
         pipeline.configure_weights(
             None, golden / "loading" / "dreambooth_ldm.safetensors", [lora]
         )
-        assert 0 < pipeline.patcher.host_bytes <= size
-        assert pipeline.host_bytes <= pipeline.patcher.host_bytes + size
+        assert 0 < pipeline.weights.patcher.host_bytes <= size
+        assert pipeline.weights.host_bytes <= pipeline.weights.patcher.host_bytes + size
     pipeline.configure_weights(None, None, [lora])
-    assert pipeline.host_bytes == pipeline.patcher.host_bytes
-    assert 0 < pipeline.patcher.host_bytes < size / 2
+    assert pipeline.weights.host_bytes == pipeline.weights.patcher.host_bytes
+    assert 0 < pipeline.weights.patcher.host_bytes < size / 2
 
 
 def test_a_base_that_stays_is_neither_read_nor_written_again(
@@ -189,7 +189,7 @@ def test_a_base_that_stays_is_neither_read_nor_written_again(
     real = patcher._write
     with monkeypatch.context() as patch:
         patch.setattr(
-            "animatediff.pipeline.read_single_file", None
+            "animatediff.adapters.stack.read_single_file", None
         )  # would fail if it were called
         patch.setattr(
             patcher,
@@ -199,7 +199,7 @@ def test_a_base_that_stays_is_neither_read_nor_written_again(
         pipeline.configure_weights(None, base, [lora])
         touched = len(written)
         pipeline.configure_weights(None, base, [])
-    assert 0 < touched < len(pipeline.patcher.shapes()) / 4
+    assert 0 < touched < len(pipeline.weights.patcher.shapes()) / 4
     assert len(written) == 2 * touched
     changed = load_file(base)
     save_file({key: tensor * 0.5 for key, tensor in changed.items()}, base)
@@ -236,11 +236,11 @@ def test_names_and_shapes_are_checked_before_anything_is_written(
         ("unet", "no.such.weight"), torch.zeros(1, 4), torch.zeros(4, 1), None
     )
     with pytest.raises(CheckpointError, match="no weight"):
-        pipeline.patcher.apply(
+        pipeline.weights.patcher.apply(
             {("unet", "conv_in.bias"): torch.ones(32)}, [patcher.Change(layer, 1.0)]
         )
     with pytest.raises(CheckpointError, match="replacement"):
-        pipeline.patcher.apply({("unet", "conv_in.bias"): torch.ones(31)}, [])
+        pipeline.weights.patcher.apply({("unet", "conv_in.bias"): torch.ones(31)}, [])
     assert fingerprint(pipeline) == clean
 
 

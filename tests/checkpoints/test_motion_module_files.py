@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from animatediff.adapters.motion import install_motion_module, remove_motion_module
+from animatediff.adapters.motion import fit_motion_module, install_motion_module
 from animatediff.checkpoints.detect import detect
 from animatediff.checkpoints.motion_module import (
     MotionModuleWeights,
@@ -104,7 +104,7 @@ def test_what_stands_in_the_file_s_table_does_not_matter(
 ) -> None:
     unet = UNet3DConditionModel(tiny_config)
     path = saved({**motion, TABLE: torch.zeros(1, 40, 32)}, tmp_path / "x.ckpt")
-    install_motion_module(unet, read_motion_module(path))
+    install_motion_module(unet, fit_motion_module(unet, read_motion_module(path)))
     tables = [
         module.pe for module in unet.modules() if isinstance(module, PositionalEncoding)
     ]
@@ -190,7 +190,9 @@ def test_wrong_weights_leave_the_model_untouched(
     motion: dict[str, Tensor], tiny_config: UNet3DConfig
 ) -> None:
     unet = UNet3DConditionModel(tiny_config)
-    install_motion_module(unet, MotionModuleWeights("first", V3, motion))
+    install_motion_module(
+        unet, fit_motion_module(unet, MotionModuleWeights("first", V3, motion))
+    )
     before = {key: tensor.clone() for key, tensor in unet.state_dict().items()}
     some = next(iter(motion))
     lacking = {key: tensor for key, tensor in motion.items() if key != some}
@@ -202,7 +204,9 @@ def test_wrong_weights_leave_the_model_untouched(
         (more, "1 unexpected"),
     ):
         with pytest.raises(CheckpointError, match=match):
-            install_motion_module(unet, MotionModuleWeights("broken", V3, broken))
+            install_motion_module(
+                unet, fit_motion_module(unet, MotionModuleWeights("broken", V3, broken))
+            )
     after = unet.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], before[key]) for key in before)
@@ -213,9 +217,11 @@ def test_removed_module_leaves_the_image_model(
 ) -> None:
     unet = UNet3DConditionModel(tiny_config)
     before = {key: tensor.clone() for key, tensor in unet.state_dict().items()}
-    install_motion_module(unet, MotionModuleWeights("m", V1, motion))
+    install_motion_module(
+        unet, fit_motion_module(unet, MotionModuleWeights("m", V1, motion))
+    )
     assert unet.cross_frame_norm
-    remove_motion_module(unet)
+    unet.set_motion(None)
     assert not unet.cross_frame_norm
     assert unet.state_dict().keys() == before.keys()
     assert all(

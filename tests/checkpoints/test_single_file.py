@@ -23,7 +23,7 @@ def weights(golden: Path) -> dict[str, torch.Tensor]:
 def read(pipeline: AnimationPipeline, path: Path) -> SingleFile:
     return read_single_file(
         path,
-        pipeline.patcher.shapes(),
+        pipeline.weights.patcher.shapes(),
         pipeline.unet.config.layers_per_block,
         pipeline.vae.config,
     )
@@ -31,7 +31,7 @@ def read(pipeline: AnimationPipeline, path: Path) -> SingleFile:
 
 def test_every_weight_is_found(pipeline: AnimationPipeline, golden: Path) -> None:
     found = read(pipeline, golden / "loading" / "dreambooth_ldm.safetensors")
-    assert found.tensors.keys() == pipeline.patcher.shapes().keys()
+    assert found.tensors.keys() == pipeline.weights.patcher.shapes().keys()
     assert (found.name, found.absent, found.unused) == (
         "dreambooth_ldm.safetensors",
         (),
@@ -66,7 +66,7 @@ def test_parts_may_be_absent(
         "vae",
         "text_encoder",
     ]
-    pipeline.patcher.restore()
+    pipeline.weights.patcher.restore()
 
 
 BESIDE = {  # as trainers leave it in their files
@@ -101,13 +101,13 @@ def test_left_over_keys_are_told_and_noise_is_not(
     save_file({**weights, **BESIDE, **surplus}, tmp_path / "x.safetensors")
     found = read(pipeline, tmp_path / "x.safetensors")
     assert set(found.unused) == set(SURPLUS)
-    assert found.tensors.keys() == pipeline.patcher.shapes().keys()
+    assert found.tensors.keys() == pipeline.weights.patcher.shapes().keys()
     (said,) = pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
     assert (
         said == f"x.safetensors: 5 keys fit no layer and are not used"
         f" ({', '.join(found.unused[:3])})"
     )
-    pipeline.patcher.restore()
+    pipeline.weights.patcher.restore()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from animatediff.conditioning.prompts import encode_prompt, tokenize, uses
+from animatediff.conditioning.encoders import encode_prompt
+from animatediff.conditioning.tokens import tokenize, uses
 from animatediff.pipeline import AnimationPipeline
 
 

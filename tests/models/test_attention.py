@@ -1,6 +1,5 @@
 import sys
 import types
-import warnings
 
 import pytest
 import torch
@@ -8,7 +7,7 @@ import torch.nn.functional as F
 
 from animatediff.errors import ConfigurationError
 from animatediff.models import attention
-from animatediff.models.attention import attention_function
+from animatediff.models.attention import attention_backend
 
 
 def qkv(batch: int = 10) -> tuple[torch.Tensor, ...]:
@@ -26,7 +25,7 @@ def test_batch_is_cut_below_the_grid_limit(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(attention, "MAX_BATCH", 4)
     monkeypatch.setattr(attention, "_sdpa", spy)
     assert torch.allclose(
-        attention_function("sdpa")(*qkv()),
+        attention_backend("sdpa").attend(*qkv()),
         F.scaled_dot_product_attention(*qkv()),
         atol=1e-6,
     )
@@ -37,14 +36,14 @@ def test_limit_is_cudas() -> None:
     assert attention.MAX_BATCH < 65_536
 
 
-def test_xformers_falls_back_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_xformers_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xformers", None)
-    with pytest.warns(UserWarning, match="xformers cannot be used") as caught:
-        attend = attention_function("xformers")
-    assert len(caught) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert torch.equal(attend(*qkv()), F.scaled_dot_product_attention(*qkv()))
+    backend = attention_backend("xformers")
+    assert backend.name == "sdpa"
+    assert backend.warning.startswith("xformers cannot be used (")
+    expected = F.scaled_dot_product_attention(*qkv())
+    assert torch.equal(backend.attend(*qkv()), expected)
+    assert attention_backend("sdpa").warning == ""
 
 
 def test_xformers_gets_its_layout_and_the_same_chunks(
@@ -65,11 +64,11 @@ def test_xformers_gets_its_layout_and_the_same_chunks(
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(attention, "MAX_BATCH", 8)
-    got = attention_function("xformers")(*qkv())
+    got = attention_backend("xformers").attend(*qkv())
     assert torch.allclose(got, F.scaled_dot_product_attention(*qkv()), atol=1e-6)
     assert shapes == [(8, 3, 2, 4), (2, 3, 2, 4)]  # (b, n, heads, d)
 
 
 def test_other_backends_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="sdpa or xformers"):
-        attention_function("flash")
+        attention_backend("flash")

@@ -1,11 +1,13 @@
 import pytest
 import torch
 
+from animatediff.catalog import SCHEDULERS
 from animatediff.errors import NonFiniteLatents
+from animatediff.progress import Progress
 from animatediff.sampling.denoise import denoise
 from animatediff.sampling.guidance import guide, needs_unconditional
 from animatediff.sampling.noise import draw_latents, generators
-from animatediff.sampling.schedulers import make_scheduler
+from animatediff.sampling.steps import make_steps
 
 SHAPE = (4, 3, 2, 2)
 
@@ -36,17 +38,22 @@ def test_guidance_is_the_papers_equation() -> None:
 
 @pytest.mark.parametrize("bad_step", [0, 2, 4])
 def test_step_of_the_first_nan_is_named(bad_step: int) -> None:
-    def predict(x: torch.Tensor, i: int) -> torch.Tensor:
-        return x * (float("nan") if i == bad_step else 0.1)
+    def predict(sample: torch.Tensor, step: int) -> torch.Tensor:
+        return sample * (float("nan") if step == bad_step else 0.1)
 
-    scheduler = make_scheduler("ddim", 5)
+    steps = make_steps("ddim", 5, generators([0]))
     with pytest.raises(NonFiniteLatents) as caught:
-        denoise(torch.ones(1, *SHAPE), scheduler, predict, generators([0]))
+        denoise(torch.ones(1, *SHAPE), steps, predict)
     assert caught.value.details == {"step": bad_step, "where": "latents"}
 
 
+def tenth(sample: torch.Tensor, step: int) -> torch.Tensor:
+    del step
+    return 0.1 * sample
+
+
 def test_no_step_waits_for_the_device() -> None:
-    """A tensor is turned into a Python number only after the last step."""
+    """A tensor becomes a Python number only after the last step."""
     reads: list[int] = []
 
     class Watched(torch.Tensor):
@@ -60,30 +67,35 @@ def test_no_step_waits_for_the_device() -> None:
 
     seen = []
     latents = torch.ones(1, *SHAPE).as_subclass(Watched)
+    steps = make_steps("ddim", 5, generators([0]))
     denoise(
-        latents,
-        make_scheduler("ddim", 5),
-        lambda x, _i: 0.1 * x,
-        generators([0]),
-        lambda i, _x: seen.append((i, len(reads))),
+        latents, steps, tenth, lambda progress: seen.append((progress.step, len(reads)))
     )
-    assert seen == [(i, 0) for i in range(5)]
+    assert seen == [(i, 0) for i in range(1, 6)]
 
 
-def test_loop_ends_where_on_step_raises() -> None:
+def test_loop_ends_where_a_report_raises() -> None:
     seen = []
 
-    def stop(i: int, _latents: torch.Tensor) -> None:
-        seen.append(i)
-        if i == 1:
+    def stop(progress: Progress) -> None:
+        seen.append(progress.step)
+        if progress.step == 2:
             raise KeyError
 
     with pytest.raises(KeyError):
         denoise(
-            torch.ones(1, *SHAPE),
-            make_scheduler("ddim", 5),
-            lambda x, _i: 0.1 * x,
-            generators([0]),
-            stop,
+            torch.ones(1, *SHAPE), make_steps("ddim", 5, generators([0])), tenth, stop
         )
-    assert seen == [0, 1]
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_last_report_says_that_all_steps_are_done(scheduler: str) -> None:
+    """PNDM takes one step more than it is asked for: the schedule knows the total."""
+    reports: list[Progress] = []
+    steps = make_steps(scheduler, 4, generators([0]))
+    denoise(torch.ones(1, *SHAPE), steps, tenth, reports.append)
+    numbers = [(report.step, report.total) for report in reports]
+    assert numbers == [(i + 1, steps.total) for i in range(steps.total)]
+    assert steps.total == (5 if scheduler == "pndm" else 4)
+    assert all(report.latents is not None for report in reports)

@@ -1,0 +1,183 @@
+"""The weights that are loaded: a motion module, and the files over a base model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..checkpoints.lora import Address, Lora, Shapes, read_lora
+from ..checkpoints.motion_module import MotionModuleWeights
+from ..checkpoints.single_file import SingleFile, read_single_file
+from ..checkpoints.vae import read_vae
+from ..fetch.weight_file import WeightFile
+from ..job.clip import LoraFile
+from ..models.unet import UNet3DConditionModel
+from .motion import FittedMotion, fit_motion_module, install_motion_module
+from .patcher import Change, WeightPatcher
+
+
+@dataclass(frozen=True)
+class StackNames:
+    """The files that are loaded over a base model, by their names."""
+
+    motion_module: str | None = None
+    base: str | None = None
+    vae: str | None = None
+    loras: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = {
+            "motion": self.motion_module,
+            "dreambooth": self.base,
+            "vae": self.vae,
+            "loras": ", ".join(self.loras),
+        }
+        return "; ".join(f"{part} {name}" for part, name in parts.items() if name)
+
+
+@dataclass
+class _Content:
+    """What a stack's files hold, collected before the first write."""
+
+    files: dict[WeightFile, SingleFile] = field(
+        default_factory=dict[WeightFile, SingleFile]
+    )
+    replacements: dict[Address, Tensor] = field(default_factory=dict[Address, Tensor])
+    changes: list[Change] = field(default_factory=list[Change])
+    warnings: list[str] = field(default_factory=list[str])
+
+    def warn_of_unused(self, name: str, keys: Sequence[str]) -> None:
+        """Add a warning about keys of a file that fit no layer."""
+        if keys:
+            shown = ", ".join(keys[:3])
+            count = f"{len(keys)} keys fit no layer and are not used"
+            self.warnings.append(f"{name}: {count} ({shown})")
+
+
+class WeightStack:
+    """What is loaded over the weights of one base model's folder."""
+
+    def __init__(self, unet: UNet3DConditionModel, vae: Any, text_encoder: Any) -> None:
+        self.unet, self.vae = unet, vae
+        self.motion_warnings: tuple[str, ...] = ()
+        """Warnings about the motion module that is loaded."""
+        self.names = StackNames()
+        models: Mapping[str, nn.Module] = {
+            "unet": unet,
+            "vae": vae,
+            "text_encoder": text_encoder,
+        }
+        self.patcher = WeightPatcher(models)
+        self._files: Mapping[WeightFile, SingleFile] = {}
+
+    @property
+    def host_bytes(self) -> int:
+        """Memory on the host: copies of changed weights, and the files that replaced
+        them.
+
+        It is bounded by the size of the models and of the files of the last
+        ``configure``.
+        """
+        files = self._files.values()
+        tensors = [tensor for file in files for tensor in file.tensors.values()]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return self.patcher.host_bytes + size
+
+    def configure(
+        self,
+        motion: MotionModuleWeights | None,
+        base: str | Path | None,
+        loras: Sequence[LoraFile],
+        vae: str | Path | None,
+    ) -> tuple[str, ...]:
+        """Load a stack, see ``AnimationPipeline.configure_weights``."""
+        fitted = None if motion is None else fit_motion_module(self.unet, motion)
+        shapes = self._shapes(fitted)
+        content = _Content()
+        if base is not None:
+            self._read_base(base, shapes, content, vae_follows=vae is not None)
+        if vae is not None:
+            self._read_vae(vae, shapes, content)
+        for file in content.files.values():
+            content.warn_of_unused(file.name, file.unused)
+        for lora in loras:
+            _read_changes(lora, shapes, content)
+        if fitted is not None:
+            self._install(fitted)
+        self._files = content.files
+        self.patcher.apply(content.replacements, content.changes)
+        self.names = _names(motion, base, loras, vae, self.names)
+        return tuple(content.warnings)
+
+    def _install(self, motion: FittedMotion) -> None:
+        self.patcher.restore()
+        install_motion_module(self.unet, motion)
+        self.motion_warnings = motion.warnings
+
+    def _shapes(self, motion: FittedMotion | None) -> Shapes:
+        """Return the shapes of all weights as they will be with ``motion`` installed.
+        """
+        shapes = self.patcher.shapes()
+        if motion is None:
+            return shapes
+        others = {
+            address: shape
+            for address, shape in shapes.items()
+            if ".motion_modules." not in address[1]
+        }
+        tensors = motion.weights.tensors
+        return others | {("unet", key): tensor.shape for key, tensor in tensors.items()}
+
+    def _read_base(
+        self, path: str | Path, shapes: Shapes, content: _Content, *, vae_follows: bool
+    ) -> None:
+        layers, config = self.unet.config.layers_per_block, self.vae.config
+        file = self._read(
+            path, content, lambda: read_single_file(path, shapes, layers, config)
+        )
+        for part in file.absent:
+            if part != "vae" or not vae_follows:
+                warning = f"{file.name} has no {part}: the base model's is used"
+                content.warnings.append(warning)
+
+    def _read_vae(self, path: str | Path, shapes: Shapes, content: _Content) -> None:
+        config = self.vae.config
+        self._read(path, content, lambda: read_vae(path, shapes, config))
+
+    def _read(
+        self, path: str | Path, content: _Content, read: Callable[[], SingleFile]
+    ) -> SingleFile:
+        """Read a file, or take it from the last ``configure`` if it did not change."""
+        try:
+            weight_file = WeightFile.at(path)
+        except OSError:
+            return read()  # raises the error that says what is wrong
+        file = self._files.get(weight_file) or read()
+        content.files[weight_file] = file
+        content.replacements |= file.tensors
+        return file
+
+
+def _read_changes(file: LoraFile, shapes: Shapes, content: _Content) -> None:
+    lora: Lora = read_lora(file.path, shapes)
+    content.warn_of_unused(lora.name, lora.unmatched)
+    for layer in lora.layers:
+        factor = file.strength * layer.scale(file.ignore_file_alpha)
+        content.changes.append(Change(layer, factor))
+
+
+def _names(
+    motion: MotionModuleWeights | None,
+    base: str | Path | None,
+    loras: Sequence[LoraFile],
+    vae: str | Path | None,
+    before: StackNames,
+) -> StackNames:
+    return StackNames(
+        motion_module=before.motion_module if motion is None else motion.name,
+        base=None if base is None else Path(base).name,
+        vae=None if vae is None else Path(vae).name,
+        loras=tuple(f"{Path(lora.path).name} ({lora.strength:g})" for lora in loras),
+    )

@@ -1,0 +1,56 @@
+"""A job of which everything is decided and everything it names is on this machine."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..fetch.weight_file import WeightFile
+from .clip import Clip, LoraFile
+from .files import JobFiles
+
+
+@dataclass(frozen=True)
+class StackKey:
+    """What must be loaded: a base model's folder, and the files around and over it."""
+
+    base: WeightFile
+    motion_module: WeightFile
+    motion_module_version: str | None = None
+    dreambooth: WeightFile | None = None
+    vae: WeightFile | None = None
+    loras: tuple[tuple[WeightFile, LoraFile], ...] = ()
+
+    @property
+    def motion(self) -> tuple[WeightFile, str | None]:
+        """What decides which motion module is loaded."""
+        return self.motion_module, self.motion_module_version
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedJob:
+    """A decided clip, its files, and the pictures of each of its controls.
+
+    ``motion_module_version`` is the version that the job or the catalog states.
+    """
+
+    clip: Clip
+    base: WeightFile
+    files: JobFiles[WeightFile]
+    motion_module_version: str | None = None
+    pictures: tuple[tuple[Image.Image, ...], ...] = ()
+
+    @property
+    def stack(self) -> StackKey:
+        """What must be loaded for the job, its controls and embeddings aside."""
+        pairs = zip(self.clip.loras, self.files.loras, strict=True)
+        return StackKey(
+            base=self.base,
+            motion_module=self.files.motion_module,
+            motion_module_version=self.motion_module_version,
+            dreambooth=self.files.dreambooth,
+            vae=self.files.vae,
+            loras=tuple(
+                (file, lora.model_copy(update={"path": file.path}))
+                for lora, file in pairs
+            ),
+        )

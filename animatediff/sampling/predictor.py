@@ -1,0 +1,72 @@
+"""Predictors of noise, from the UNet outwards.
+
+Each one is a ``Predict``. Guidance wraps another one, and so can whatever changes how
+often, or on which frames, the UNet runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..controls.base import Control, total_residuals
+from ..models.context import Schedule, TextContext
+from ..models.unet import UNet3DConditionModel
+from .guidance import guide
+
+
+class Predict(Protocol):
+    """Predicts the noise in ``sample`` (b, c, f, h, w) at ``step`` (from 0)."""
+
+    def __call__(self, sample: Tensor, step: int) -> Tensor:
+        """Return the noise, (b, c, f, h, w)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class UNetPredictor:
+    """The UNet on one or several texts: (b, c, f, h, w) to (texts b, c, f, h, w).
+
+    ``text`` has the keys and values of all texts, each repeated for every video.
+    """
+
+    unet: UNet3DConditionModel
+    schedule: Schedule
+    text: TextContext
+    texts: int
+    controls: Sequence[Control] = ()
+
+    def __call__(self, sample: Tensor, step: int) -> Tensor:
+        """Return the noise for each text, in float32 or better."""
+        dtype = self.unet.dtype
+        sample = sample.to(dtype).repeat(self.texts, 1, 1, 1, 1)
+        frames = range(sample.shape[2])
+        residuals = total_residuals(self.controls, sample, step, frames)
+        row = self.schedule.row(step)
+        noise_pred = self.unet.predict(sample, row, self.text, residuals)
+        return noise_pred.to(torch.promote_types(dtype, torch.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class OneByOne:
+    """Several predictors, one after the other: half the memory for two texts."""
+
+    predictors: Sequence[Predict]
+
+    def __call__(self, sample: Tensor, step: int) -> Tensor:
+        """Return the predictions, joined along the batch."""
+        return torch.cat([predict(sample, step) for predict in self.predictors])
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """Classifier-free guidance over a predictor for [negative, prompt]."""
+
+    predict: Predict
+    guidance_scale: float
+
+    def __call__(self, sample: Tensor, step: int) -> Tensor:
+        """Return the guided noise, (b, c, f, h, w)."""
+        return guide(self.predict(sample, step), self.guidance_scale)

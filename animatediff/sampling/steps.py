@@ -1,0 +1,56 @@
+"""The steps of one run of a sampler, and how many there are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .schedulers import draws_noise, make_scheduler
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """A scheduler that is set to its timesteps, and the noise that it may add.
+
+    ``generators`` has one generator a video.
+    """
+
+    scheduler: Any
+    generators: Sequence[torch.Generator]
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The timestep of each step, (t,), on the CPU."""
+        return self.scheduler.timesteps
+
+    @property
+    def total(self) -> int:
+        """How many steps there are. Some schedulers need more than the user asked for.
+        """
+        return len(self.timesteps)
+
+    @property
+    def initial_scale(self) -> float:
+        """The factor that turns standard normal noise into the first latents."""
+        return float(self.scheduler.init_noise_sigma)
+
+    def model_input(self, latents: Tensor, step: int) -> Tensor:
+        """Scale the latents as the model expects them at ``step`` (from 0)."""
+        return self.scheduler.scale_model_input(latents, self.timesteps[step])
+
+    def advance(self, noise_pred: Tensor, step: int, latents: Tensor) -> Tensor:
+        """Return the latents after ``step``, given the predicted noise."""
+        extra = {}
+        if draws_noise(self.scheduler):
+            extra["generator"] = list(self.generators)
+        timestep = self.timesteps[step]
+        return self.scheduler.step(noise_pred, timestep, latents, **extra).prev_sample
+
+
+def make_steps(
+    scheduler: str, num_inference_steps: int, generators: Sequence[torch.Generator]
+) -> Steps:
+    """Return the steps of the catalog's ``scheduler``."""
+    return Steps(make_scheduler(scheduler, num_inference_steps), generators)
