@@ -275,8 +275,7 @@ def make_frames(models: JobModels, attempt: Attempt) -> Frames:
 def _inputs(
     models: JobModels, attempt: Attempt
 ) -> tuple[AnimationInputs, tuple[str, ...]]:
-    """Return the pipeline's inputs: the clip's fields of the same names, and its seed.
-    """
+    """Return the pipeline's inputs: the clip's fields of the same names."""
     clip, files = attempt.job.clip, attempt.job.files.embeddings
     width = models.pipeline.text_encoder.config.hidden_size
     tokens = [embedding.token for embedding in clip.embeddings]

@@ -160,7 +160,7 @@ def test_a_branch_at_rest_changes_nothing(runner: JobRunner) -> None:
 def test_only_the_branches_of_the_last_job_are_kept(runner: JobRunner) -> None:
     pixels(runner.engine, controls=[RGB, SCRIBBLE])
     assert len(runner.engine.models.controls) == 2
-    kept = runner.engine.models.controls
+    kept = dict(runner.engine.models.controls)
     pixels(runner.engine, controls=[SCRIBBLE])
     assert list(runner.engine.models.controls.items()) == list(kept.items())[1:]
     pixels(runner.engine)

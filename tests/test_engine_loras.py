@@ -111,7 +111,7 @@ def test_a_stack_that_is_loaded_is_not_loaded_again(
 ) -> None:
     pixels(runner, STYLE)
     monkeypatch.setattr(
-        "animatediff.pipeline.read_lora", None
+        "animatediff.adapters.stack.read_lora", None
     )  # would fail if it were called
     pixels(runner, STYLE)
 

@@ -55,7 +55,7 @@ def _need_fake_device() -> None:
 
 @pytest.fixture
 def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
-    monkeypatch.setattr("animatediff.pipeline.make_scheduler", PlainScheduler)
+    monkeypatch.setattr("animatediff.sampling.steps.make_scheduler", PlainScheduler)
     _need_fake_device()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode

@@ -10,33 +10,26 @@ import pytest
 import animatediff
 
 PACKAGE = Path(animatediff.__file__).parent
-LEVELS = {
-    "atomic": 0,
-    "errors": 0,
-    "progress": 0,
-    "config": 1,
-    "memory": 1,
-    "video": 1,
-    "catalog": 2,
-    "job": 3,
-    "settings": 3,
-    "variables": 0,
-    "fetch": 4,
-    "models": 4,
-    "checkpoints": 5,
-    "adapters": 6,
-    "conditioning": 6,
-    "controls": 6,
-    "sampling": 6,
-    "pipeline": 7,
-    "preflight": 8,
-    "engine": 9,
-    "provenance": 10,
-    "training": 10,
-    "serving": 11,
-    "cli": 12,
-    "__main__": 13,
-}
+FLOORS = (
+    ("atomic", "errors", "progress"),
+    ("config", "memory", "video"),
+    ("catalog",),
+    ("settings",),
+    ("device", "fetch"),
+    ("job", "models"),
+    ("autoencoder", "checkpoints"),
+    ("adapters", "controls"),
+    ("conditioning", "sampling"),
+    ("pipeline",),
+    ("preflight", "warm_models"),
+    ("engine",),
+    ("training",),
+    ("serving",),
+    ("cli",),
+    ("__main__",),
+)
+"""Rooms from the ground floor up; a room imports only from floors below its own."""
+LEVELS = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 ROOT = PACKAGE.parent
 OUTSIDE_TESTS = sorted(
     path

@@ -74,9 +74,9 @@ class WeightPatcher:
     def apply(
         self, replacements: Mapping[Address, Tensor], changes: Sequence[Change]
     ) -> None:
-        """Make every weight its original, or its replacement, plus its changes in
-        order.
+        """Make every weight its original, or its replacement, plus its changes.
 
+        Changes are added in their order.
         Sums are computed in float32 (float64 for float64 weights). A weight that the
         last call made of the very same tensors is not written again, so that a LoRA on
         top of a DreamBooth model is exchanged without rewriting the latter.

@@ -74,8 +74,7 @@ class WeightStack:
 
     @property
     def host_bytes(self) -> int:
-        """Memory on the host: copies of changed weights, and the files that replaced
-        them.
+        """Memory on the host: copies of changed weights, and replacing files.
 
         It is bounded by the size of the models and of the files of the last
         ``configure``.
@@ -117,8 +116,7 @@ class WeightStack:
         self.motion_warnings = motion.warnings
 
     def _shapes(self, motion: FittedMotion | None) -> Shapes:
-        """Return the shapes of all weights as they will be with ``motion`` installed.
-        """
+        """Return the shapes of all weights once ``motion`` is installed."""
         shapes = self.patcher.shapes()
         if motion is None:
             return shapes

@@ -19,10 +19,11 @@ from PIL import Image
 from ..checkpoints.detect import detect
 from ..checkpoints.files import read_weights
 from ..controls.pictures import fit_picture, normalize_picture
-from ..engine import Engine, Generated, PreparedJob
+from ..engine import Engine
 from ..errors import CheckpointError, EncodeError, InvalidRequest
-from ..progress import Progress
+from ..job.prepared import PreparedJob
 from ..job.provenance import metadata_of
+from ..job.result import Generated
 from ..serving.progress import BarProgress
 from ..video import OUTPUT_FORMATS, write_video
 from ..video.grid import save_videos_grid
@@ -152,9 +153,7 @@ class _Run:
                 self._begin_entry(clip.entry, job)
             print(f"[{number + 1}/{len(clips)}] {clip.request.prompt}", file=sys.stderr)
             bar = BarProgress()
-            generated = engine.generate(
-                job, lambda step, total, bar=bar: bar(Progress("denoise", step, total))
-            )
+            generated = engine.generate(job, bar)
             self._keep(number, clip, generated)
         _print_paths(_save_grids(self._made, self._folder))
 

@@ -151,8 +151,7 @@ class Layers(nn.Module):
         return result
 
     def attend(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
-        """Run spatial attention ``i``, then motion: (b f, c, h, w) to (b f, c, h, w).
-        """
+        """Run spatial attention ``i``, then motion, on (b f, c, h, w)."""
         if self.attends:
             x = self.attentions[i](x, context)
         motion = self.motion_modules[i]

@@ -11,8 +11,7 @@ TextContext = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of the text, each (b, heads, m, d / heads), per cross-attention."""
 
 TimeContext = Sequence[Tensor]
-"""The projected timestep embedding per resnet: (b, c), or (1, c) for the whole batch.
-"""
+"""The projected timestep embedding per resnet: (b, c), or (1, c) for all videos."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +68,7 @@ class ControlResiduals:
         return ControlResiduals(down, self.mid * strength)
 
     def repeated(self, count: int, num_frames: int) -> "ControlResiduals":
-        """Repeat every video ``count`` times in a row: (b f, ...) -> (b count f, ...).
-        """
+        """Repeat every video ``count`` times: (b f, ...) to (b count f, ...)."""
         if count == 1:
             return self
 
@@ -82,8 +80,7 @@ class ControlResiduals:
 
 
 def total(residuals: Iterable[ControlResiduals | None]) -> ControlResiduals | None:
-    """Add up the residuals of several controls. None means that a control is at rest.
-    """
+    """Add up the residuals of several controls; None is a control at rest."""
     result = None
     for added in residuals:
         if added is not None:

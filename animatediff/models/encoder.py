@@ -92,8 +92,7 @@ class VideoEncoder(nn.Module):
         return self.conv_in.weight.device
 
     def encode_text(self, encoder_hidden_states: Tensor) -> TextContext:
-        """Turn text embeddings (b, m, d) into every cross-attention's keys and values.
-        """
+        """Turn text embeddings (b, m, d) into keys and values for each layer."""
         states = encoder_hidden_states.to(self.dtype)
         return [attention.keys_values(states) for attention in self._cross_attentions]
 

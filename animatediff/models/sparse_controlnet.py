@@ -103,8 +103,7 @@ class SparseControlNetModel(VideoEncoder):
     def residuals(
         self, embedded: Tensor, num_frames: int, time: TimeContext, text: TextContext
     ) -> ControlResiduals:
-        """Do as ``predict``, with an embedded condition (b f, c, h, w) for each text.
-        """
+        """Do as ``predict``, with one embedded condition (b f, c, h, w) a text."""
         x = embedded.contiguous(memory_format=torch.channels_last)
         *skips, mid = self.descend(x, self.context(num_frames, time, text))
         pairs = zip(self.controlnet_down_blocks, skips, strict=True)

@@ -1,5 +1,4 @@
-"""diffusers' schedulers, on the noise schedule that motion modules were trained with.
-"""
+"""diffusers' schedulers, on the noise schedule of the motion modules."""
 
 import importlib
 import inspect

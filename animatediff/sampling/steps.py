@@ -27,8 +27,7 @@ class Steps:
 
     @property
     def total(self) -> int:
-        """How many steps there are. Some schedulers need more than the user asked for.
-        """
+        """The number of steps; some schedulers need more than the user asked for."""
         return len(self.timesteps)
 
     @property

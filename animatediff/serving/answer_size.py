@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..engine import Generated
 from ..errors import InvalidRequest, OutputTooLarge
 from ..job.clip import Clip
 from ..job.provenance import metadata_of
+from ..job.result import Generated
 from ..video import OUTPUT_FORMATS, EncodedVideo, write_video
 
 SMALLER_QUALITIES = (60, 30, 10)

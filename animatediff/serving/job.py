@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import written_whole
-from ..engine import Engine, Generated, PreparedJob
+from ..engine import Engine
 from ..errors import (
     AnimateDiffError,
     EngineCorrupted,
@@ -27,7 +27,9 @@ from ..errors import (
 )
 from ..job.clip import GenerationRequest
 from ..job.fields import echo
+from ..job.prepared import PreparedJob
 from ..job.provenance import weights_of
+from ..job.result import Generated
 from ..progress import Progress, Report
 from ..settings import Settings
 from ..video import EncodedVideo

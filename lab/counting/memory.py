@@ -16,6 +16,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from animatediff.conditioning.conditions import Conditions
 from animatediff.config import (
     SD15,
     SPARSECTRL_RGB,
@@ -23,7 +24,6 @@ from animatediff.config import (
     MotionModuleConfig,
     SparseControlNetConfig,
 )
-from animatediff.conditioning.conditions import Conditions
 from animatediff.controls.sparsectrl import SparseControl
 from animatediff.memory import CONTEXT_BYTES, MemoryModel, Work
 from animatediff.models.sparse_controlnet import SparseControlNetModel

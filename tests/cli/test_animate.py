@@ -16,11 +16,11 @@ from animatediff import cli
 from animatediff.cli.environment import file_name
 from animatediff.cli.inference_config import motion_module_version
 from animatediff.cli.prompt_config import read_entries, requests
+from animatediff.controls.sparsectrl import SparseControl
 from animatediff.errors import InvalidRequest
 from animatediff.pipeline import (
     AnimationInputs,
     AnimationPipeline,
-    SparseControl,
     load_weights,
 )
 from animatediff.settings import PROJECT_ROOT
