@@ -11,7 +11,7 @@ import animatediff
 
 PACKAGE = Path(animatediff.__file__).parent
 FLOORS = (
-    ("atomic", "errors", "progress"),
+    ("atomic", "errors", "progress", "variables"),
     ("config", "memory", "video"),
     ("catalog",),
     ("settings",),
