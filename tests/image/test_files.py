@@ -1,4 +1,4 @@
-"""Dockerfile, bake file, hub.json and workflows say the same as settings and catalog. Nothing is built."""
+"""The files of the image, the Hub and the workflows agree with the code."""
 
 import json
 import os
@@ -32,7 +32,10 @@ PROFILES = set(read_files().profiles)
 
 
 def instructions() -> list[tuple[str, str]]:
-    """(instruction, its arguments) in order, continued lines joined, comments left out."""
+    """Return (instruction, arguments) in order.
+
+    Continued lines are joined and comments left out.
+    """
     lines = "\n".join(
         line for line in DOCKERFILE.splitlines() if not line.lstrip().startswith("#")
     )
@@ -46,26 +49,18 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def stage(name: str) -> list[tuple[str, str]]:
-    found = instructions()
-    start = next(
-        i
-        for i, (word, rest) in enumerate(found)
-        if word == "FROM" and rest.endswith(f" AS {name}")
-    )
-    end = next(
-        (i for i, (word, _) in enumerate(found) if word == "FROM" and i > start),
-        len(found),
-    )
-    return found[start:end]
+    stages: dict[str, list[tuple[str, str]]] = {}
+    current = ""
+    for word, rest in instructions():
+        if word == "FROM":
+            current = rest.partition(" AS ")[2]
+        stages.setdefault(current, []).append((word, rest))
+    return stages[name]
 
 
 def environment() -> dict[str, str]:
-    return dict(
-        re.findall(
-            r"(\w+)=(\S+)",
-            " ".join(rest for word, rest in stage("worker") if word == "ENV"),
-        )
-    )
+    lines = " ".join(rest for word, rest in stage("worker") if word == "ENV")
+    return dict(re.findall(r"(\w+)=(\S+)", lines))
 
 
 def hub_inputs() -> dict[str, dict[str, Any]]:
@@ -76,7 +71,7 @@ def is_known(variable: str) -> bool:
     return variable in VARIABLES or variable in environment()
 
 
-def test_every_stage_stands_on_the_same_base() -> None:
+def test_every_stage_has_the_same_base() -> None:
     assert instructions()[0] == ("ARG", "BASE_IMAGE=python:3.11-slim-bookworm")
     bases = [rest.split(" AS ") for word, rest in instructions() if word == "FROM"]
     assert [name for _, name in bases] == ["dependencies", "fetch", "weights", "worker"]
@@ -93,8 +88,9 @@ def test_python_is_process_1_and_not_root() -> None:
 
 
 def test_what_changes_most_often_comes_last() -> None:
-    """Dependencies, weights, code, labels: nothing that a commit changes may stand
-    above something heavy.
+    """The order is dependencies, weights, code, labels.
+
+    A commit changes only the cheap layers at the end.
     """
     order = [rest for word, rest in stage("worker") if word in ("COPY", "ARG")]
     assert [
@@ -117,25 +113,26 @@ def test_what_changes_most_often_comes_last() -> None:
     )
 
 
-def test_tokens_are_secrets_and_nothing_else() -> None:
-    given = [
+def test_tokens_are_build_secrets_only() -> None:
+    arguments = [
         rest.partition("=")[0] for word, rest in instructions() if word == "ARG"
-    ] + list(environment())
-    assert not [name for name in given if re.search("TOKEN|SECRET|PASSWORD|KEY", name)]
+    ]
+    names = [*arguments, *environment()]
+    assert not [name for name in names if re.search("TOKEN|SECRET|PASSWORD|KEY", name)]
     assert "--mount=type=secret,id=hf_token" in DOCKERFILE
     assert re.search(r'secret\s*=\s*\["type=env,id=hf_token,env=HF_TOKEN"\]', BAKE)
 
 
-def test_the_images_environment_is_understood() -> None:
-    ours = {
+def test_the_images_environment_is_valid() -> None:
+    variables = {
         name: value
         for name, value in environment().items()
         if name.startswith(("ANIMATEDIFF_", "BUCKET_"))
     }
-    assert ours.keys() <= VARIABLES.keys()
-    found = Settings.from_env(ours)
-    assert found.offline
-    assert {path.parts[1] for path in (found.output_dir, found.cache_dir)} == {"tmp"}
+    assert variables.keys() <= VARIABLES.keys()
+    image = Settings.from_env(variables)
+    assert image.offline
+    assert {path.parts[1] for path in (image.output_dir, image.cache_dir)} == {"tmp"}
     assert {
         environment()[name]
         for name in (
@@ -149,9 +146,7 @@ def test_the_images_environment_is_understood() -> None:
 
 
 def ignored(path: str) -> bool:
-    """The rules of .dockerignore for a file below the context: the last that matches
-    decides.
-    """
+    """Whether .dockerignore excludes a file; the last rule that matches decides."""
     result = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         rule = line.strip().lstrip("!").rstrip("/")
@@ -163,7 +158,7 @@ def ignored(path: str) -> bool:
     return result
 
 
-def test_the_context_has_what_is_copied_and_nothing_else() -> None:
+def test_the_build_context_holds_only_the_copied_files() -> None:
     copied = [
         word
         for name in ("dependencies", "fetch", "weights", "worker")
@@ -176,8 +171,18 @@ def test_the_context_has_what_is_copied_and_nothing_else() -> None:
     for path in copied:
         assert (ROOT / path).exists(), path
         assert not ignored(path), path
-    for path in (".git/config", ".env", ".venv/pyvenv.cfg", "models/other/x.safetensors", "outputs/a.mp4", "tests/x.py",
-                 "animatediff/__pycache__/a.pyc", "README.md", "requirements-dev.txt", "token"):  # fmt: skip
+    for path in (
+        ".env",
+        ".git/config",
+        ".venv/pyvenv.cfg",
+        "README.md",
+        "animatediff/__pycache__/a.pyc",
+        "models/other/x.safetensors",
+        "outputs/a.mp4",
+        "requirements-dev.txt",
+        "tests/x.py",
+        "token",
+    ):
         assert ignored(path), path
 
 
@@ -217,24 +222,23 @@ def copy_into_stage(source: Path, target: Path) -> None:
 
 def test_profiles_are_those_of_the_table() -> None:
     assert "ARG MODELS_PROFILE=shapeworld" in DOCKERFILE
-    assert re.search(r'variable "PROFILE" \{\s*default = "(\S+)"', BAKE)[1] in PROFILES  # type: ignore[index]
-    inputs = WORKFLOWS["gpu-smoke.yml"][True]["workflow_dispatch"][
-        "inputs"
-    ]  # YAML reads "on" as true
+    default = re.search(r'variable "PROFILE" \{\s*default = "(\S+)"', BAKE)
+    assert default
+    assert default[1] in PROFILES
+    triggers = WORKFLOWS["gpu-smoke.yml"][True]  # YAML reads the key "on" as true
+    inputs = triggers["workflow_dispatch"]["inputs"]
     assert set(inputs["profile"]["options"]) == PROFILES
     assert set(inputs["target"]["options"]) == set(
         re.findall(r'^target "(cuda\S+)"', BAKE, re.MULTILINE)
     )
 
 
-def test_bake_gives_arguments_that_there_are() -> None:
-    known = {rest.partition("=")[0] for word, rest in instructions() if word == "ARG"}
-    given = {
-        name
-        for block in re.findall(r"args = \{(.*?)\}", BAKE, re.DOTALL)
-        for name in re.findall(r"(\w+)\s*=", block)
+def test_bake_sets_the_dockerfiles_arguments() -> None:
+    declared = {
+        rest.partition("=")[0] for word, rest in instructions() if word == "ARG"
     }
-    assert given == known
+    blocks = " ".join(re.findall(r"args = \{(.*?)\}", BAKE, re.DOTALL))
+    assert set(re.findall(r"(\w+)\s*=", blocks)) == declared
     assert set(re.findall(r'^target "(\S+)"', BAKE, re.MULTILINE)) == {
         "common",
         "cuda13",
@@ -243,13 +247,13 @@ def test_bake_gives_arguments_that_there_are() -> None:
 
 
 def locked(name: str) -> dict[str, str]:
-    """Package -> version in a lock. Every line has a hash."""
+    """Return each package's version in a lock, whose lines must all have a hash."""
     lines = [line for line in (ROOT / name).read_text().splitlines() if line[:1] != "#"]
-    found = [
+    matches = [
         re.fullmatch(r"(\S+)==(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines
     ]
-    assert all(found)
-    return {match[1]: match[2] for match in found if match}
+    assert all(matches)
+    return {match[1]: match[2] for match in matches if match}
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -269,9 +273,10 @@ def test_the_image_installs_a_lock() -> None:
 
 
 def test_the_other_cuda_has_another_torch_and_xformers() -> None:
-    other, ours = locked("requirements-cuda12.8.lock"), locked("requirements.lock")
-    assert other["torch"] != ours["torch"]
-    assert "xformers" in other.keys() - ours.keys()
+    default = locked("requirements.lock")
+    cuda12 = locked("requirements-cuda12.8.lock")
+    assert cuda12["torch"] != default["torch"]
+    assert "xformers" in cuda12.keys() - default.keys()
 
 
 def test_the_image_holds_no_training_and_no_laboratory() -> None:
@@ -280,7 +285,7 @@ def test_the_image_holds_no_training_and_no_laboratory() -> None:
     assert not ignored("animatediff/cli/make.py")
 
 
-def test_hub_json_names_variables_that_there_are() -> None:
+def test_hub_json_names_existing_variables() -> None:
     assert (HUB["type"], HUB["category"], HUB["config"]["runsOn"]) == (
         "serverless",
         "video",
@@ -301,10 +306,8 @@ def test_hub_json_names_variables_that_there_are() -> None:
 
 @pytest.mark.parametrize("name", hub_inputs())
 def test_hub_json_inputs(name: str) -> None:
-    """To the publishing guide's schema, and every value that can be chosen is one that
-    the worker takes.
-    """
-    given = hub_inputs()[name]
+    """An input follows the publishing guide, and the worker accepts all its values."""
+    entry = hub_inputs()[name]
     allowed = {
         "name",
         "type",
@@ -316,17 +319,17 @@ def test_hub_json_inputs(name: str) -> None:
         "required",
         "advanced",
     }
-    assert given.keys() <= allowed | {"trueValue", "falseValue"}
-    assert given["type"] in ("string", "number", "boolean", "huggingface")
-    values = [option["value"] for option in given.get("options", [])] + [
-        given.get("min", ""),
-        given.get("max", ""),
+    assert entry.keys() <= allowed | {"trueValue", "falseValue"}
+    assert entry["type"] in ("string", "number", "boolean", "huggingface")
+    values = [option["value"] for option in entry.get("options", [])] + [
+        entry.get("min", ""),
+        entry.get("max", ""),
     ]
-    if given["type"] == "boolean":
-        values += [given["trueValue"], given["falseValue"]]
-        default = given["trueValue"] if given["default"] else given["falseValue"]
+    if entry["type"] == "boolean":
+        values += [entry["trueValue"], entry["falseValue"]]
+        default = entry["trueValue"] if entry["default"] else entry["falseValue"]
     else:
-        default = str(given["default"])
+        default = str(entry["default"])
     if name in VARIABLES and not name.startswith("BUCKET_"):
         for value in (*values, default):
             Settings.from_env({name: str(value)})
@@ -341,7 +344,7 @@ def test_hub_json_inputs(name: str) -> None:
         assert default == ""
 
 
-def test_the_hubs_tests_are_jobs_that_the_image_can_do() -> None:
+def test_the_hubs_tests_are_valid_jobs() -> None:
     names = [test["name"] for test in HUB_TESTS["tests"]]
     assert len(set(names)) == len(names)
     for test in HUB_TESTS["tests"]:
@@ -354,7 +357,7 @@ def test_the_hubs_tests_are_jobs_that_the_image_can_do() -> None:
     assert config["allowedCudaVersions"] == HUB["config"]["allowedCudaVersions"]
 
 
-def test_workflows_run_what_there_is() -> None:
+def test_workflows_run_existing_commands() -> None:
     commands = [
         step.get("run", "")
         for flow in WORKFLOWS.values()
@@ -378,7 +381,7 @@ def test_workflows_run_what_there_is() -> None:
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
 @pytest.mark.parametrize("arguments", [["--target", "cuda11"], ["--what"]])
-def test_build_image_refuses_what_it_does_not_know(arguments: list[str]) -> None:
+def test_build_image_refuses_unknown_arguments(arguments: list[str]) -> None:
     done = subprocess.run(
         ["sh", "scripts/build_image.sh", *arguments],
         cwd=ROOT,
