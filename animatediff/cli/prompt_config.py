@@ -23,8 +23,9 @@ Item = TypeVar("Item")
 
 def _listed(value: object) -> object:
     """Make a single value a list."""
-    is_single = value is not None and not isinstance(value, list)
-    return [value] if is_single else cast(object, value)
+    if value is None or isinstance(value, list):
+        return cast(object, value)
+    return [value]
 
 
 def _blank_is_none(value: Any) -> Any:
