@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -51,53 +51,50 @@ class Soak:
     began: float = field(default_factory=time.monotonic)
 
     def start_worker(self, stack: ExitStack) -> None:
-        worker = stack.enter_context(
-            WorkerProcess(
-                self.queue, self.folder, f"w{len(self.workers) + 1}", self.env
-            )
-        )
+        """Start one more worker. ``stack`` ends it."""
+        name = f"w{len(self.workers) + 1}"
+        worker = WorkerProcess(self.queue, self.folder, name, self.env)
+        stack.enter_context(worker)
         self.workers.append(worker)
         self.alive.append(worker)
 
     def submit(self) -> None:
-        """Jobs of half a second to a few, each with a seed of its own that is drawn
-        where it runs.
-        """
+        """Submit a job of half a second to a few, without a seed."""
         self.queue.submit(
             {
-                "prompt": self.draw.choice(
-                    (
-                        "a red circle, moving up",
-                        "a blue square, growing",
-                        "a green triangle",
-                    )
-                ),
+                "prompt": self.draw.choice(PROMPTS),
                 "num_frames": self.draw.choice((4, 8, 16)),
                 "num_inference_steps": self.draw.randint(6, 20),
                 "format": self.draw.choice(("gif", "gif", "webp", "mp4")),
             }
         )
 
+    def keep_busy(self, jobs: int) -> None:
+        """Submit jobs until so many have not ended."""
+        while len(self.queue.jobs) - len(self.ended) < jobs:
+            self.submit()
+
     def look(self) -> bool:
-        """Take note of jobs that ended and of the memory of their workers; whether
-        there was one.
+        """Note the jobs that ended, and the memory of their workers.
+
+        Returns whether a job ended.
         """
-        known = {job.id for job in self.ended}
-        fresh = [
-            job for job in self.queue.jobs if job.state.final and job.id not in known
-        ]
+        before = {job.id for job in self.ended}
+        final = [job for job in self.queue.jobs if job.state.final]
+        fresh = [job for job in final if job.id not in before]
         for job in sorted(fresh, key=lambda job: job.ended or 0.0):
             self.ended.append(job)
-            worker = next(
-                (worker for worker in self.alive if worker.name == job.worker), None
-            )
-            if worker and (memory := worker.memory()):
-                self.memory.setdefault(worker.name, []).append(
-                    (len(self.ended), memory)
-                )
+            self._note_memory(job.worker)
         return bool(fresh)
 
+    def _note_memory(self, name: str | None) -> None:
+        for worker in self.alive:
+            if worker.name == name and (memory := worker.memory()):
+                samples = self.memory.setdefault(worker.name, [])
+                samples.append((len(self.ended), memory))
+
     def replace_dead(self, stack: ExitStack) -> None:
+        """Replace workers that ended by themselves."""
         for worker in [worker for worker in self.alive if not worker.alive]:
             self.died.append(f"{worker.name} (exit code {worker.process.returncode})")
             self.alive.remove(worker)
@@ -105,10 +102,9 @@ class Soak:
 
     def kill_one(self, stack: ExitStack) -> bool:
         """Kill a busy worker and start another; False if none is busy."""
-        taken = {
-            job.worker for job in self.queue.jobs if job.state is State.IN_PROGRESS
-        }
-        busy = [worker for worker in self.alive if worker.name in taken]
+        running = [job for job in self.queue.jobs if job.state is State.IN_PROGRESS]
+        names = {job.worker for job in running}
+        busy = [worker for worker in self.alive if worker.name in names]
         if not busy:
             return False
         victim = self.draw.choice(busy)
@@ -120,144 +116,185 @@ class Soak:
 
 
 def run(soak: Soak, options: argparse.Namespace) -> None:
-    """Until all jobs have ended, or none has for long. With --minutes, jobs are added
-    until that time is over.
+    """Run until all jobs have ended, or none has for a long time.
+
+    With --minutes, jobs are added until that time is over.
     """
-    until = soak.began + options.minutes * 60
-    last, kills = time.monotonic(), 0
     with ExitStack() as stack:
         for _ in range(options.workers):
             soak.start_worker(stack)
         for _ in range(0 if options.minutes else options.jobs):
             soak.submit()
-        while True:
-            if soak.look():
-                last = time.monotonic()
-            soak.replace_dead(stack)
-            while (
-                time.monotonic() < until
-                and len(soak.queue.jobs) - len(soak.ended) < 4 * options.workers
-            ):
-                soak.submit()
-            if kills < kills_due(soak, options) and soak.kill_one(stack):
-                kills += 1
-            over = time.monotonic() >= until and len(soak.ended) == len(soak.queue.jobs)
-            if over or time.monotonic() - last > STALLED:
-                break
-            time.sleep(0.05)
-        time.sleep(2)  # for what would still come of jobs that have ended
+        _drive(soak, options, stack)
+        time.sleep(2)  # for requests that still follow the last result
+
+
+def _drive(soak: Soak, options: argparse.Namespace, stack: ExitStack) -> None:
+    until = soak.began + options.minutes * 60
+    last, kills = time.monotonic(), 0
+    while time.monotonic() - last <= STALLED:
+        if soak.look():
+            last = time.monotonic()
+        soak.replace_dead(stack)
+        if time.monotonic() < until:
+            soak.keep_busy(4 * options.workers)
+        elif len(soak.ended) == len(soak.queue.jobs):
+            return
+        if kills < kills_due(soak, options):
+            kills += soak.kill_one(stack)
+        time.sleep(0.05)
 
 
 def kills_due(soak: Soak, options: argparse.Namespace) -> int:
-    """How many there should have been by now: evenly over the first part, at the
-    earliest when jobs have ended.
+    """How many kills are due by now.
+
+    They are spread evenly over the first part, from the first ended job on.
     """
+    if not soak.ended:
+        return 0
     if options.minutes:
         done = (time.monotonic() - soak.began) / (options.minutes * 60) * 2
     else:
         done = len(soak.ended) / max(options.jobs - WINDOW, options.jobs / 2)
-    return min(options.kills, int(done * (options.kills + 1))) if soak.ended else 0
+    return min(options.kills, int(done * (options.kills + 1)))
 
 
-def report(soak: Soak, names: Sequence[str] | None) -> Iterator[str]:
-    """The numbers. Lines that begin with FAILED are what must not be. ``names``: of all
-    stored files, if any are.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the jobs. ``files``: names of all stored files, if any."""
+
+    soak: Soak
+    files: Sequence[str] | None
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """All jobs of the run."""
+        return self.soak.queue.jobs
+
+    def of(self, state: State) -> list[Job]:
+        """The jobs that ended so."""
+        return [job for job in self.jobs if job.state is state]
+
+    def results(self) -> Counter[str]:
+        """How many results of each job the queue accepted."""
+        calls = self.soak.queue.of("result")
+        accepted = (call.jobs for call in calls if call.status == 200)
+        return Counter(job for jobs in accepted for job in jobs)
+
+    def stored(self) -> dict[str, int]:
+        """How many files there are of each completed job."""
+        ids = [job.id for job in self.of(State.COMPLETED)]
+        if self.files is None:
+            return dict.fromkeys(ids, 1)
+        return {job: sum(job in name for name in self.files) for job in ids}
+
+    def damaged(self) -> list[str]:
+        """Completed jobs whose file has another hash than their output."""
+        return [job.id for job in self.of(State.COMPLETED) if is_damaged(job)]
+
+    def done_once(self) -> int:
+        """How many completed jobs have one result and one file."""
+        results, stored = self.results(), self.stored()
+        return sum(count == 1 == results[job] for job, count in stored.items())
+
+    def failures(self) -> dict[str, list[str]]:
+        """What must not happen, by its name."""
+        failed = [f"{job.id}: {job.error}" for job in self.of(State.FAILED)]
+        repeated = [job for job, count in self.results().items() if count > 1]
+        stored = self.stored().items()
+        late = self.soak.queue.late_progress()
+        return {
+            "lost": [job.id for job in self.jobs if not job.state.final],
+            "failed": failed,
+            "more than one result": repeated,
+            "not one file": [f"{job}: {n}" for job, n in stored if n != 1],
+            "another file than in the output": self.damaged(),
+            "progress after the result": [call.jobs[0] for call in late],
+            "ended by themselves": self.soak.died,
+        }
+
+
+def is_damaged(job: Job) -> bool:
+    """Whether a completed job's file has another hash than its output."""
+    return sha256(content_of(job.output)).hexdigest() != job.output["sha256"]
+
+
+def report(soak: Soak, files: Sequence[str] | None) -> Iterator[str]:
+    """The figures of the run. Lines that begin with FAILED are failures.
+
+    ``files``: the names of all stored files, if files are stored.
     """
-    jobs = soak.queue.jobs
-    states = Counter(str(job.state) for job in jobs)
-    results = Counter(
-        job_id
-        for call in soak.queue.of("result")
-        if call.status == 200
-        for job_id in call.jobs
-    )
-    completed = [job for job in jobs if job.state is State.COMPLETED]
-    stored = {
-        job.id: 1 if names is None else sum(job.id in name for name in names)
-        for job in completed
-    }
-    damaged = [
-        job.id
-        for job in completed
-        if sha256(content_of(job.output)).hexdigest() != job.output["sha256"]
-    ]
-    once = [job for job in completed if results[job.id] == 1 and stored[job.id] == 1]
-    yield f"jobs                    {len(jobs)}: {', '.join(f'{n} {state}' for state, n in states.items())}"
-    where = "in the answers" if names is None else f"{len(names)} files in storage"
-    yield f"done once, one file     {len(once)} ({where})"
-    yield f"killed workers          {len(soak.killed)}, {len(soak.queue.requeued)} jobs requeued"
-    yield from failures("lost", [job.id for job in jobs if not job.state.final])
-    yield from failures(
-        "failed",
-        [f"{job.id}: {job.error}" for job in jobs if job.state is State.FAILED],
-    )
-    yield from failures(
-        "more than one result",
-        [job_id for job_id, count in results.items() if count > 1],
-    )
-    yield from failures(
-        "not one file",
-        [f"{job}: {count}" for job, count in stored.items() if count != 1],
-    )
-    yield from failures("another file than the answer says", damaged)
-    yield from failures(
-        "progress after the result",
-        [call.jobs[0] for call in soak.queue.late_progress()],
-    )
-    yield from failures("ended by themselves", soak.died)
-    yield from throughput(soak, completed)
+    outcome = Outcome(soak, files)
+    states = Counter(str(job.state) for job in outcome.jobs)
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    where = "in the answers" if files is None else f"{len(files)} files in storage"
+    requeued = len(soak.queue.requeued)
+    yield f"jobs                    {len(outcome.jobs)}: {counts}"
+    yield f"done once, one file     {outcome.done_once()} ({where})"
+    yield f"killed workers          {len(soak.killed)}, {requeued} jobs requeued"
+    for name, cases in outcome.failures().items():
+        if cases:
+            yield f"FAILED {len(cases)} {name}: {'; '.join(cases[:5])}"
+    yield from throughput(soak, outcome.of(State.COMPLETED))
     yield from growth(soak)
 
 
-def failures(what: str, found: Sequence[str]) -> Iterator[str]:
-    if found:
-        yield f"FAILED {len(found)} {what}: {'; '.join(found[:5])}"
-
-
 def throughput(soak: Soak, completed: Sequence[Job]) -> Iterator[str]:
-    """GPU seconds of all workers, next to the seconds from each worker's first job to
-    its last, or to its kill.
-    """
-    gpu: dict[str, float] = {}
-    for worker in soak.workers:
-        for event in worker.events("job_done"):
-            gpu[str(event.job)] = float(event.fields.get("gpu_seconds", 0.0))
-    logged = bool(gpu)
-    if not logged:
-        gpu = {
-            job.id: sum(job.output["timings"].get(phase, 0.0) for phase in PHASES)
-            for job in completed
-        }
-    spent = sum(gpu.get(job.id, 0.0) for job in completed)
-    spans = 0.0
-    for worker in soak.workers:
-        taken = [
-            call.time for call in soak.queue.of("take", worker=worker.name) if call.jobs
-        ]
-        told = [call.time for call in soak.queue.of("result", worker=worker.name)]
-        if taken:
-            spans += max([*told, soak.killed.get(worker.name, 0.0)]) - taken[0]
+    """Jobs a minute, and the share of the workers' time that the GPU worked."""
     wall = max((job.ended or 0.0 for job in completed), default=soak.began) - soak.began
-    source = "logged" if logged else "from the outputs' timings: no worker logged any"
+    rate = len(completed) / wall * 60 if wall else 0
+    gpu, source = gpu_seconds(soak, completed)
+    spent = sum(gpu.get(job.id, 0.0) for job in completed)
+    spans = sum(working_seconds(soak, worker.name) for worker in soak.workers)
     busy = spent / spans if spans else 0.0
-    yield f"throughput              {len(completed) / wall * 60 if wall else 0:.1f} jobs a minute, {wall:.0f} s in all"
-    yield f"GPU seconds             {spent:.0f} of {spans:.0f} worker seconds: busy {busy:.1%} ({source})"
+    yield f"throughput              {rate:.1f} jobs a minute, {wall:.0f} s in all"
+    yield (
+        f"GPU seconds             {spent:.0f} of {spans:.0f} worker seconds:"
+        f" busy {busy:.1%} ({source})"
+    )
+
+
+def gpu_seconds(soak: Soak, completed: Sequence[Job]) -> tuple[dict[str, float], str]:
+    """Seconds on the GPU by job, and where the figures come from."""
+    logged = {
+        str(event.job): float(event.fields.get("gpu_seconds", 0.0))
+        for worker in soak.workers
+        for event in worker.events("job_done")
+    }
+    if logged:
+        return logged, "logged"
+    timed = {job.id: phase_seconds(job.output["timings"]) for job in completed}
+    return timed, "from the outputs' timings: no worker logged any"
+
+
+def phase_seconds(timings: Mapping[str, float]) -> float:
+    """The seconds of an output's timings that are spent on the GPU."""
+    return sum(timings.get(phase, 0.0) for phase in PHASES)
+
+
+def working_seconds(soak: Soak, worker: str) -> float:
+    """Seconds from a worker's first job to its last result, or to its kill."""
+    calls = soak.queue.of("take", worker=worker)
+    taken = [call.time for call in calls if call.jobs]
+    if not taken:
+        return 0.0
+    answered = [call.time for call in soak.queue.of("result", worker=worker)]
+    return max([*answered, soak.killed.get(worker, 0.0)]) - taken[0]
 
 
 def growth(soak: Soak) -> Iterator[str]:
-    """Of workers that did 10 jobs or more in the window: the first five samples against
-    the last five.
+    """Memory of each worker that did 10 jobs or more in the window.
+
+    Compares the first five samples with the last five.
     """
     for name, samples in soak.memory.items():
-        window = [
-            bytes_ / 1e6
-            for number, bytes_ in samples
-            if number > len(soak.ended) - WINDOW
-        ]
+        start = len(soak.ended) - WINDOW
+        window = [size / 1e6 for number, size in samples if number > start]
         if name in soak.killed or len(window) < 10:
             continue
         first, last = statistics.median(window[:5]), statistics.median(window[-5:])
-        yield f"memory of {name:14}{first:.0f} MB -> {last:.0f} MB over {len(window)} jobs: {last / first - 1:+.1%}"
+        change = f"{first:.0f} MB -> {last:.0f} MB over {len(window)} jobs"
+        yield f"memory of {name:14}{change}: {last / first - 1:+.1%}"
 
 
 def bucket_environment(server: S3Server) -> dict[str, str]:
