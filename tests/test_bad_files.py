@@ -223,6 +223,7 @@ def fresh(settings: Settings, stack: dict[str, Any]) -> bytes:
     return pixels(Engine(settings), stack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bad_file_is_refused_and_leaves_nothing_behind(

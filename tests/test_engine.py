@@ -123,6 +123,7 @@ def test_job_that_cannot_fit_is_refused_before_anything_is_fetched(
     engine.prepare(request.model_copy(update={"width": 120, "height": 120}))
 
 
+@pytest.mark.slow
 def test_job_that_fits_only_in_lean_ways_gets_them_at_first(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -124,6 +124,7 @@ JOBS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 def test_what_a_job_shows_depends_on_it_alone(
     runner: JobRunner, settings: Settings
 ) -> None:
@@ -192,6 +193,7 @@ def test_the_output_and_the_file_say_what_took_part(runner: JobRunner) -> None:
     assert GREEN not in str(metadata)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "code", "said"),
     [

@@ -89,6 +89,7 @@ STYLE = {"path": "loras/style.safetensors", "strength": 0.5}
 ZOOM = {"path": "loras/zoom.safetensors", "strength": 0.5}
 
 
+@pytest.mark.slow
 def test_what_a_job_shows_depends_on_its_loras_alone(
     runner: JobRunner, models: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_the_output_and_the_file_name_the_loras(runner: JobRunner) -> None:
     assert not any("fit no layer" in warning for warning in run(runner)["warnings"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "code", "message"),
     [
@@ -177,6 +179,7 @@ def test_wrong_fields_are_named(lora: dict[str, Any], runner: JobRunner) -> None
     assert error["field"].startswith("loras.0.")
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_while_patching(
     runner: JobRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

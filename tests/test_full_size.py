@@ -97,6 +97,7 @@ def denoise(
     return counted[-1] - counted[-2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("motion", "tflop"), [(V1, 35.35), (V2, 35.50), (V3, 35.35)], ids=["v1", "v2", "v3"]
 )
@@ -111,10 +112,12 @@ def test_step_costs_what_the_architecture_needs(
     assert got == pytest.approx(tflop - 0.094, abs=0.02)
 
 
+@pytest.mark.slow
 def test_no_guidance_is_half(mode: FakeTensorMode) -> None:
     assert denoise(mode, V3, 1.0) == pytest.approx((35.35 - 0.094) / 2, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "controls"),
     [
@@ -151,6 +154,7 @@ def test_memory_model_knows_the_decoder(chunk: int, size: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_training_runs_in_mixed_precision(capfd: pytest.CaptureFixture[str]) -> None:
     """Forward, backward and the optimizer for a v3 motion module, on a clip at a time:
     it fits a card of 16 GB.

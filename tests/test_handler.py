@@ -41,6 +41,7 @@ def run_handler(
     )
 
 
+@pytest.mark.slow
 def test_demo_prints_one_json_document_and_the_file(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scripts.demo"],
@@ -61,6 +62,7 @@ def test_demo_prints_one_json_document_and_the_file(tmp_path: Path) -> None:
     assert output["format"] == "mp4"
 
 
+@pytest.mark.slow
 def test_failed_job_ends_with_1(tmp_path: Path) -> None:
     done = run_handler(
         "--test_input",
@@ -73,6 +75,7 @@ def test_failed_job_ends_with_1(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_half_a_bucket_stops_the_worker_at_start(tmp_path: Path) -> None:
     done = run_handler(
         "--test_input",
@@ -143,6 +146,7 @@ def post(api: Api, job_input: dict) -> dict:
         return json.load(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -204,6 +208,7 @@ def test_no_prompt_and_no_answer_appears_in_any_output(api: Api) -> None:
     assert done["output"]["sha256"] not in text
 
 
+@pytest.mark.slow
 def test_importing_the_handler_starts_nothing() -> None:
     code = "import handler; assert handler.worker.cache_info().currsize == 0"
     assert (

@@ -179,6 +179,7 @@ JSON = st.recursive(
 FIELDS = st.sampled_from([*JobInput.model_fields, "unknown"])
 
 
+@pytest.mark.slow
 @given(st.dictionaries(FIELDS, JSON, max_size=5) | JSON)
 def test_any_json_is_a_request_or_an_invalid_request(raw: Any) -> None:
     try:

@@ -94,6 +94,7 @@ def random_stack(chance: random.Random, folder: Path, vae: Path) -> Stack:
     return base, loras, vae if chance.random() < 0.3 else None
 
 
+@pytest.mark.slow
 def test_weights_depend_on_the_stack_alone(
     golden: Path, tmp_path: Path, failing: dict[str, Any]
 ) -> None:

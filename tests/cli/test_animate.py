@@ -192,6 +192,7 @@ def test_what_is_no_list_of_entries(content: str, tmp_path: Path) -> None:
         read_entries(tmp_path / "c.yaml")
 
 
+@pytest.mark.slow
 def test_the_embedded_family_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +223,7 @@ def test_the_embedded_family_runs(
     assert metadata["request"]["seed"] == 4
 
 
+@pytest.mark.slow
 def test_drawn_seeds_are_written_down_and_repeat_the_clip(tmp_path: Path) -> None:
     config = write(
         tmp_path / "drawn.yaml",
@@ -342,6 +344,7 @@ def by_python(entry: dict[str, Any]) -> torch.Tensor:
     return pipeline.decode_frames(latents)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* which do nothing")
 def test_files_of_the_reference_data_from_one_config(
     reference_config: tuple[Path, list[dict[str, Any]]], tmp_path: Path

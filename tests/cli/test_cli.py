@@ -164,6 +164,7 @@ def test_missing_file_is_one_line(
     assert err.split(":")[0].isupper()
 
 
+@pytest.mark.slow
 def test_make_prints_the_path_of_the_clip(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from animatediff.settings import PROJECT_ROOT
 
 NEXT = "    @property\n    def megapixel_steps(self)"
@@ -74,6 +76,7 @@ print("every place has it")
 """
 
 
+@pytest.mark.slow
 def test_a_field_is_declared_once(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for name in ("animatediff", "schemas", "scripts"):

@@ -10,6 +10,7 @@ from lab.golden.cases import CASES
 from lab.golden.check import main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_reference_data_agree(
     dtype: str, golden: Path, capsys: pytest.CaptureFixture[str]

@@ -121,6 +121,7 @@ def test_every_suite_s_files_are_told_apart_and_its_jobs_are_legal() -> None:
     )  # two speeds of one distilled module
 
 
+@pytest.mark.slow
 def test_several_processes_find_what_one_does() -> None:
     engine = Engine(Settings())
     alone, [first, _] = evaluate.evaluate(engine, "scenes", 1, every=21, most_steps=5)

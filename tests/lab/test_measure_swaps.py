@@ -29,6 +29,7 @@ MOTION = ("motion module: v3 to v2", "motion module: v2 to v3")
 SWAPS = {*(f"{name}: {side}" for name in ON_AND_OFF for side in ("on", "off")), *MOTION}
 
 
+@pytest.mark.slow
 def test_every_swap_is_measured_and_leaves_no_trace(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

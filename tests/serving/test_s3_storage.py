@@ -264,6 +264,7 @@ class TestBucket:
         assert [each["ContentLength"] for each in left] in ([], [len(CONTENT)])
         assert self.unfinished(server) == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["one request", "parts"])
     @pytest.mark.parametrize("kind", Trouble)
     @pytest.mark.usefixtures("at_once")
@@ -288,6 +289,7 @@ class TestBucket:
         )
         assert self.unfinished(server) == []
 
+    @pytest.mark.slow
     def test_a_slow_answer_is_waited_for(
         self, server: S3Server, clip: EncodedVideo
     ) -> None:
@@ -296,6 +298,7 @@ class TestBucket:
         assert troubled.puts == 1
         assert server.keys("slow/") == ["slow/j.mp4"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["one request", "parts"])
     @pytest.mark.parametrize("kind", [Trouble.BUSY, Trouble.CUT])
     @pytest.mark.usefixtures("at_once")
@@ -334,6 +337,7 @@ class TestBucket:
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     nowhere = bucket(S3Server("http://127.0.0.1:9"))

@@ -247,6 +247,7 @@ SIGNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SIGNED)
 def test_the_signed_url_is_the_services_own(case: str) -> None:
     endpoint, region, style, start, signed_for = SIGNED[case]

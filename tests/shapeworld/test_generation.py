@@ -70,12 +70,14 @@ def engine() -> Engine:
     return Engine(Settings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", INSTALLED)
 def test_frames_show_what_was_asked_for(engine: Engine, suite: str) -> None:
     got = measured(engine, suite, EVERY.get(suite, 6))
     assert all(got[measure] >= bound for measure, bound in BOUNDS[suite].items()), got
 
 
+@pytest.mark.slow
 def test_without_its_motion_module_nothing_moves_as_told(engine: Engine) -> None:
     """The bound on motion is a check that can fail: the image model alone does not
     reach it.

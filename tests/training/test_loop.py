@@ -137,6 +137,7 @@ def said_losses(folder: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
     stage: str,
@@ -164,6 +165,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
     }
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(
     unbroken: Callable[[str], Path], make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -211,6 +213,7 @@ def test_two_processes_are_one_with_twice_the_batch(
         ), stage
 
 
+@pytest.mark.slow
 def test_accumulation_is_a_larger_batch(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -234,6 +237,7 @@ def test_accumulation_is_a_larger_batch(
     assert distance(whole["ema"]["average"], parts["ema"]["average"]) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_kept_latents_are_the_same_latents(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +269,7 @@ def test_kept_latents_are_the_same_latents(
         assert different(anew["trained"], state["trained"]) == []
 
 
+@pytest.mark.slow
 def test_readers_beside_the_trainer_change_nothing(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +309,7 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "kind"), [("motion", "clips"), ("lora", "clips"), ("lora", "pictures")]
 )
@@ -347,6 +353,7 @@ def test_pictures_do_not_move(make_config: MakeConfig, files: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pictures_of_the_loss")
 def test_what_a_run_leaves_behind(make_config: MakeConfig) -> None:
     prompt = "a red circle on a black background, moving left"
@@ -391,6 +398,7 @@ def test_what_a_run_leaves_behind(make_config: MakeConfig) -> None:
     assert validated(yaml.safe_load((folder / "config.yaml").read_text())) == config
 
 
+@pytest.mark.slow
 def test_scribbles_are_shown_in_validation(make_config: MakeConfig) -> None:
     validation = {"prompts": ["a circle"], "steps": 1, "guidance": 1.0}
     for kind in ("scribble", "rgb"):
@@ -416,6 +424,7 @@ def test_numbers_that_went_wrong_end_a_run(
         run(make_config("vae"))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_other_runs(
     make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

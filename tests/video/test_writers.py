@@ -195,6 +195,7 @@ def test_webm_tags_its_colours(tmp_path: Path) -> None:
     assert "yuv420p(tv, bt709" in log
 
 
+@pytest.mark.slow
 @every_format
 @pytest.mark.parametrize(
     "metadata",

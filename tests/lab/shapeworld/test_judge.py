@@ -23,6 +23,7 @@ def blurred(clip: np.ndarray) -> np.ndarray:
     return np.clip(clip + np.random.default_rng(0).normal(0, 0.03, clip.shape), 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("soften", "least"), [(clear, 0.98), (blurred, 0.95)])
 def test_judge_reads_what_was_drawn(soften, least: float) -> None:
     rng = np.random.default_rng(1)
@@ -57,6 +58,7 @@ def test_style_size_and_second_object_are_read(
     assert min(right.values()) >= least * count, right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("soften", "least"), [(clear, 1.0), (blurred, 0.95)])
 def test_camera_moves_are_told_apart(soften, least: float) -> None:
     right, count = 0, 6
