@@ -134,6 +134,7 @@ def test_what_a_job_shows_depends_on_it_alone(
         assert pixels(runner.engine, **JOBS[i]) == fresh[i], i
 
 
+@pytest.mark.slow
 def test_an_embedding_is_the_word_that_it_was_made_of(runner: JobRunner) -> None:
     azure = pixels(
         runner.engine,
@@ -284,6 +285,7 @@ def test_a_refused_job_changes_nothing(
     assert pixels(runner.engine, controls=[RGB]) == before
 
 
+@pytest.mark.slow
 def test_a_motion_module_by_its_file(runner: JobRunner, settings: Settings) -> None:
     by_name = pixels(runner.engine)
     content = load_file(EMBEDDED / "motion_module_v3.safetensors")

@@ -143,6 +143,7 @@ def test_memory_model_says_what_is_counted(
     assert said == pytest.approx(counted, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chunk", "size"), [(4, 512), (1, 1024)])
 def test_memory_model_knows_the_decoder(chunk: int, size: int) -> None:
     _need_fake_device()

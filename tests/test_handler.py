@@ -184,6 +184,7 @@ def test_bad_job_fails_clearly_and_the_next_one_completes(
     assert after["output"]["url"].startswith("file://")
 
 
+@pytest.mark.slow
 def test_no_prompt_and_no_answer_appears_in_any_output(api: Api) -> None:
     """Neither of a finished job, nor of a rejected one."""
     before = len(api.lines())

@@ -193,6 +193,7 @@ def test_32_frames_and_odd_latents(shapeworld: AnimationPipeline) -> None:
     assert videos.shape == (1, 3, 32, 88, 72)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_shows_the_same(
     dtype: torch.dtype, shapeworld: AnimationPipeline

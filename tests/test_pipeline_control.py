@@ -77,6 +77,7 @@ def test_branches_add_up(shapeworld: AnimationPipeline, control: SparseControl) 
     assert (whole - parts).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_branch_acts_between_start_and_end(
     shapeworld: AnimationPipeline, control: SparseControl
 ) -> None:
@@ -114,6 +115,7 @@ def test_the_condition_is_embedded_once(
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_seeds_share_a_branch(
     guidance_scale: float, shapeworld: AnimationPipeline, control: SparseControl

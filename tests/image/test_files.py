@@ -186,6 +186,7 @@ def test_the_build_context_holds_only_the_copied_files() -> None:
         assert ignored(path), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "module", "absent"),
     [

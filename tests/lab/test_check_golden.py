@@ -28,6 +28,7 @@ def copied(golden: Path, target: Path, *cases: str) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_changed_number_fails(
     golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

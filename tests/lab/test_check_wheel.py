@@ -15,6 +15,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return check_wheel.build(tmp_path_factory.mktemp("wheel"))
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_packages(built: tuple[Path, Path]) -> None:
     _, wheel = built
     files = check_wheel.wheel_files(wheel)
@@ -23,6 +24,7 @@ def test_wheel_holds_the_packages(built: tuple[Path, Path]) -> None:
     assert wheel.name.split("-")[1] == __version__
 
 
+@pytest.mark.slow
 def test_sdist_holds_no_tests_and_no_weights(built: tuple[Path, Path]) -> None:
     sdist, _ = built
     with tarfile.open(sdist) as archive:

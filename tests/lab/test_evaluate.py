@@ -143,6 +143,7 @@ def test_fewer_steps_are_asked_for_where_that_is_fewer() -> None:
         assert {request.num_inference_steps for request in case.requests} == {steps}
 
 
+@pytest.mark.slow
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -112,6 +112,7 @@ def test_unclean_tree_is_refused(
     assert "not clean:\n?? new.txt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_make_release_in_a_clone(tmp_path: Path) -> None:
     """The real project, with an entry for a version to come."""
     clone = tmp_path / "clone"

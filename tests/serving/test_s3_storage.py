@@ -224,6 +224,7 @@ class TestBucket:
         assert [fetch(url)[0] for url in urls] == [CONTENT] * 8
         assert len(server.keys("together/")) == 8
 
+    @pytest.mark.slow
     def test_a_large_file_goes_up_in_parts(
         self, server: S3Server, tmp_path: Path
     ) -> None:

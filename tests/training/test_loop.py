@@ -455,6 +455,7 @@ def test_what_a_killed_process_left_is_no_checkpoint(make_config: MakeConfig) ->
     assert [path.name for path in checkpoint.whole_ones(folder)] == ["step-0000007"]
 
 
+@pytest.mark.slow
 def test_the_command(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
