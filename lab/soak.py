@@ -22,6 +22,7 @@ from lab.queue.local_queue import Job, LocalQueue, State
 from lab.queue.s3_server import S3Server, s3_server
 from lab.queue.workers import WorkerProcess, content_of
 
+PROMPTS = ("a red circle, moving up", "a blue square, growing", "a green triangle")
 WINDOW = 200
 """Jobs at the end, over which memory must not grow. Workers are killed before, where
 there are that many.
