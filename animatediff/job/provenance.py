@@ -24,7 +24,7 @@ def metadata_of(generated: Generated) -> dict[str, Any]:
 
 
 def _shown_picture(image: str) -> str:
-    """Return a picture's path, its URL without query, or the hash of its base64 text."""
+    """Return a picture's path, its URL without query, or its base64 text's hash."""
     if image.startswith("https://"):
         return image.partition("?")[0]
     if is_picture_path(image):
