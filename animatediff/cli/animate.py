@@ -188,13 +188,14 @@ def _check_branches(job: PreparedJob, entry: Entry) -> None:
     if not entry.controlnet_config:
         return
     described = control_kind(entry.controlnet_config)
-    for path in job.controls:
-        file = detect(read_weights(path), path.name)
-        if (file.kind, file.version) != ("SparseCtrl", described):
+    for file in job.files.controls:
+        name = file.path.name
+        content = detect(read_weights(file.path), name)
+        if (content.kind, content.version) != ("SparseCtrl", described):
             raise CheckpointError(
-                f"{path.name} is {file.kind} {file.version};"
+                f"{name} is {content.kind} {content.version};"
                 f" {entry.controlnet_config} describes SparseCtrl {described}",
-                file=path.name,
+                file=name,
             )
 
 
