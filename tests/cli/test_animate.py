@@ -340,7 +340,7 @@ def by_python(entry: dict[str, Any]) -> torch.Tensor:
     inputs = AnimationInputs(
         entry["prompt"], entry["n_prompt"], 6, 96, 96, 2, 7.5, seeds=(3,)
     )
-    latents = pipeline.denoise(inputs, pipeline.encode(inputs), controls=controls)
+    latents = pipeline.denoise(inputs, pipeline.encode(inputs, controls))
     return pipeline.decode_frames(latents)[0]
 
 
