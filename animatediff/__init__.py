@@ -11,7 +11,7 @@ __version__ = "1.0.0.dev0"  # pyproject.toml reads it from here
 
 _HOMES = {
     "AnimateDiffError": "errors",
-    "AnimationInputs": "pipeline",
+    "AnimationInputs": "sampling.inputs",
     "AnimationPipeline": "pipeline",
     "LoraFile": "job.clip",
     "SparseControl": "controls.sparsectrl",
@@ -29,9 +29,9 @@ if TYPE_CHECKING:  # _HOMES once more, for type checkers and editors
     from .models.motion_module import VanillaTemporalModule as VanillaTemporalModule
     from .models.sparse_controlnet import SparseControlNetModel as SparseControlNetModel
     from .models.unet import UNet3DConditionModel as UNet3DConditionModel
-    from .pipeline import AnimationInputs as AnimationInputs
     from .pipeline import AnimationPipeline as AnimationPipeline
     from .pipeline import load_weights as load_weights
+    from .sampling.inputs import AnimationInputs as AnimationInputs
     from .video.grid import save_videos_grid as save_videos_grid
 else:
     __version__ = "1.0.0.dev0"

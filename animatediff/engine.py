@@ -28,9 +28,10 @@ from .job.files import NamedFile, named_files
 from .job.prepared import PreparedJob, StackKey
 from .job.resolve import resolve
 from .job.result import Generated, Loaded
-from .pipeline import AnimationInputs, AnimationPipeline
+from .pipeline import AnimationPipeline
 from .preflight import check_room, fits_at_once, work_of
 from .progress import Progress, Report, ignore
+from .sampling.inputs import AnimationInputs
 from .settings import Settings
 from .video.clip import Video
 from .warm_models import JobModels, Placement, WarmModels

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +16,16 @@ from .checkpoints import diffusers_folder
 from .checkpoints.motion_module import MotionModuleWeights, read_motion_module
 from .checkpoints.sparse_controlnet import read_sparse_controlnet
 from .conditioning.conditions import Conditions, TextStack
-from .conditioning.tokens import Embeddings
-from .controls.base import ControlCondition, Run
+from .controls.base import ControlCondition
 from .controls.pictures import condition_images
 from .controls.sparsectrl import build_sparse_controlnet
-from .errors import CheckpointError, InvalidRequest
+from .errors import CheckpointError
 from .job.clip import LoraFile
 from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
 from .progress import Report, ignore
-from .sampling.denoise import denoise
-from .sampling.guidance import needs_unconditional
-from .sampling.noise import draw_latents, generators
-from .sampling.predictor import Guided, OneByOne, Predict, UNetPredictor
-from .sampling.steps import Steps, make_steps
-
-
-@dataclass(frozen=True)
-class AnimationInputs:
-    """What to draw.
-
-    Sizes are in pixels, multiples of 8. Every seed makes one video of the batch. With
-    ``sequential_guidance`` the UNet runs on the negative prompt and on the prompt one
-    after the other, which needs half the memory and is a little slower.
-    """
-
-    prompt: str
-    negative_prompt: str = ""
-    num_frames: int = 16
-    width: int = 512
-    height: int = 512
-    num_inference_steps: int = 25
-    guidance_scale: float = 7.5
-    scheduler: str = "ddim"
-    seeds: Sequence[int] = (0,)
-    clip_skip: int = 0
-    embeddings: Embeddings = field(default_factory=dict[str, Tensor])
-    sequential_guidance: bool = False
-
-    @property
-    def texts(self) -> dict[str, str]:
-        """The texts that the model reads, by name: the negative one first, if any."""
-        if needs_unconditional(self.guidance_scale):
-            return {"negative_prompt": self.negative_prompt, "prompt": self.prompt}
-        return {"prompt": self.prompt}
+from .sampling.inputs import AnimationInputs
+from .sampling.run import SamplerRun, draw_start
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,13 +210,7 @@ class AnimationPipeline:
 
         Raises InvalidRequest for a width or height between two latents.
         """
-        factor = self.downscale
-        for name, size in (("width", inputs.width), ("height", inputs.height)):
-            if size % factor:
-                raise InvalidRequest(name, size, f"a multiple of {factor}")
-        height, width = inputs.height // factor, inputs.width // factor
-        channels = self.unet.config.in_channels
-        return draw_latents((channels, inputs.num_frames, height, width), sources)
+        return draw_start(inputs, self.unet.config.in_channels, self.downscale, sources)
 
     @torch.inference_mode()
     def denoise(
@@ -262,61 +222,8 @@ class AnimationPipeline:
         report: Report = ignore,
     ) -> Tensor:
         """Run all steps: latents (b, 4, f, h / 8, w / 8), float32 or better."""
-        self._check_frames(inputs.num_frames, conditions.controls)
-        sources = generators(inputs.seeds)
-        # Noise is drawn even if it is not used: later draws must not depend on that.
-        drawn = self.prepare(inputs, sources)
-        latents = drawn if latents is None else _checked(latents, drawn)
-        steps = make_steps(inputs.scheduler, inputs.num_inference_steps, sources)
-        precision = torch.promote_types(self.unet.dtype, torch.float32)
-        latents = latents.to(self.unet.device, precision) * steps.initial_scale
-        predict = self._predictor(inputs, conditions, steps)
-        return denoise(latents, steps, predict, report)
-
-    def _check_frames(
-        self, num_frames: int, controls: Sequence[ControlCondition]
-    ) -> None:
-        limits = [control.max_frames for control in controls]
-        limits.append(self.unet.motion.max_length if self.unet.motion else None)
-        longest = min((limit for limit in limits if limit), default=num_frames)
-        if not 1 <= num_frames <= longest:
-            allowed = f"1 to {longest} with this motion module"
-            raise InvalidRequest("num_frames", num_frames, allowed)
-
-    def _predictor(
-        self, inputs: AnimationInputs, conditions: Conditions, steps: Steps
-    ) -> Predict:
-        """Return the predictor of all steps, with all that they share computed."""
-        embeds = conditions.embeds
-        passes = embeds.split(1) if inputs.sequential_guidance else [embeds]
-        run = Run(
-            embeds,
-            steps.timesteps,
-            inputs.num_frames,
-            inputs.height,
-            inputs.width,
-            self.downscale,
-        )
-        schedule = self.unet.schedule(steps.timesteps)
-        videos = len(inputs.seeds)
-        predict = OneByOne(
-            [
-                UNetPredictor(
-                    self.unet,
-                    schedule,
-                    self.unet.encode_text(texts.repeat_interleave(videos, dim=0)),
-                    len(texts),
-                    [
-                        control.prepare(replace(run, embeds=texts))
-                        for control in conditions.controls
-                    ],
-                )
-                for texts in passes
-            ]
-        )
-        if needs_unconditional(inputs.guidance_scale):
-            return Guided(predict, inputs.guidance_scale)
-        return predict
+        run = SamplerRun(self.unet, self.downscale, inputs, conditions)
+        return run.denoise(latents, report)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (b, 4, f, h, w) to videos (b, 3, f, 8 h, 8 w), on the CPU.
@@ -335,13 +242,6 @@ class AnimationPipeline:
         """
         chunk = chunk or self.decode_chunk
         return autoencoder.decode_frames(self.vae, latents, chunk, report)
-
-
-def _checked(latents: Tensor, drawn: Tensor) -> Tensor:
-    if latents.shape != drawn.shape:
-        shape, allowed = tuple(latents.shape), f"the shape {tuple(drawn.shape)}"
-        raise InvalidRequest("latents", str(shape), allowed)
-    return latents
 
 
 def bytes_of(model: torch.nn.Module) -> int:

@@ -197,7 +197,7 @@ class RunningJob:
     def _prepare(self) -> None:
         settings = self._runner.settings
         request = self._with_seed(self._parsed())
-        self._prepared = self._runner.engine.prepare(request)
+        self._prepared = self._runner.engine.prepare(request, self._report)
         if settings.inline_limit is not None:
             check_inline_size(self._prepared.clip, settings.inline_limit)
         self._ready = time.perf_counter()
