@@ -63,7 +63,7 @@ def test_readme_is_short() -> None:
     assert len(words) <= MOST_WORDS
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+@pytest.mark.parametrize("page", [*GUIDES, ROOT / "ARCHITECTURE.md"], ids=name_of)
 def test_lines_are_short(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     long = [line for line in lines if len(line) > MOST_COLUMNS]
@@ -138,6 +138,7 @@ def test_every_file_in_a_command_exists() -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_every_command_of_ours_has_its_options() -> None:
     checked = 0
     for command in every_command():
@@ -350,7 +351,7 @@ def test_variables_outside_the_pages_exist_too() -> None:
 def test_every_file_in_inline_code_exists() -> None:
     """Paths into the code, such as ``tests/models/test_unet.py``."""
     rooms = ("animatediff/", "schemas/", "tests/", "scripts/", "lab/", "builder/")
-    for page in GUIDES:
+    for page in [*GUIDES, ROOT / "ARCHITECTURE.md"]:
         for span in spans(page):
             if span.startswith(rooms) and not re.search(r"[ {]", span):
                 assert (ROOT / span).exists(), f"{name_of(page)}: {span}"
