@@ -24,7 +24,8 @@ SMALL = {
     "format": "png_zip",
 }
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-TEMPORAL = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
+MODULE = "down_blocks.0.motion_modules.0.temporal_transformer"
+TEMPORAL = f"{MODULE}.transformer_blocks.0.attention_blocks.0"
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     style = pair(f"{kohya}.lora_down.weight", f"{kohya}.lora_up.weight")
     style["surplus"] = torch.zeros(1)
     save_file(style, folder / "loras" / "style.safetensors")
-    motion = [
-        f"{TEMPORAL}.processor.to_v_lora.{part}.weight" for part in ("down", "up")
-    ]
-    save_file(pair(*motion), folder / "loras" / "zoom.safetensors")
-    v2 = [key.replace("down_blocks.0", "mid_block") for key in motion]
-    save_file({**pair(*motion), **pair(*v2)}, folder / "loras" / "v2.safetensors")
+    motion = pair(
+        f"{TEMPORAL}.processor.to_v_lora.down.weight",
+        f"{TEMPORAL}.processor.to_v_lora.up.weight",
+    )
+    save_file(motion, folder / "loras" / "zoom.safetensors")
+    v2 = {
+        key.replace("down_blocks.0", "mid_block"): torch.randn(
+            tensor.shape, generator=generator
+        )
+        for key, tensor in motion.items()
+    }
+    save_file({**motion, **v2}, folder / "loras" / "v2.safetensors")
     save_file(
         pair("unet.elsewhere.lora_A.weight", "unet.elsewhere.lora_B.weight"),
         folder / "loras" / "no.safetensors",

@@ -26,7 +26,7 @@ INPUTS = AnimationInputs(
 
 
 def branch(pipeline: AnimationPipeline, kind: Any) -> SparseControlNetModel:
-    """An untrained branch, its closing layers random, so that it changes what is drawn."""
+    """Return a branch whose random output layers change the clip."""
     torch.manual_seed(3)
     model = (
         SparseControlNetModel(pipeline.unet.config, kind).eval().requires_grad_(False)

@@ -41,7 +41,7 @@ class Answer:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     length: int | None = None
-    hook: Callable[[], None] = lambda: None
+    hook: Callable[[], object] = lambda: None
 
 
 class Site(ThreadingHTTPServer):

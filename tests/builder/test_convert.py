@@ -15,8 +15,11 @@ from animatediff.fetch.installed import installed_motion_modules
 from animatediff.settings import Settings
 from builder.convert import main
 
-TABLE = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
-LORA = "mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.processor.to_q_lora"
+ATTENTION = (
+    "motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
+)
+TABLE = f"down_blocks.0.{ATTENTION}.pos_encoder.pe"
+LORA = f"mid_block.{ATTENTION}.processor.to_q_lora"
 
 
 @pytest.fixture
@@ -115,16 +118,20 @@ def test_loras_keep_their_keys_and_their_alpha(stem: str, tmp_path: Path) -> Non
 
 def test_the_worker_finds_the_twin(motion: dict[str, Tensor], tmp_path: Path) -> None:
     put(motion, "motion_modules", "v3_sd15_mm.ckpt", folder=tmp_path)
-    put({f"{LORA}.down.weight": torch.randn(2, 32), f"{LORA}.up.weight": torch.randn(32, 2)}, "motion_lora",
-        "v2_lora_ZoomIn.ckpt", folder=tmp_path)  # fmt: skip
+    lora = {
+        f"{LORA}.down.weight": torch.randn(2, 32),
+        f"{LORA}.up.weight": torch.randn(32, 2),
+    }
+    put(lora, "motion_lora", "v2_lora_ZoomIn.ckpt", folder=tmp_path)
     assert main([str(tmp_path), "--remove"]) == 0
-    found = Assets(Settings(models_dir=tmp_path, offline=True))
+    assets = Assets(Settings(models_dir=tmp_path, offline=True))
     assert installed_motion_modules(tmp_path) == ("v3_sd15_mm",)
-    assert found.locate("v3_sd15_mm", "motion_module").path.suffix == ".safetensors"
-    assert (
-        found.locate("v2_lora_ZoomIn.ckpt", "loras.0.path").path.name
-        == "v2_lora_ZoomIn.safetensors"
-    )
+    motion_module = assets.locate("v3_sd15_mm", "motion_module")
+    assert motion_module.path is not None
+    assert motion_module.path.suffix == ".safetensors"
+    zoom = assets.locate("v2_lora_ZoomIn.ckpt", "loras.0.path")
+    assert zoom.path is not None
+    assert zoom.path.name == "v2_lora_ZoomIn.safetensors"
 
 
 @pytest.mark.parametrize(

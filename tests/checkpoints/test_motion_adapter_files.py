@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import MotionAdapter
-from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from diffusers.models.unets.unet_motion_model import (
+    AnimateDiffTransformer3D,
+    MotionAdapter,
+)
 from safetensors.torch import save_file
 
 from animatediff.adapters.motion import fit_motion_module, install_motion_module
@@ -80,9 +82,9 @@ def test_every_slot_computes_what_diffusers_computes(
     generator = torch.Generator().manual_seed(2)
     for place, module in slots.items():
         module.norm = PerFrameGroupNorm(module.norm)  # type: ignore[assignment]
-        x = torch.randn(
-            2 * 5, module.in_channels, 3, 4, generator=generator, dtype=torch.float64
-        )
+        channels = module.in_channels
+        assert channels is not None
+        x = torch.randn(2 * 5, channels, 3, 4, generator=generator, dtype=torch.float64)
         x = x.contiguous(memory_format=torch.channels_last)
         got = ours.get_submodule(place)(x, 5, attention_backend("sdpa").attend)
         wanted = module(x, num_frames=5)

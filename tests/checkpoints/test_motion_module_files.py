@@ -17,7 +17,8 @@ from animatediff.errors import AssetError, CheckpointError
 from animatediff.models.motion_module import PositionalEncoding, sinusoid_table
 from animatediff.models.unet import UNet3DConditionModel
 
-TABLE = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
+MODULE = "down_blocks.0.motion_modules.0.temporal_transformer"
+TABLE = f"{MODULE}.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import SparseControlNetModel
+from diffusers.models.controlnets.controlnet_sparsectrl import SparseControlNetModel
 from safetensors.torch import load_file, save_file
 
 from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet

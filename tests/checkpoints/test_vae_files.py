@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,13 +25,14 @@ OLD_NAMES = {
 
 def made(widths: tuple[int, ...], groups: int) -> AutoencoderKL:
     levels = len(widths)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=widths,
-        layers_per_block=2,
-        norm_num_groups=groups,
-    )
+    config: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": widths,
+        "layers_per_block": 2,
+        "norm_num_groups": groups,
+    }
+    return AutoencoderKL(**config)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_hub import table as table  # a fixture
@@ -55,7 +56,7 @@ def resolves(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     known: dict[str, list[str]] = {}
     real = socket.getaddrinfo
 
-    def look_up(host: str, port: int, *args: object, **options: object) -> list:
+    def look_up(host: str, port: int, *args: Any, **options: Any) -> list:
         if host.replace(".", "").isdigit():
             return real(host, port, *args, **options)
         if host not in known:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from web_site import (
@@ -431,11 +432,11 @@ def test_a_name_is_looked_up_once(
     resolves: dict[str, list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So what was checked is what is dialled, whatever the name's owner answers next."""
+    """The name is resolved once, so the checked address is the one that is used."""
     resolves["example.org"] = ["127.0.0.1"]
     names, real = [], socket.getaddrinfo
 
-    def look_up(host: str, *rest: object, **options: object) -> list:
+    def look_up(host: str, *rest: Any, **options: Any) -> list:
         names.append(host)
         return real(host, *rest, **options)
 

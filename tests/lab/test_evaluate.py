@@ -1,6 +1,8 @@
 """What the evaluation says of clips whose truth is known, drawn and not generated."""
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -147,8 +149,9 @@ def test_fewer_steps_are_asked_for_where_that_is_fewer() -> None:
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def two_cases(clips: int):
-        return list(evaluate.scenes(clips, num_inference_steps=2, num_frames=2))[:2]
+    def two_cases(clips: int) -> Iterator[Case]:
+        cases = evaluate.scenes(clips, num_inference_steps=2, num_frames=2)
+        return itertools.islice(cases, 2)
 
     suite = Suite(("motion_module_v3.safetensors",), two_cases, {"colour": 1.01})
     monkeypatch.setattr(

@@ -1,3 +1,5 @@
+"""Attention backends agree with PyTorch, and batches stay below CUDA's limit."""
+
 import sys
 import types
 
@@ -10,9 +12,12 @@ from animatediff.models import attention
 from animatediff.models.attention import attention_backend
 
 
-def qkv(batch: int = 10) -> tuple[torch.Tensor, ...]:
+def qkv(batch: int = 10) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(batch, 2, n, 4, generator=generator) for n in (3, 5, 5))
+    q = torch.randn(batch, 2, 3, 4, generator=generator)
+    k = torch.randn(batch, 2, 5, 4, generator=generator)
+    v = torch.randn(batch, 2, 5, 4, generator=generator)
+    return q, k, v
 
 
 def test_batch_is_cut_below_the_grid_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,11 +37,13 @@ def test_batch_is_cut_below_the_grid_limit(monkeypatch: pytest.MonkeyPatch) -> N
     assert seen == [4, 4, 2]
 
 
-def test_limit_is_cudas() -> None:
+def test_limit_is_that_of_cudas_grid() -> None:
     assert attention.MAX_BATCH < 65_536
 
 
-def test_a_missing_xformers_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_xformers_is_reported_as_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "xformers", None)
     backend = attention_backend("xformers")
     assert backend.name == "sdpa"
@@ -53,19 +60,18 @@ def test_xformers_gets_its_layout_and_the_same_chunks(
 
     def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         shapes.append(tuple(q.shape))
-        return F.scaled_dot_product_attention(
-            *(x.transpose(1, 2) for x in (q, k, v))
-        ).transpose(1, 2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
     package, ops = types.ModuleType("xformers"), types.ModuleType("xformers.ops")
-    ops.memory_efficient_attention = kernel  # type: ignore[attr-defined]
-    package.ops = ops  # type: ignore[attr-defined]
+    vars(ops)["memory_efficient_attention"] = kernel
+    vars(package)["ops"] = ops
     monkeypatch.setitem(sys.modules, "xformers", package)
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(attention, "MAX_BATCH", 8)
-    got = attention_backend("xformers").attend(*qkv())
-    assert torch.allclose(got, F.scaled_dot_product_attention(*qkv()), atol=1e-6)
+    output = attention_backend("xformers").attend(*qkv())
+    assert torch.allclose(output, F.scaled_dot_product_attention(*qkv()), atol=1e-6)
     assert shapes == [(8, 3, 2, 4), (2, 3, 2, 4)]  # (b, n, heads, d)
 
 

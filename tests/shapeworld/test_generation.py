@@ -85,20 +85,18 @@ def test_without_its_motion_module_nothing_moves_as_told(engine: Engine) -> None
     pipeline = engine.configure(
         engine.prepare(GenerationRequest(prompt="", model="shapeworld")).stack
     )
-    outputs = [
-        module
-        for name, module in pipeline.unet.named_modules()
-        if name.endswith("temporal_transformer.proj_out")
+    parameters = [
+        parameter
+        for name, parameter in pipeline.unet.named_parameters()
+        if ".temporal_transformer.proj_out." in name
     ]
-    kept = [(module.weight.clone(), module.bias.clone()) for module in outputs]
-    assert len(kept) == 20
+    originals = [parameter.clone() for parameter in parameters]
+    assert len(parameters) == 2 * 20
     try:
-        for module in outputs:
-            module.weight.zero_()
-            module.bias.zero_()
-        got = measured(engine, "scenes", 6)
+        for parameter in parameters:
+            parameter.zero_()
+        measures = measured(engine, "scenes", 6)
     finally:
-        for module, (weight, bias) in zip(outputs, kept, strict=True):
-            module.weight.copy_(weight)
-            module.bias.copy_(bias)
-    assert got["motion"] < BOUNDS["scenes"]["motion"]
+        for parameter, original in zip(parameters, originals, strict=True):
+            parameter.copy_(original)
+    assert measures["motion"] < BOUNDS["scenes"]["motion"]

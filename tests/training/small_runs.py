@@ -98,7 +98,7 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def small_config(stage: str, family: Path, **changes: Any) -> TrainConfig:
-    """A config of a stage, with changes, ``output_dir`` among them; tables are merged."""
+    """Return a stage's config with changes; nested tables are merged."""
     raw = {
         "stage": stage,
         "data": {"source": WORLD, "size": 16, "num_frames": 2},

@@ -2,9 +2,12 @@
 sample.
 """
 
+from typing import Any
+
 import pytest
 import torch
-from diffusers import DDIMScheduler, LCMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.training_utils import compute_snr
 
 from animatediff.catalog import NOISE_SCHEDULE
@@ -17,16 +20,15 @@ LINEAR = NoiseSchedule.of("linear")
 
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
 def test_noise_is_added_as_the_scheduler_does(betas: str) -> None:
-    scheduler = DDIMScheduler(**{**NOISE_SCHEDULE, "beta_schedule": betas})
+    scheduler: Any = DDIMScheduler(**{**NOISE_SCHEDULE, "beta_schedule": betas})
     latents, noise, timesteps = (
         torch.randn(3, 4, 2, 8, 8),
         torch.randn(3, 4, 2, 8, 8),
         torch.tensor([0, 400, 999]),
     )
     ours = NoiseSchedule.of(betas).add_noise(latents, noise, timesteps)
-    assert torch.allclose(
-        ours, scheduler.add_noise(latents, noise, timesteps), atol=1e-5
-    )  # pyright: ignore
+    expected = scheduler.add_noise(latents, noise, timesteps)
+    assert torch.allclose(ours, expected, atol=1e-5)
 
 
 def test_min_snr_is_one_for_much_noise_and_less_for_little() -> None:

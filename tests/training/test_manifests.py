@@ -37,7 +37,14 @@ def test_folder_with_captions_beside_the_files(tmp_path: Path) -> None:
     ("file", "caption"), [("path", "caption"), ("file", "text"), ("file_name", "text")]
 )
 def test_csv(tmp_path: Path, file: str, caption: str) -> None:
-    text = f'\ufeff{caption},extra,{file}\r\n"a ""red"" circle,\nmoving",1,a/1.mp4\r\n\r\n,2,b.mp4\r\nün,3,ü.mp4'
+    lines = [
+        f"\ufeff{caption},extra,{file}",
+        '"a ""red"" circle,\nmoving",1,a/1.mp4',
+        "",
+        ",2,b.mp4",
+        "ün,3,ü.mp4",
+    ]
+    text = "\r\n".join(lines)
     got = rows(tmp_path, table(tmp_path, "clips.csv", text))
     assert got == [
         ("a/1.mp4", 'a "red" circle, moving'),
@@ -64,7 +71,12 @@ def test_webvid(tmp_path: Path) -> None:
     """As the published code reads it, videoid.mp4 in one folder; and as WebVid's script
     writes it, in page_dir.
     """
-    text = "videoid,name,page_dir,duration\n11,Waves,000001_000050,9\n12,Trees,000051_000100,8\n"
+    lines = [
+        "videoid,name,page_dir,duration",
+        "11,Waves,000001_000050,9",
+        "12,Trees,000051_000100,8",
+    ]
+    text = "\n".join(lines) + "\n"
     (tmp_path / "000051_000100").mkdir()
     (tmp_path / "000051_000100/12.mp4").touch()
     listing = open_listing(

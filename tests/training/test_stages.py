@@ -318,7 +318,7 @@ def test_the_autoencoder(make_config: MakeConfig, tmp_path: Path) -> None:
         detect(read_weights(folder / "diffusion_pytorch_model.safetensors")).kind
         == "VAE, diffusers layout"
     )
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     vae: Any = AutoencoderKL.from_pretrained(folder)
     with torch.no_grad():
