@@ -1,4 +1,4 @@
-"""AnimateDiff: text-to-video with any Stable Diffusion 1.5 image model.
+"""AnimateDiff: text-to-video with any image model of a known family.
 
 The method is that of arXiv 2307.04725. The public names are imported at their first
 use, so ``import animatediff`` is fast.

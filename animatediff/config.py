@@ -1,21 +1,19 @@
-"""Architecture of the models as frozen values. Imports nothing heavy, so that a CLI can
-look at it for free.
+"""Architecture of the models as frozen values.
+
+Nothing heavy is imported, so that a command can look at them for free.
 """
 
 from dataclasses import dataclass, replace
 
-from .errors import CheckpointError
-
 
 @dataclass(frozen=True)
 class MotionModuleConfig:
-    """One motion module ("VanillaTemporalModule"): a transformer over the frame axis of
-    one spatial position.
+    """A motion module: a transformer over the frames at one spatial position.
 
-    Source: arXiv 2307.04725, section 4.2 and the published inference configs.
-    ``norm_num_groups`` is 32 whatever the UNet uses. ``num_attention_blocks`` is 2 in
-    the published text-to-video modules and 1 inside SparseCtrl. ``max_length`` is the
-    number of frames that the sinusoid table covers.
+    Source: "VanillaTemporalModule" of arXiv 2307.04725, section 4.2, and the published
+    inference configs. ``norm_num_groups`` is 32 for every UNet.
+    ``num_attention_blocks`` is 2 in the published text-to-video modules and 1 inside
+    SparseCtrl. ``max_length`` is the number of frames that the sinusoid table covers.
     """
 
     num_attention_heads: int = 8
@@ -26,8 +24,8 @@ class MotionModuleConfig:
     norm_num_groups: int = 32
     use_mid_block: bool = False
     use_inflated_groupnorm: bool = True
-    """False (v1): the UNet's resnets and conv_norm_out take their GroupNorm statistics
-    over ALL frames of a video.
+    """False in v1: the GroupNorms of the UNet's resnets and its conv_norm_out take
+    their statistics over ALL frames of a video.
     """
 
 
@@ -35,20 +33,20 @@ V1 = MotionModuleConfig(max_length=24, use_inflated_groupnorm=False)
 V2 = replace(V1, max_length=32, use_mid_block=True, use_inflated_groupnorm=True)
 V3 = replace(V2, use_mid_block=False)
 ANIMATELCM = replace(V2, max_length=64)
-"""AnimateLCM (arXiv 2402.00769): v2 but for the table, which its file lacks; 64 is what
-others take for it.
+"""AnimateLCM (arXiv 2402.00769): v2 with a longer table. Its file has no table; other
+implementations use 64 frames.
 """
 _SPARSECTRL_MOTION = replace(V3, num_attention_blocks=1)
 
 
 @dataclass(frozen=True)
 class SparseControlNetConfig:
-    """What a SparseCtrl branch has besides the UNet's encoder (arXiv 2311.16933; the
-    published sparsectrl configs).
+    """A SparseCtrl branch, apart from its copy of the UNet's encoder.
 
-    ``use_simplified_condition_embedding``: the images come as VAE latents, one
-    convolution embeds them; otherwise they come as pixels, which ``embedding_channels``
-    bring down to latent size.
+    Source: arXiv 2311.16933 and the published sparsectrl configs. With
+    ``use_simplified_condition_embedding`` the images come as VAE latents, and one
+    convolution embeds them. Otherwise they come as pixels, and convolutions of
+    ``embedding_channels`` reduce them to the size of latents.
     """
 
     conditioning_channels: int = 4
@@ -58,6 +56,7 @@ class SparseControlNetConfig:
 
     @property
     def takes_latents(self) -> bool:
+        """Whether the images come as VAE latents."""
         return self.use_simplified_condition_embedding
 
 
@@ -69,10 +68,9 @@ SPARSECTRL_SCRIBBLE = replace(
 
 @dataclass(frozen=True)
 class UNet3DConfig:
-    """The spatial UNet in SD 1.5's terms. Motion modules are added around it, see
-    MotionModuleConfig.
+    """The spatial UNet, without the motion modules around it (MotionModuleConfig).
 
-    ``num_attention_heads`` is what SD 1.x files call ``attention_head_dim``: there it
+    ``num_attention_heads`` is called ``attention_head_dim`` in published files, but it
     is the NUMBER of heads.
     """
 
@@ -90,69 +88,5 @@ class UNet3DConfig:
 
     @property
     def time_embed_dim(self) -> int:
+        """Width of the timestep's embedding."""
         return self.block_out_channels[0] * 4
-
-
-SD15 = UNet3DConfig()
-
-# what SD 1.5 has and this UNet is written for; a file that says otherwise is another
-# model
-_MUST_BE = {
-    "act_fn": "silu",
-    "center_input_sample": False,
-    "class_embed_type": None,
-    "addition_embed_type": None,
-    "dual_cross_attention": False,
-    "only_cross_attention": False,
-    "downsample_padding": 1,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "mid_block_scale_factor": 1,
-    "resnet_time_scale_shift": "default",
-    "time_embedding_type": "positional",
-    "transformer_layers_per_block": 1,
-    "upcast_attention": False,
-    "use_linear_projection": False,
-}
-
-
-def unet_config_from_diffusers(raw: dict) -> UNet3DConfig:
-    """``unet/config.json`` of an SD 1.5 folder -> UNet3DConfig. Raises CheckpointError
-    for another architecture.
-    """
-    for key, wanted in _MUST_BE.items():
-        if key in raw and raw[key] != wanted:
-            raise CheckpointError(
-                f"not an SD 1.5 UNet: {key} is {raw[key]!r}, must be {wanted!r}",
-                key=key,
-            )
-    down = tuple(raw["down_block_types"])
-    attention = tuple(name == "CrossAttnDownBlock2D" for name in down)
-    up = [
-        "CrossAttnUpBlock2D" if attends else "UpBlock2D"
-        for attends in reversed(attention)
-    ]
-    if (
-        set(down) - {"CrossAttnDownBlock2D", "DownBlock2D"}
-        or list(raw["up_block_types"]) != up
-    ):
-        raise CheckpointError(
-            f"not an SD 1.5 UNet: blocks {list(down)} / {raw['up_block_types']}",
-            key="block_types",
-        )
-    heads = raw.get("num_attention_heads") or raw.get("attention_head_dim", 8)
-    channels = tuple(raw["block_out_channels"])
-    return UNet3DConfig(
-        in_channels=raw["in_channels"],
-        out_channels=raw["out_channels"],
-        block_out_channels=channels,
-        attention_blocks=attention,
-        layers_per_block=raw["layers_per_block"],
-        cross_attention_dim=raw["cross_attention_dim"],
-        num_attention_heads=(heads,) * len(channels)
-        if isinstance(heads, int)
-        else tuple(heads),
-        norm_num_groups=raw["norm_num_groups"],
-        norm_eps=raw.get("norm_eps", 1e-5),
-        sample_size=raw.get("sample_size") or 64,
-    )

@@ -1,48 +1,32 @@
-"""How much device memory a clip takes, without trying: weights, and the largest set of
-tensors alive at one time.
+"""How much device memory a clip needs. Arithmetic only; nothing is allocated.
 
-The factors were counted on the real architecture, operator by operator (``python -m
-lab.counting.memory``; a test holds them against the count). Not in them: the
-allocator's gaps and the kernels' work space. So what is refused here could not have
-run, and what is not refused can still run out of memory.
+It is the size of all weights and of the largest set of tensors alive at one time.
+
+The factors (``Family.memory``) were counted operator by operator on the real
+architecture. They leave out gaps in the allocator and the kernels' work space, so the
+result is a lower bound: a job that exceeds it could not have run, and a job below it
+may still run out of memory.
 """
 
 import math
 from dataclasses import dataclass, replace
 
 from .errors import InvalidRequest
+from .families import Family
 
-DENOISE_VALUES = 25.1
-"""Of a UNet's pass: values alive at the peak (a motion module's feed-forward in the
-last up block), for each text, frame and latent position, in units of the first level's
-width.
-"""
-RESIDUAL_VALUES = 5.7
-"""What SparseCtrl adds to that, for all branches of a job: their residuals, in the same
-units.
-"""
-CONDITION_VALUES = 1.0
-"""An embedded SparseCtrl condition, for each branch, frame and latent position, in the
-same units.
-"""
-DECODE_VALUES = 6.1
-"""Of the VAE's decoder: values alive at the peak, for each frame decoded at once and
-pixel, in units of its first width.
-"""
 CONTEXT_BYTES = 2**29
-"""Taken from a card's memory: the driver's context and the libraries' handles. An
-assumption: no GPU was measured.
+"""Memory of a card that the driver's context and the libraries take. An assumption: no
+GPU was measured.
 """
-STEP = 8
-"""Widths and heights are multiples of it, and latents are smaller by it."""
-SMALLEST = 64
-"""Of the widths and heights that are suggested, in pixels."""
+SMALLEST_SIDE = 64
+"""The smallest width or height to suggest, in pixels."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What of a job decides its memory. Sizes in pixels; ``texts``: 2 with guidance,
-    else 1.
+    """The values of a job that decide its memory.
+
+    Sizes are in pixels. ``texts`` is 2 with guidance, else 1.
     """
 
     num_frames: int
@@ -54,94 +38,96 @@ class Work:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """A model as memory sees it: first widths of the UNet and of the VAE, bytes of a
-    number, bytes of all weights.
+    """The values of a loaded model that decide its memory.
+
+    ``unet_width`` and ``vae_width`` are the channels of the first level,
+    ``value_bytes`` the size of one number, ``weight_bytes`` the size of all weights.
     """
 
+    family: Family
     unet_width: int
     vae_width: int
     value_bytes: int
     weight_bytes: int
 
     def needed(self, work: Work, decode_chunk: int) -> int:
-        """Bytes at the peak, with all texts in one pass and ``decode_chunk`` frames
-        decoded at once.
+        """Bytes at the peak, with all texts in one pass.
+
+        ``decode_chunk`` frames are decoded at once.
         """
-        return self._bytes(
-            work, passes=1, decode_chunk=min(decode_chunk, work.num_frames)
-        )
+        frames = min(decode_chunk, work.num_frames)
+        return self._bytes(work, passes=1, decode_chunk=frames)
 
     def needed_lean(self, work: Work) -> int:
-        """Bytes at the peak, with one text a pass and one frame decoded at once: the
-        least there is.
-        """
+        """Bytes at the peak of the leanest way: one text a pass, one frame decoded."""
         return self._bytes(work, passes=work.texts, decode_chunk=1)
 
     def _bytes(self, work: Work, *, passes: int, decode_chunk: int) -> int:
-        positions = work.num_frames * (work.width // STEP) * (work.height // STEP)
-        values = (
-            work.texts
-            / passes
-            * (DENOISE_VALUES + (RESIDUAL_VALUES if work.controls else 0))
-        )
-        values += passes * work.controls * CONDITION_VALUES
-        denoise = values * positions * self.unet_width
-        decode = (
-            DECODE_VALUES * decode_chunk * work.width * work.height * self.vae_width
-        )
-        return self.weight_bytes + int(max(denoise, decode) * self.value_bytes)
+        values = max(self._denoise(work, passes), self._decode(work, decode_chunk))
+        return self.weight_bytes + int(values * self.value_bytes)
+
+    def _denoise(self, work: Work, passes: int) -> float:
+        factors, side = self.family.memory, self.family.pixels_per_latent
+        positions = work.num_frames * (work.width // side) * (work.height // side)
+        pass_values = factors.denoise + (factors.residuals if work.controls else 0)
+        values = work.texts / passes * pass_values
+        values += passes * work.controls * factors.condition
+        return values * positions * self.unet_width
+
+    def _decode(self, work: Work, decode_chunk: int) -> float:
+        pixels = decode_chunk * work.width * work.height
+        return self.family.memory.decode * pixels * self.vae_width
 
     def check(self, work: Work, room: int) -> None:
-        """Raises InvalidRequest for ``work`` that does not fit into ``room`` bytes; it
-        names what would.
+        """Do nothing if ``work`` fits into ``room`` bytes.
+
+        Raises InvalidRequest if it does not; the message has the sizes that would fit.
         """
         needed = self.needed_lean(work)
         if needed <= room:
             return
         raise InvalidRequest(
             "num_frames, width, height",
-            f"{work.num_frames} frames of {work.width}x{work.height}, at least"
-            f" {needed / 1e9:.2f} GB",
-            f"{self._suggestion(work, room)}: {room / 1e9:.2f} GB are there,"
-            f" {self.weight_bytes / 1e9:.2f} GB of them"
-            " for the weights",
+            f"{work.num_frames} frames of {work.width}x{work.height}, which need at"
+            f" least {needed / 1e9:.2f} GB",
+            f"{self._suggestion(work, room)}: the device has {room / 1e9:.2f} GB, of"
+            f" which the weights take {self.weight_bytes / 1e9:.2f} GB",
         )
 
     def _suggestion(self, work: Work, room: int) -> str:
-        fitting = []
+        suggestions: list[str] = []
         if size := self.largest_size(work, room):
-            fitting.append(f"up to {size[0]}x{size[1]} at {work.num_frames} frames")
+            suggestions.append(f"up to {size[0]}x{size[1]} at {work.num_frames} frames")
         if frames := self.most_frames(work, room):
-            fitting.append(f"up to {frames} frames at {work.width}x{work.height}")
-        return ", ".join(fitting) or "nothing of this kind"
+            suggestions.append(f"up to {frames} frames at {work.width}x{work.height}")
+        return ", ".join(suggestions) or "no job of this kind"
 
     def largest_size(self, work: Work, room: int) -> tuple[int, int] | None:
-        """The largest width and height of the same aspect that fit, multiples of 8;
-        None if not even the smallest.
+        """The largest width and height of the same aspect that fit into ``room`` bytes.
+
+        Both are multiples of ``Family.pixels_per_latent``. None if not even the
+        smallest size fits.
         """
-        spare, used = (
-            room - self.weight_bytes,
-            self.needed_lean(work) - self.weight_bytes,
-        )
+        spare = room - self.weight_bytes
         if spare <= 0:
             return None
+        used = self.needed_lean(work) - self.weight_bytes
         scale = math.sqrt(spare / used)  # both parts grow as the area does
-        width, height = (
-            int(side * scale) // STEP * STEP for side in (work.width, work.height)
-        )
-        return (width, height) if min(width, height) >= SMALLEST else None
+        width = self._scaled(work.width, scale)
+        height = self._scaled(work.height, scale)
+        return (width, height) if min(width, height) >= SMALLEST_SIDE else None
+
+    def _scaled(self, side: int, scale: float) -> int:
+        step = self.family.pixels_per_latent
+        return int(side * scale) // step * step
 
     def most_frames(self, work: Work, room: int) -> int:
-        """The most frames that fit at the same size; 0 if not even one does."""
+        """The most frames of the same size that fit; 0 if not even one does."""
         one = replace(work, num_frames=1)
         if self.needed_lean(one) > room:
             return 0
-        a_frame = (
-            self._bytes(one, passes=work.texts, decode_chunk=0) - self.weight_bytes
-        )
-        frames = (room - self.weight_bytes) // a_frame
-        return (
-            frames
-            if self.needed_lean(replace(one, num_frames=frames)) <= room
-            else frames - 1
-        )  # bytes are rounded
+        without_decoding = self._bytes(one, passes=work.texts, decode_chunk=0)
+        frame_bytes = without_decoding - self.weight_bytes
+        frames = (room - self.weight_bytes) // frame_bytes
+        is_within = self.needed_lean(replace(one, num_frames=frames)) <= room
+        return frames if is_within else frames - 1  # bytes are rounded

@@ -20,6 +20,7 @@ from .controls.base import ControlCondition
 from .controls.pictures import condition_images
 from .controls.sparsectrl import build_sparse_controlnet
 from .errors import CheckpointError
+from .families import DEFAULT, Family
 from .job.clip import LoraFile
 from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
@@ -57,7 +58,9 @@ class AnimationPipeline:
         *,
         decode_chunk: int = 4,
         name: str = "",
+        family: Family = DEFAULT,
     ) -> None:
+        self.family = family
         self.unet = unet
         self.vae = vae
         self.text_encoder = text_encoder
@@ -65,7 +68,7 @@ class AnimationPipeline:
         self.decode_chunk = decode_chunk
         self.name = name
         """The folder that the models come from, for ``repr``."""
-        self.weights = WeightStack(unet, vae, text_encoder)
+        self.weights = WeightStack(family, unet, vae, text_encoder)
 
     @classmethod
     def from_pretrained(
@@ -83,13 +86,17 @@ class AnimationPipeline:
         missing files and CheckpointError for files of another model.
         """
         folder, device = Path(folder), torch.device(device)
+        family = diffusers_folder.read_family(folder)
+        unet_folder, vae_folder = folder / family.unet.name, folder / family.vae.name
+        (text,) = family.text_encoders
         return cls(
-            diffusers_folder.load_unet(folder / "unet", device, dtype, attention),
-            diffusers_folder.load_vae(folder / "vae", device, dtype),
-            diffusers_folder.load_text_encoder(folder / "text_encoder", device, dtype),
-            diffusers_folder.load_tokenizer(folder / "tokenizer"),
+            diffusers_folder.load_unet(unet_folder, family, device, dtype, attention),
+            diffusers_folder.load_vae(vae_folder, device, dtype),
+            diffusers_folder.load_text_encoder(folder / text.name, text, device, dtype),
+            diffusers_folder.load_tokenizer(folder / text.tokenizer, text),
             decode_chunk=decode_chunk,
             name=folder.name,
+            family=family,
         )
 
     def __repr__(self) -> str:
@@ -222,7 +229,13 @@ class AnimationPipeline:
         report: Report = ignore,
     ) -> Tensor:
         """Run all steps: latents (b, 4, f, h / 8, w / 8), float32 or better."""
-        run = SamplerRun(self.unet, self.downscale, inputs, conditions)
+        run = SamplerRun(
+            self.unet,
+            self.downscale,
+            self.family.noise_schedule,
+            inputs,
+            conditions,
+        )
         return run.denoise(latents, report)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -300,10 +313,10 @@ def _read_motion(
     pipeline: AnimationPipeline, path: str | Path, version: str | None
 ) -> MotionModuleWeights:
     try:
-        return read_motion_module(path, version=version)
+        return read_motion_module(path, pipeline.family, version=version)
     except CheckpointError:
         loaded = pipeline.unet.motion
         if version or loaded is None or loaded.use_mid_block:
             raise
         version = "v3" if loaded.use_inflated_groupnorm else "v1"
-        return read_motion_module(path, version=version)
+        return read_motion_module(path, pipeline.family, version=version)

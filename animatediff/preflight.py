@@ -53,6 +53,7 @@ def fits_at_once(
     if room is None:
         return True
     model = MemoryModel(
+        family=pipeline.family,
         unet_width=pipeline.unet.config.block_out_channels[0],
         vae_width=pipeline.vae.config.block_out_channels[0],
         value_bytes=pipeline.unet.dtype.itemsize,

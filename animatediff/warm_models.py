@@ -90,7 +90,7 @@ class WarmModels:
         motion = None
         if self.stack is None or self.stack.motion != stack.motion:
             path, version = stack.motion_module.path, stack.motion_module_version
-            motion = read_motion_module(path, version=version)
+            motion = read_motion_module(path, pipeline.family, version=version)
         dreambooth = stack.dreambooth and stack.dreambooth.path
         vae = stack.vae and stack.vae.path
         loras = [lora for _, lora in stack.loras]

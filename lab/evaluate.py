@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from animatediff.catalog import SHAPEWORLD_DEFAULTS
+from animatediff.catalog import BASE_MODELS
 from animatediff.engine import Engine
 from animatediff.job.clip import ControlFile, GenerationRequest, LoraFile
 from animatediff.settings import Settings
@@ -386,7 +386,7 @@ class _Elsewhere:
 
 def in_fewer_steps(case: Case, most: int) -> Case:
     """``case``, with no clip in more sampling steps than ``most``."""
-    own = SHAPEWORLD_DEFAULTS.num_inference_steps
+    own = BASE_MODELS["shapeworld"].defaults.num_inference_steps
     requests = (
         each.model_copy(
             update={"num_inference_steps": min(each.num_inference_steps or own, most)}

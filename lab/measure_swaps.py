@@ -30,7 +30,8 @@ from torch import Tensor
 from animatediff.catalog import MOTION_MODULE_VERSIONS
 from animatediff.checkpoints import diffusers_folder
 from animatediff.checkpoints import files as weight_files
-from animatediff.config import unet_config_from_diffusers
+from animatediff.families import SD15
+from animatediff.families.unet_config import read_unet_config
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import AnimationPipeline, load_weights
 
@@ -91,7 +92,7 @@ def shapes_of(model: torch.nn.Module) -> Shapes:
 def motion_shapes(unet: Any, version: str) -> Shapes:
     with torch.device("meta"):
         model = UNet3DConditionModel(
-            unet_config_from_diffusers(dict(unet.config)),
+            read_unet_config(dict(unet.config), SD15),
             MOTION_MODULE_VERSIONS[version],
         )
     return {

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from animatediff.engine import Engine
+from animatediff.families import DEFAULT
 from animatediff.pipeline import AnimationInputs, AnimationPipeline
 from animatediff.settings import PROJECT_ROOT, Settings
 from animatediff.training.config import load_config
@@ -174,12 +175,12 @@ def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
     if unet is not None and not (family / "unet").is_dir():
         from animatediff.checkpoints import diffusers_folder
 
-        cpu = torch.device("cpu")
+        cpu, (text,) = torch.device("cpu"), DEFAULT.text_encoders
         text_encoder = diffusers_folder.load_text_encoder(
-            family / "text_encoder", cpu, torch.float32
+            family / "text_encoder", text, cpu, torch.float32
         )
         loaded = AnimationPipeline.from_pretrained(unet)
-        tokenizer = diffusers_folder.load_tokenizer(family / "tokenizer")
+        tokenizer = diffusers_folder.load_tokenizer(family / "tokenizer", text)
         return AnimationPipeline(loaded.unet, loaded.vae, text_encoder, tokenizer)
     return AnimationPipeline.from_pretrained(family)
 

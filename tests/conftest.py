@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from animatediff.config import UNet3DConfig, unet_config_from_diffusers
+from animatediff.config import UNet3DConfig
+from animatediff.families import SD15
+from animatediff.families.unet_config import read_unet_config
 from animatediff.pipeline import AnimationPipeline, load_weights
 
 TESTS = Path(__file__).parent
@@ -22,8 +24,8 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def tiny_config(golden: Path) -> UNet3DConfig:
     """The config of the reference data: all parts of SD 1.5 at a tenth of the width."""
-    return unet_config_from_diffusers(
-        json.loads((golden / "common" / "unet2d_config.json").read_text())
+    return read_unet_config(
+        json.loads((golden / "common" / "unet2d_config.json").read_text()), SD15
     )
 
 

@@ -19,7 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from animatediff.conditioning.conditions import Conditions
 from animatediff.config import (
-    SD15,
     SPARSECTRL_RGB,
     SPARSECTRL_SCRIBBLE,
     V1,
@@ -28,6 +27,7 @@ from animatediff.config import (
     MotionModuleConfig,
     SparseControlNetConfig,
 )
+from animatediff.families import SD15
 from animatediff.memory import Work
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import AnimationInputs, AnimationPipeline
@@ -66,7 +66,7 @@ def denoise(
 ) -> float:
     """Run a few steps; TFLOP of one step, without what is computed once a job."""
     with torch.device("meta"):
-        unet = UNet3DConditionModel(SD15, motion)
+        unet = UNet3DConditionModel(SD15.unet_config, motion)
     to_fake(unet, mode, torch.float16)
     vae = SimpleNamespace(
         config=SimpleNamespace(block_out_channels=(128, 256, 512, 512))

@@ -12,8 +12,9 @@ import animatediff
 PACKAGE = Path(animatediff.__file__).parent
 FLOORS = (
     ("atomic", "errors", "progress", "variables"),
-    ("config", "memory", "video"),
-    ("catalog",),
+    ("config", "video"),
+    ("families",),
+    ("catalog", "memory"),
     ("settings",),
     ("device", "fetch"),
     ("job", "models"),

@@ -11,6 +11,7 @@ from ..checkpoints.lora import Address, Lora, Shapes, read_lora
 from ..checkpoints.motion_module import MotionModuleWeights
 from ..checkpoints.single_file import SingleFile, read_single_file
 from ..checkpoints.vae import read_vae
+from ..families import Family
 from ..fetch.weight_file import WeightFile
 from ..job.clip import LoraFile
 from ..models.unet import UNet3DConditionModel
@@ -59,7 +60,10 @@ class _Content:
 class WeightStack:
     """What is loaded over the weights of one base model's folder."""
 
-    def __init__(self, unet: UNet3DConditionModel, vae: Any, text_encoder: Any) -> None:
+    def __init__(
+        self, family: Family, unet: UNet3DConditionModel, vae: Any, text_encoder: Any
+    ) -> None:
+        self.family = family
         self.unet, self.vae = unet, vae
         self.motion_warnings: tuple[str, ...] = ()
         """Warnings about the motion module that is loaded."""
@@ -102,7 +106,7 @@ class WeightStack:
         for file in content.files.values():
             content.warn_of_unused(file.name, file.unused)
         for lora in loras:
-            _read_changes(lora, shapes, content)
+            self._read_changes(lora, shapes, content)
         if fitted is not None:
             self._install(fitted)
         self._files = content.files
@@ -133,7 +137,9 @@ class WeightStack:
     ) -> None:
         layers, config = self.unet.config.layers_per_block, self.vae.config
         file = self._read(
-            path, content, lambda: read_single_file(path, shapes, layers, config)
+            path,
+            content,
+            lambda: read_single_file(path, self.family, shapes, layers, config),
         )
         for part in file.absent:
             if part != "vae" or not vae_follows:
@@ -157,13 +163,12 @@ class WeightStack:
         content.replacements |= file.tensors
         return file
 
-
-def _read_changes(file: LoraFile, shapes: Shapes, content: _Content) -> None:
-    lora: Lora = read_lora(file.path, shapes)
-    content.warn_of_unused(lora.name, lora.unmatched)
-    for layer in lora.layers:
-        factor = file.strength * layer.scale(file.ignore_file_alpha)
-        content.changes.append(Change(layer, factor))
+    def _read_changes(self, file: LoraFile, shapes: Shapes, content: _Content) -> None:
+        lora: Lora = read_lora(file.path, self.family, shapes)
+        content.warn_of_unused(lora.name, lora.unmatched)
+        for layer in lora.layers:
+            factor = file.strength * layer.scale(file.ignore_file_alpha)
+            content.changes.append(Change(layer, factor))
 
 
 def _names(

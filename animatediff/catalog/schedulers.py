@@ -1,4 +1,4 @@
-"""The samplers, and the noise schedule that they share."""
+"""The samplers that a job may name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,8 +7,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A diffusers scheduler class by name, with what it gets besides the motion
-    module's own noise schedule.
+    """A diffusers scheduler class by name.
+
+    ``kwargs`` are its arguments besides the family's noise schedule.
     """
 
     diffusers_class: str
@@ -16,18 +17,6 @@ class Scheduler:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     max_steps: int = 150
 
-
-NOISE_SCHEDULE: Mapping[str, Any] = {
-    # The motion modules were trained on this schedule, which is not SD 1.5's
-    # "scaled_linear". Source: noise_scheduler_kwargs of the published inference
-    # configs.
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "linear",
-    "steps_offset": 1,
-    "prediction_type": "epsilon",
-}
 
 SCHEDULERS: Mapping[str, Scheduler] = {
     "ddim": Scheduler(

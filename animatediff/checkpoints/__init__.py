@@ -1,0 +1,1 @@
+"""Foreign weight files: what they are, and how their weights are named here."""

@@ -1,4 +1,4 @@
-"""What a weight file is, told from its keys and shapes and never from its name."""
+"""The kind of a weight file, decided by its keys and shapes, not by its name."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..families import Family
+from ..families.base import UNET_PREFIX, VAE_PREFIX
+from ..families.recognition import (
+    model_of_embedding_keys,
+    model_of_single_file,
+    model_of_text_width,
+)
 from .motion_layout import motion_layout, published_key
 
 Weights = Mapping[str, Tensor]
@@ -14,8 +21,9 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class FileKind:
-    """``kind`` in words; ``version`` within the kind, where it has one; ``ranks`` of a
-    LoRA's layers.
+    """``kind`` is in words, ``version`` the kind's own, ``ranks`` those of a LoRA.
+
+    ``parts`` lists what the file contains.
     """
 
     kind: str
@@ -25,23 +33,24 @@ class FileKind:
 
 
 def detect(weights: Weights, name: str = "the file") -> FileKind:
-    """What ``weights`` are. Raises CheckpointError, with the first few keys, for
-    nothing that is known here.
+    """The kind of file that ``weights`` come from.
+
+    Raises CheckpointError, with the first few keys, if it is no known kind.
     """
     weights = {key.removeprefix("module."): tensor for key, tensor in weights.items()}
     for rule in _RULES:
         if (kind := rule(weights)) is not None:
             return kind
-    shown = ", ".join(sorted(weights)[:3]) or "no tensors"
+    examples = ", ".join(sorted(weights)[:3]) or "no tensors"
     raise CheckpointError(
         f"{name} is none of the known kinds of weight file: {len(weights)} keys"
-        f" ({shown})",
+        f" ({examples})",
         file=name,
     )
 
 
 def described(weights: Weights) -> str:
-    """What ``weights`` are in a few words, for a message that refuses them."""
+    """The kind of ``weights`` in a few words, for a message that refuses them."""
     try:
         kind = detect(weights)
     except CheckpointError:
@@ -58,37 +67,32 @@ def _starts(weights: Weights, *prefixes: str) -> bool:
 
 
 def _sparsectrl(weights: Weights) -> FileKind | None:
-    if not (
-        _starts(weights, "controlnet_cond_embedding.")
-        and _any(weights, ".motion_modules.")
-    ):
+    if not _starts(weights, "controlnet_cond_embedding."):
         return None
-    return FileKind(
-        "SparseCtrl",
-        "rgb" if "controlnet_cond_embedding.weight" in weights else "scribble",
-    )
+    if not _any(weights, ".motion_modules."):
+        return None
+    takes_latents = "controlnet_cond_embedding.weight" in weights
+    return FileKind("SparseCtrl", "rgb" if takes_latents else "scribble")
 
 
-_LDM_PARTS = {
-    "unet": ("model.diffusion_model.",),
-    "vae": ("first_stage_model.",),
+_SINGLE_FILE_PARTS = {
+    "unet": (UNET_PREFIX,),
+    "vae": (VAE_PREFIX,),
     "text encoder": ("cond_stage_model.", "conditioner.embedders."),
     "moving averages": ("model_ema.",),
 }
 
 
 def _single_file(weights: Weights) -> FileKind | None:
-    if not _starts(weights, "model.diffusion_model."):
+    if not _starts(weights, UNET_PREFIX):
         return None
-    version = "SD 1.5"
-    if _starts(weights, "conditioner.embedders."):
-        version = "SDXL"
-    elif _starts(weights, "cond_stage_model.model."):
-        version = "SD 2"
     parts = tuple(
-        part for part, prefixes in _LDM_PARTS.items() if _starts(weights, *prefixes)
+        part
+        for part, prefixes in _SINGLE_FILE_PARTS.items()
+        if _starts(weights, *prefixes)
     )
-    return FileKind("single file (LDM)", version, parts=parts)
+    model = model_of_single_file(weights)
+    return FileKind("single file (LDM)", model.name, parts=parts)
 
 
 _DOWN = re.compile(
@@ -96,34 +100,32 @@ _DOWN = re.compile(
 )
 
 
-def _lora(weights: Weights) -> FileKind | None:
-    ranks = tuple(
-        sorted(
-            {
-                tensor.shape[0]
-                for key, tensor in weights.items()
-                if _DOWN.search(key) and tensor.ndim
-            }
-        )
-    )
+def _lycoris(weights: Weights) -> FileKind | None:
     if _any(weights, ".hada_w1_a"):
         return FileKind("LoHa")
     if _any(weights, ".lokr_w1"):
         return FileKind("LoKr")
+    return None
+
+
+def _lora(weights: Weights) -> FileKind | None:
+    ranks = _ranks(weights)
     if not ranks:
         return None
     if _any(weights, ".dora_scale", ".lora_magnitude_vector"):
         return FileKind("DoRA", ranks=ranks)
     if _any(weights, ".motion_modules."):
-        return FileKind(
-            "MotionLoRA",
-            "v2" if _any(weights, "mid_block.motion_modules.") else "v1 or v3",
-            ranks,
-        )
+        has_mid_block = _any(weights, "mid_block.motion_modules.")
+        return FileKind("MotionLoRA", "v2" if has_mid_block else "v1 or v3", ranks)
     if _any(weights, ".processor."):
         return FileKind("domain adapter", ranks=ranks)
     layout = "kohya" if _starts(weights, "lora_") else "PEFT / diffusers"
     return FileKind("LoRA", layout, ranks)
+
+
+def _ranks(weights: Weights) -> tuple[int, ...]:
+    down = (tensor for key, tensor in weights.items() if _DOWN.search(key))
+    return tuple(sorted({tensor.shape[0] for tensor in down if tensor.ndim}))
 
 
 def _motion_module(weights: Weights) -> FileKind | None:
@@ -133,36 +135,30 @@ def _motion_module(weights: Weights) -> FileKind | None:
     layout = motion_layout(published)
     if not layout.blocks:
         return None
-    written = (
-        "" if published.keys() == weights.keys() else ", diffusers MotionAdapter layout"
-    )
+    is_published = published.keys() == weights.keys()
+    kind = "motion module"
+    kind += "" if is_published else ", diffusers MotionAdapter layout"
     tables = tuple(f"positional table of {length}" for length in layout.lengths)
-    if layout.for_sdxl:
-        return FileKind(f"motion module{written}", "SDXL", parts=tables)
-    if not layout.is_whole:
-        return FileKind(f"part of a motion module{written}", parts=tables)
-    return FileKind(
-        f"motion module{written}", layout.version or "v1 or v3", parts=tables
-    )
-
-
-TEXT_WIDTHS = {768: "SD 1.5", 1024: "SD 2"}
+    if layout.model is None:
+        return FileKind(f"part of a {kind}", parts=tables)
+    if not isinstance(layout.model, Family):
+        return FileKind(kind, layout.model.name, parts=tables)
+    return FileKind(kind, layout.possible_versions(layout.model), parts=tables)
 
 
 def _textual_inversion(weights: Weights) -> FileKind | None:
-    if weights.keys() == {"clip_l", "clip_g"}:
-        return FileKind("textual inversion", "SDXL")
+    if model := model_of_embedding_keys(weights):
+        return FileKind("textual inversion", model.name)
     if len(weights) != 1:
         return None
     ((key, tensor),) = weights.items()
-    if tensor.ndim not in (1, 2) or (
-        tensor.shape[-1] not in TEXT_WIDTHS and key not in ("emb_params", "*")
-    ):
+    if tensor.ndim not in (1, 2):
         return None
-    return FileKind(
-        "textual inversion",
-        TEXT_WIDTHS.get(tensor.shape[-1], "of another text encoder"),
-    )
+    if model := model_of_text_width(tensor.shape[-1]):
+        return FileKind("textual inversion", model.name)
+    if key in ("emb_params", "*"):
+        return FileKind("textual inversion", "of another text encoder")
+    return None
 
 
 def _model_part(weights: Weights) -> FileKind | None:
@@ -170,7 +166,7 @@ def _model_part(weights: Weights) -> FileKind | None:
         return FileKind("UNet, diffusers layout")
     if _starts(weights, "encoder.down_blocks.", "decoder.up_blocks."):
         return FileKind("VAE, diffusers layout")
-    if _starts(weights, "encoder.down.", "decoder.up.", "first_stage_model."):
+    if _starts(weights, "encoder.down.", "decoder.up.", VAE_PREFIX):
         return FileKind("VAE, LDM layout")
     if _any(weights, "embeddings.token_embedding.weight"):
         return FileKind("CLIP text encoder")
@@ -180,6 +176,7 @@ def _model_part(weights: Weights) -> FileKind | None:
 _RULES: Iterable[Callable[[Weights], FileKind | None]] = (
     _sparsectrl,
     _single_file,
+    _lycoris,
     _lora,
     _motion_module,
     _textual_inversion,

@@ -1,38 +1,57 @@
-"""An SD 1.5 model in diffusers' folder layout: unet/, vae/, text_encoder/, tokenizer/."""
+"""A model in diffusers' folder layout: unet/, vae/, text_encoder/, tokenizer/."""
 
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from ..config import unet_config_from_diffusers
 from ..errors import AssetError, CheckpointError
+from ..families import FAMILIES, Family, TextEncoder
+from ..families.base import DIFFUSERS_WEIGHTS
+from ..families.config_file import ConfigFile
+from ..families.unet_config import read_unet_config
 from ..memory import MemoryModel
 from ..models.unet import UNet3DConditionModel
-from .files import check_keys_and_shapes, count_values, read_weights
+from .files import check_keys_and_shapes, count_values, in_words, read_weights
 
-_UNET_FILES = (
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.bin",
-)
-_TEXT_FILES = ("model.fp16.safetensors", "model.safetensors", "pytorch_model.bin")
+
+def read_family(folder: Path) -> Family:
+    """The family of the model in ``folder``, by the configuration of its UNet.
+
+    Raises AssetError if there is no unet/config.json, CheckpointError if it fits no
+    family.
+    """
+    config = _read_json(folder / "unet" / "config.json")
+    errors: list[str] = []
+    for family in FAMILIES.values():
+        try:
+            read_unet_config(config, family)
+        except CheckpointError as error:
+            errors.append(error.message)
+        else:
+            return family
+    raise CheckpointError("; ".join(errors), file="config.json")
 
 
 def load_unet(
-    folder: Path, device: torch.device, dtype: torch.dtype, attention: str
+    folder: Path,
+    family: Family,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str,
 ) -> UNet3DConditionModel:
-    """The image UNet with empty motion slots. Built without memory; the file's tensors
-    become its parameters.
+    """The image UNet with empty motion slots.
+
+    It is built without memory, and the file's tensors become its parameters.
     """
-    config = unet_config_from_diffusers(_read_json(folder / "config.json"))
+    config = read_unet_config(_read_json(folder / "config.json"), family)
     with torch.device("meta"):
         unet = UNet3DConditionModel(config, attention=attention)
-    weights = read_weights(_first_file(folder, _UNET_FILES, dtype))
+    weights = read_weights(_first_file(folder, family.unet.weight_files, dtype))
     check_keys_and_shapes("unet", weights, unet.state_dict())
     unet.load_state_dict(
         {key: tensor.to(device, dtype) for key, tensor in weights.items()}, assign=True
@@ -41,94 +60,91 @@ def load_unet(
 
 
 def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """diffusers' AutoencoderKL; files with the older attention names are understood."""
+    """The VAE in ``folder``; older names of attention layers are accepted."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    variant = _variant(_first_file(folder, _UNET_FILES, dtype))
+    model_class: Any = AutoencoderKL
+    variant = _variant(_first_file(folder, DIFFUSERS_WEIGHTS, dtype))
     with _quiet():
-        loaded: Any = AutoencoderKL.from_pretrained(
+        vae, info = model_class.from_pretrained(
             folder,
             torch_dtype=dtype,
             variant=variant,
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
-    vae, info = loaded
     _check_loading("vae", info)
-    return (
-        vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    )
+    vae = vae.to(device, memory_format=torch.channels_last)
+    return vae.eval().requires_grad_(False)
 
 
-def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """transformers' CLIPTextModel."""
-    from transformers import CLIPTextModel
-
-    variant = _variant(_first_file(folder, _TEXT_FILES, dtype))
+def load_text_encoder(
+    folder: Path, encoder: TextEncoder, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """The text encoder in ``folder``, of the class that ``encoder`` names."""
+    variant = _variant(_first_file(folder, encoder.weight_files, dtype))
     with _quiet():
-        loaded: Any = CLIPTextModel.from_pretrained(
+        model, info = _transformers_class(encoder.model_class).from_pretrained(
             folder, dtype=dtype, variant=variant, output_loading_info=True
         )
-    encoder, info = loaded
-    _check_loading("text_encoder", info)
-    return encoder.to(device).eval().requires_grad_(False)
+    _check_loading(encoder.name, info)
+    return model.to(device).eval().requires_grad_(False)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """transformers' CLIPTokenizer."""
-    from transformers import CLIPTokenizer
-
+def load_tokenizer(folder: Path, encoder: TextEncoder) -> Any:
+    """The tokenizer in ``folder``, of the class that ``encoder`` names."""
     if not (folder / "vocab.json").is_file():
         raise AssetError(
             f"there is no {folder.name}/vocab.json", file=f"{folder.name}/vocab.json"
         )
-    return CLIPTokenizer.from_pretrained(folder)
+    return _transformers_class(encoder.tokenizer_class).from_pretrained(folder)
+
+
+def _transformers_class(name: str) -> Any:
+    import transformers
+
+    return getattr(transformers, name)
 
 
 def read_memory_model(folder: Path, dtype: torch.dtype) -> MemoryModel:
-    """What the model in ``folder`` takes of a device in ``dtype``, from its configs and
-    headers: nothing is loaded.
+    """The memory that the model in ``folder`` takes in ``dtype``; nothing is loaded.
 
-    Raises AssetError for missing files, CheckpointError for damaged ones and for
-    another architecture.
+    Configurations and the headers of the weight files suffice. Raises AssetError for
+    missing files, CheckpointError for damaged ones and for another architecture.
     """
-    unet, vae, text = folder / "unet", folder / "vae", folder / "text_encoder"
-    files = [_first_file(part, _UNET_FILES, dtype) for part in (unet, vae)] + [
-        _first_file(text, _TEXT_FILES, dtype)
+    family = read_family(folder)
+    files = [
+        _first_file(folder / part.name, part.weight_files, dtype)
+        for part in family.parts
     ]
-    try:
-        vae_width = int(_read_json(vae / "config.json")["block_out_channels"][0])
-        unet_width = unet_config_from_diffusers(
-            _read_json(unet / "config.json")
-        ).block_out_channels[0]
-    except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder.name}: a config.json is not SD 1.5's", file=folder.name
-        ) from error
+    unet = read_unet_config(_read_json(folder / "unet" / "config.json"), family)
+    vae = ConfigFile("vae/config.json", _read_json(folder / "vae" / "config.json"))
     return MemoryModel(
-        unet_width,
-        vae_width,
-        dtype.itemsize,
-        sum(map(count_values, files)) * dtype.itemsize,
+        family=family,
+        unet_width=unet.block_out_channels[0],
+        vae_width=vae.integers("block_out_channels")[0],
+        value_bytes=dtype.itemsize,
+        weight_bytes=sum(map(count_values, files)) * dtype.itemsize,
     )
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, object]:
+    name = f"{path.parent.name}/{path.name}"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content: object = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise AssetError(
-            f"there is no {path.parent.name}/{path.name}", file=path.name
-        ) from error
+        raise AssetError(f"there is no {name}", file=path.name) from error
     except ValueError as error:
-        raise CheckpointError(
-            f"{path.parent.name}/{path.name} is not JSON", file=path.name
-        ) from error
+        raise CheckpointError(f"{name} is not JSON", file=path.name) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{name} is not a JSON object", file=path.name)
+    return cast("dict[str, object]", content)
 
 
 def _first_file(folder: Path, names: tuple[str, ...], dtype: torch.dtype) -> Path:
-    """The file to read: the half-precision variant for half precision, the full one
-    otherwise; else what is there.
+    """The weight file to read: the variant that suits ``dtype``, else any that exists.
+
+    ``names`` starts with the half-precision variant.
     """
     if dtype not in (torch.float16, torch.bfloat16):
         names = (*names[1:], names[0])
@@ -145,34 +161,31 @@ def _variant(file: Path) -> str | None:
 
 
 def _check_loading(name: str, info: dict[str, Any]) -> None:
-    wrong = {
-        kind: sorted(map(str, keys))
-        for kind, keys in info.items()
-        if keys and kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    differences = {
+        kind.replace("_", " "): sorted(map(str, info.get(kind, ()))) for kind in kinds
     }
-    wrong["unexpected_keys"] = [
-        k for k in wrong.get("unexpected_keys", []) if not k.endswith("position_ids")
+    differences["unexpected keys"] = [
+        key
+        for key in differences["unexpected keys"]
+        if not key.endswith("position_ids")
     ]
-    said = [
-        f"{len(keys)} {kind.replace('_', ' ')} ({', '.join(keys[:3])})"
-        for kind, keys in wrong.items()
-        if keys
-    ]
-    if said:
+    if any(differences.values()):
         raise CheckpointError(
-            f"{name} does not fit its config: {'; '.join(said)}", file=name
+            f"{name} does not fit its config: {in_words(differences)}", file=name
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and hints out of the worker's log; what matters
-    is checked and raised.
+    """Keep the libraries' progress bars and hints out of the log.
+
+    Problems that matter are checked and raised.
     """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    libraries = (diffusers_logging, transformers_logging)
+    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
     before = [library.get_verbosity() for library in libraries]
     for library in libraries:
         library.set_verbosity(logging.ERROR)

@@ -1,5 +1,6 @@
-"""Weight files: .safetensors, and .ckpt / .pt / .bin pickles opened so that they cannot
-run code. Written whole.
+"""Weight files: .safetensors, and .ckpt, .pt and .bin pickles.
+
+Pickles are opened without running any code in them.
 """
 
 import math
@@ -8,6 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,90 +25,113 @@ WRAPPERS = ("state_dict", "controlnet", "string_to_param")
 second is SparseCtrl's, the third that of textual inversion.
 """
 
-_ZIP, _PICKLE = (
-    b"PK\x03\x04",
-    b"\x80",
-)  # how PyTorch's files begin; those from before 1.6 are bare pickles
-_DAMAGED = (  # what the two readers were seen to raise over files with changed bytes
-    *(
-        SafetensorError,
-        pickle.UnpicklingError,
-        struct.error,
-        RuntimeError,
-        EOFError,
-        ValueError,
-    ),
-    *(LookupError, TypeError, AttributeError, AssertionError),
+_ZIP = b"PK\x03\x04"
+"""The first bytes of PyTorch's files; before version 1.6 they were bare pickles."""
+_PICKLE = b"\x80"
+_DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
 )
-# what can be computed with in float32: no complex, packed or quantised numbers
+"""Errors that the two readers raised over files with changed bytes."""
 _NUMBERS = frozenset(
-    (
-        *(torch.bool, torch.int8, torch.int16, torch.int32, torch.int64),
-        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
-        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
-        *(
-            torch.float8_e4m3fn,
-            torch.float8_e4m3fnuz,
-            torch.float8_e5m2,
-            torch.float8_e5m2fnuz,
-            torch.float8_e8m0fnu,
-        ),
-    )
+    {
+        torch.bool,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.uint8,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.float8_e4m3fn,
+        torch.float8_e4m3fnuz,
+        torch.float8_e5m2,
+        torch.float8_e5m2fnuz,
+        torch.float8_e8m0fnu,
+    }
 )
+"""Types that float32 can compute with: no complex, packed or quantised numbers."""
 _LONGEST_KEY = 500
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a weight file by its key, on the CPU; one of ``WRAPPERS`` around
-    them is taken off.
+    """Every tensor of a weight file by its key, on the CPU.
 
-    Raises AssetError where there is no such file, CheckpointError for one that is
-    damaged or holds something else. Pickles are read with ``weights_only``: one that
-    asks for anything but tensors and plain values is refused, and so are tensors that
-    are sparse or larger than their content, and keys that cannot be shown.
+    If the table of weights lies under one of ``WRAPPERS``, only that table is read.
+
+    Raises AssetError if there is no such file, CheckpointError if it is damaged or
+    holds something else. Pickles are read with ``weights_only``, so one that contains
+    anything but tensors and plain values is refused. Also refused are sparse tensors,
+    tensors larger than their content, and keys that cannot be printed.
     """
     path = Path(path)
-    content = _read(path)
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} holds no table of weights", file=path.name)
+    table = _unwrapped(path.name, _read(path))
     weights = {
-        str(key): value for key, value in content.items() if isinstance(value, Tensor)
+        str(key): value for key, value in table.items() if isinstance(value, Tensor)
     }
     if not weights:
         raise CheckpointError(f"{path.name} holds no weights", file=path.name)
     for key, tensor in weights.items():
-        if len(key) > _LONGEST_KEY or not key.isprintable():
-            raise CheckpointError(
-                f"{path.name} holds a weight whose key is no name", file=path.name
-            )
-        if (
-            tensor.layout is not torch.strided
-            or tensor.device.type != "cpu"
-            or tensor.dtype not in _NUMBERS
-        ):
-            kind = f"{tensor.layout}, {tensor.dtype}, {tensor.device}".replace(
-                "torch.", ""
-            )
-            raise CheckpointError(
-                f"{path.name}: {key} is no table of real numbers ({kind})",
-                file=path.name,
-            )
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(
-                f"{path.name}: {key} claims more numbers than the file holds",
-                file=path.name,
-            )
+        _check_tensor(path.name, key, tensor)
     return weights
 
 
-def as_half(tensor: Tensor) -> Tensor | None:
-    """A copy in float16; integers and single numbers (a LoRA's alpha) stay what they
-    are.
+def _unwrapped(name: str, content: object) -> Mapping[object, object]:
+    table = _as_table(content)
+    for wrapper in WRAPPERS:
+        inner = _as_table(table.get(wrapper)) if table is not None else None
+        table = table if inner is None else inner
+    if table is None:
+        raise CheckpointError(f"{name} holds no table of weights", file=name)
+    return table
 
-    None for a finite number that is not one in float16.
+
+def _as_table(value: object) -> Mapping[object, object] | None:
+    if not isinstance(value, dict):
+        return None
+    return cast("dict[object, object]", value)
+
+
+def _check_tensor(name: str, key: str, tensor: Tensor) -> None:
+    if len(key) > _LONGEST_KEY or not key.isprintable():
+        raise CheckpointError(
+            f"{name} holds a weight whose key is not a printable name", file=name
+        )
+    if not _is_numeric(tensor):
+        kind = f"{tensor.layout}, {tensor.dtype}, {tensor.device}"
+        raise CheckpointError(
+            f"{name}: {key} is not a table of real numbers"
+            f" ({kind.replace('torch.', '')})",
+            file=name,
+        )
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"{name}: {key} claims more numbers than the file holds", file=name
+        )
+
+
+def _is_numeric(tensor: Tensor) -> bool:
+    is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    return is_plain and tensor.dtype in _NUMBERS
+
+
+def as_half(tensor: Tensor) -> Tensor | None:
+    """A copy in float16, or None if a finite number would become infinite.
+
+    Integers and single numbers (a LoRA's alpha) keep their type.
     """
     if not tensor.is_floating_point() or tensor.numel() == 1:
         return tensor.clone().contiguous()
@@ -115,10 +140,10 @@ def as_half(tensor: Tensor) -> Tensor | None:
 
 
 def count_values(path: Path) -> int:
-    """The numbers in a weight file: from the header of .safetensors, else from its
-    size, as if all were float32.
+    """How many numbers a weight file holds.
 
-    Raises CheckpointError for a damaged header.
+    The header of .safetensors has them; for other files the size is taken as if all
+    numbers were float32. Raises CheckpointError for a damaged header.
     """
     if path.suffix not in SAFETENSORS:
         return path.stat().st_size // 4
@@ -129,9 +154,7 @@ def count_values(path: Path) -> int:
                 for key in file.keys()  # noqa: SIM118 - no mapping
             )
     except _DAMAGED as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read as weights: {error}", file=path.name
-        ) from error
+        raise _unreadable(path, str(error)) from error
 
 
 def _read(path: Path) -> object:
@@ -153,34 +176,35 @@ def _read(path: Path) -> object:
             path, map_location="cpu", weights_only=True, mmap=head.startswith(_ZIP)
         )
     except OSError as error:
-        reason = error.strerror or "the disk failed"
-        raise CheckpointError(
-            f"{path.name} cannot be read as weights: {reason}", file=path.name
-        ) from error
+        raise _unreadable(path, error.strerror or "the disk failed") from error
     except _DAMAGED as error:
-        reason = _what_is_wrong(path, head, str(error))
-        raise CheckpointError(
-            f"{path.name} cannot be read as weights: {reason}", file=path.name
-        ) from error
+        raise _unreadable(path, _cause(path, head, str(error))) from error
 
 
-def _what_is_wrong(path: Path, head: bytes, said: str) -> str:
+def _unreadable(path: Path, cause: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name} cannot be read as weights: {cause}", file=path.name
+    )
+
+
+def _cause(path: Path, head: bytes, message: str) -> str:
     if not head:
         return "it is empty"
-    if code := re.search(r"GLOBAL (\S+)", said):
+    if code := re.search(r"GLOBAL (\S+)", message):
         return f"it wants to run code ({code[1]}), which is refused"
     if path.suffix in SAFETENSORS:
-        begins_well, kind = head[8:] == b"{", "safetensors"
+        is_begun, kind = head[8:] == b"{", "safetensors"
     else:
-        begins_well, kind = head.startswith((_ZIP, _PICKLE)), "PyTorch"
-    return "it is cut short or damaged" if begins_well else f"it is not a {kind} file"
+        is_begun, kind = head.startswith((_ZIP, _PICKLE)), "PyTorch"
+    return "it is cut short or damaged" if is_begun else f"it is not a {kind} file"
 
 
 def renamed(
     name: str, weights: Mapping[str, Tensor], rename: Callable[[str], str]
 ) -> dict[str, Tensor]:
-    """``weights`` under new keys. Raises CheckpointError where two of them would share
-    one.
+    """``weights`` under new keys.
+
+    Raises CheckpointError if two of them would get the same key.
     """
     result = {rename(key): tensor for key, tensor in weights.items()}
     if len(result) < len(weights):
@@ -192,30 +216,35 @@ def renamed(
 
 
 def check_keys_and_shapes(
-    name: str, got: Mapping[str, Tensor], wanted: Mapping[str, Tensor | torch.Size]
+    name: str, weights: Mapping[str, Tensor], model: Mapping[str, Tensor | torch.Size]
 ) -> None:
-    """Raise CheckpointError unless ``got`` has exactly the keys and shapes of
-    ``wanted``; names the first few.
+    """Do nothing if ``weights`` has exactly the keys and shapes of ``model``.
+
+    Raises CheckpointError, with the first few keys that differ, if it has not.
     """
     shapes = {
         key: value.shape if isinstance(value, Tensor) else value
-        for key, value in wanted.items()
+        for key, value in model.items()
     }
-    problems = {
-        "missing": sorted(shapes.keys() - got.keys()),
-        "unexpected": sorted(got.keys() - shapes.keys()),
+    differences = {
+        "missing": sorted(shapes.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - shapes.keys()),
         "of another shape": sorted(
-            f"{key} {tuple(got[key].shape)} instead of {tuple(shapes[key])}"
-            for key in shapes.keys() & got.keys()
-            if got[key].shape != shapes[key]
+            f"{key} {tuple(weights[key].shape)} instead of {tuple(shapes[key])}"
+            for key in shapes.keys() & weights.keys()
+            if weights[key].shape != shapes[key]
         ),
     }
-    said = [
-        f"{len(keys)} {kind} ({', '.join(keys[:3])})"
-        for kind, keys in problems.items()
-        if keys
-    ]
-    if said:
+    if any(differences.values()):
         raise CheckpointError(
-            f"{name} does not fit this model: {'; '.join(said)}", file=name
+            f"{name} does not fit this model: {in_words(differences)}", file=name
         )
+
+
+def in_words(differences: Mapping[str, list[str]]) -> str:
+    """Kinds of difference, each with its number of keys and the first few of them."""
+    return "; ".join(
+        f"{len(keys)} {kind} ({', '.join(keys[:3])})"
+        for kind, keys in differences.items()
+        if keys
+    )

@@ -1,8 +1,10 @@
-"""The layout of Stable Diffusion's first release (LDM) -> diffusers' keys.
+"""The layout of the first latent-diffusion release (LDM) -> diffusers' keys.
 
-The renaming is diffusers' own. It drops what it does not know; here that is told.
+diffusers itself renames the keys. It drops keys that it does not know; this module
+reports them.
 """
 
+import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 
 Converted = tuple[dict[str, Tensor], tuple[str, ...]]
-"""Weights by diffusers' keys, and the file's keys of which nothing became a weight."""
+"""Weights by diffusers' keys, and the keys of the file that became no weight."""
 
 _NOISE = re.compile(
     r"(first_stage_model\.)?(model_ema|loss)\..+|(.+\.)?(logvar|position_ids)|(betas|lvlb_weights|scale_factor)"
@@ -23,8 +25,9 @@ _NOISE = re.compile(
 
 
 def without_noise(keys: Iterable[str]) -> list[str]:
-    """``keys`` but for what trainers leave beside the weights: averages, losses, tables
-    of the noise schedule.
+    """``keys`` without those that trainers leave beside the weights.
+
+    These are moving averages, losses and tables of the noise schedule.
     """
     return [key for key in keys if not _NOISE.fullmatch(key)]
 
@@ -32,26 +35,26 @@ def without_noise(keys: Iterable[str]) -> list[str]:
 def convert_unet(
     name: str, raw: Mapping[str, Tensor], layers_per_block: int
 ) -> Converted:
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-
+    """The UNet's weights in ``raw``. Raises CheckpointError for another layout."""
+    convert = _diffusers_function("convert_ldm_unet_checkpoint")
     config = {"layers_per_block": layers_per_block}
-    return _converted(
-        name, "unet", raw, lambda numbers: convert_ldm_unet_checkpoint(numbers, config)
-    )
+    return _converted(name, "unet", raw, lambda numbers: convert(numbers, config))
 
 
 def convert_vae(
     name: str, raw: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> Converted:
-    """With or without ``first_stage_model.`` before the keys."""
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+    """The VAE's weights in ``raw``, with or without a prefix before the keys.
 
-    return _converted(
-        name,
-        "vae",
-        raw,
-        lambda numbers: convert_ldm_vae_checkpoint(numbers, dict(config)),
-    )
+    Raises CheckpointError for another layout.
+    """
+    convert = _diffusers_function("convert_ldm_vae_checkpoint")
+    return _converted(name, "vae", raw, lambda numbers: convert(numbers, dict(config)))
+
+
+def _diffusers_function(name: str) -> Callable[..., dict[str, Tensor | None]]:
+    module = importlib.import_module("diffusers.loaders.single_file_utils")
+    return getattr(module, name)
 
 
 def _converted(
@@ -60,8 +63,9 @@ def _converted(
     raw: Mapping[str, Tensor],
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor | None]],
 ) -> Converted:
-    """Converts one number for each tensor instead of the tensors, and so learns which
-    of them became which.
+    """Convert one number for each tensor instead of the tensors themselves.
+
+    The numbers show which tensor became which weight.
     """
     keys = list(raw)
     numbers = {
@@ -72,24 +76,25 @@ def _converted(
         converted = convert(numbers)
     except (KeyError, IndexError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"the {part} of {name} has not the layout of SD 1.5", file=name
+            f"the {part} of {name} does not have the LDM layout of this model",
+            file=name,
         ) from error
-    weights, used = {}, set()
-    for new, number in converted.items():
-        if number is None:  # diffusers' word for a bias that is not there
+    weights: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for new_key, number in converted.items():
+        if number is None:  # diffusers' sign for a missing bias
             continue
-        old = keys[int(number)]
-        weights[new] = as_linear(raw[old]) if number.ndim < raw[old].ndim else raw[old]
-        used.add(old)
+        old_key = keys[int(number)]
+        tensor = raw[old_key]
+        weights[new_key] = as_linear(tensor) if number.ndim < tensor.ndim else tensor
+        used.add(old_key)
     return weights, tuple(key for key in keys if key not in used)
 
 
 def as_linear(weight: Tensor) -> Tensor:
-    """The weight of a convolution over one point (c_out, c_in, 1, 1) as that of a
-    linear layer; others unchanged.
+    """A 1x1 convolution's weight (c_out, c_in, 1, 1) as a linear layer's (c_out, c_in).
+
+    Weights of other shapes are not changed.
     """
-    return (
-        weight.flatten(1)
-        if weight.ndim > 2 and weight.shape[2:].numel() == 1
-        else weight
-    )
+    is_pointwise = weight.ndim > 2 and weight.shape[2:].numel() == 1
+    return weight.flatten(1) if is_pointwise else weight

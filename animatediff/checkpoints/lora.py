@@ -1,13 +1,14 @@
-"""LoRA files -> low-rank changes of named weights. Also MotionLoRA and v3's domain
-adapter, which are LoRA too.
+"""LoRA files -> low-rank changes of named weights.
 
-Three layouts: kohya's trainer (``lora_unet_...`` with underscores for dots), PEFT and
-diffusers (``unet....lora_A``), and the attention processors of old diffusers, in which
-AnimateDiff's own files are published.
+MotionLoRA files and v3's domain adapter are LoRA files too.
+
+Three layouts are read: kohya's trainer (``lora_unet_...`` with underscores for dots),
+PEFT and diffusers (``unet....lora_A``), and the attention processors of old diffusers,
+in which AnimateDiff's own files are published.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +16,22 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..families import Family, ModelPart
 from .detect import described
 from .files import read_weights
 
 Address = tuple[str, str]
-"""Which model ("unet", "vae", "text_encoder") and which key of its state dict."""
+"""A model's name ("unet", "vae", "text_encoder") and a key of its state dict."""
 
 Shapes = Mapping[Address, torch.Size]
-"""What a model has, so that a file can be held against it before anything is changed.
-"""
+"""The shape of every weight, to check a file with before any weight changes."""
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """A change of one weight: ``up`` (c_out, r, ...) after ``down`` (r, c_in, ...).
-    ``alpha`` as in the file.
+
+    ``alpha`` is the file's own.
     """
 
     address: Address
@@ -38,43 +40,39 @@ class LowRank:
     alpha: float | None
 
     def scale(self, ignore_file_alpha: bool) -> float:
-        """alpha / rank (arXiv 2106.09685, section 4.1), 1 where the file has no alpha
-        or it is to be ignored.
+        """The factor alpha / rank (arXiv 2106.09685, section 4.1).
+
+        It is 1 if the file has no alpha, or if that is to be ignored.
         """
-        return (
-            1.0
-            if ignore_file_alpha or self.alpha is None
-            else self.alpha / self.down.shape[0]
-        )
+        if ignore_file_alpha or self.alpha is None:
+            return 1.0
+        return self.alpha / self.down.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """``unmatched``: keys of the file that belong to no weight of the model, and are
-    not used.
-    """
+    """``unmatched`` lists the file's keys that belong to no weight of the model."""
 
     name: str
     layers: tuple[LowRank, ...]
     unmatched: tuple[str, ...]
 
 
-_KOHYA = re.compile(
-    r"(lora_unet|lora_te)_(?P<name>[^.]+)\.(?P<part>lora_down\.weight|lora_up\.weight|alpha)"
-)
+_Parts = dict[str, Tensor]
+"""The tensors of one layer under "down", "up" and "alpha"."""
+
+_NOWHERE: Address = ("", "")
+"""The address of a layer that the model lacks."""
+
 _PEFT = re.compile(
-    r"(?:base_model\.model\.)?(?P<model>unet|text_encoder)\.(?P<name>.+?)(?:\.lora|\.lora_linear_layer)?"
+    r"(?:base_model\.model\.)?(?P<model>[^.]+)\.(?P<name>.+?)(?:\.lora|\.lora_linear_layer)?"
     r"\.(?P<part>lora_A|lora_B|down|up|alpha)(?:\.default)?(?:\.weight)?"
 )
 _PROCESSOR = re.compile(
     r"(?:unet\.)?(?P<name>.+)\.processor\.(?P<to>to_q|to_k|to_v|to_out)_lora\.(?P<part>down|up)\.weight"
 )
-_PARTS = {
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora_A": "down",
-    "lora_B": "up",
-}
+_KOHYA_PARTS = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}
+_PEFT_PARTS = {"lora_A": "down", "lora_B": "up"}
 _OTHER_KINDS = {
     ".dora_scale": "DoRA",
     ".lora_magnitude_vector": "DoRA",
@@ -84,18 +82,43 @@ _OTHER_KINDS = {
 }
 
 
-def read_lora(path: str | Path, shapes: Shapes) -> Lora:
-    """Read a LoRA file for the model that has ``shapes``. The model is not touched.
+def read_lora(path: str | Path, family: Family, shapes: Shapes) -> Lora:
+    """Read a LoRA file for the model of ``family`` that has ``shapes``.
 
-    Raises AssetError where there is no file; CheckpointError for one of another kind,
-    for one none of whose layers is in this model or of whose layers one has other
-    widths, and for a MotionLoRA made for another motion module.
+    The model does not change. Raises AssetError if there is no file; CheckpointError if
+    it is of another kind, if none of its layers is in this model, if a layer has other
+    widths, or if it is a MotionLoRA for another motion module.
     """
     name = Path(path).name
     raw = {
         key.removeprefix("module."): tensor
         for key, tensor in read_weights(path).items()
     }
+    _check_kind(name, raw)
+    places = _places(raw, family, shapes)
+    if not places:
+        raise CheckpointError(
+            f"{name} is not a LoRA file: it is {described(raw)}", file=name
+        )
+    parts: dict[Address, _Parts] = {}
+    unmatched: list[str] = []
+    for key, tensor in raw.items():
+        address, part = places.get(key, (_NOWHERE, ""))
+        if address in shapes:
+            parts.setdefault(address, {})[part] = tensor
+        else:
+            unmatched.append(key)
+    _check_motion_module(name, unmatched)
+    if not parts:
+        raise CheckpointError(
+            f"{name} fits no layer of this model: none of its {len(raw)} keys is used",
+            file=name,
+        )
+    layers = tuple(_layers(name, parts, shapes))
+    return Lora(name, layers, tuple(unmatched))
+
+
+def _check_kind(name: str, raw: Mapping[str, Tensor]) -> None:
     for key in raw:
         for mark, kind in _OTHER_KINDS.items():
             if mark in key:
@@ -104,86 +127,92 @@ def read_lora(path: str | Path, shapes: Shapes) -> Lora:
                     f" expected",
                     file=name,
                 )
-    flat = {_flat(address): address for address in shapes}
-    parts: dict[Address, dict[str, Tensor]] = {}
-    unmatched: list[str] = []
-    recognised = False
-    for key, tensor in raw.items():
-        found = _locate(key, flat)
-        recognised = recognised or found is not None
-        if found is None or found[0] not in shapes:
-            unmatched.append(key)
-        else:
-            parts.setdefault(found[0], {})[found[1]] = tensor
-    if not recognised:
-        raise CheckpointError(
-            f"{name} is not a LoRA file: it is {described(raw)}", file=name
-        )
+
+
+def _check_motion_module(name: str, unmatched: list[str]) -> None:
     if any(key.startswith("mid_block.motion_modules.") for key in unmatched):
         raise CheckpointError(
             f"{name} is a MotionLoRA for a v2 motion module, and the one in use has"
             f" no mid-block module",
             file=name,
         )
-    layers = tuple(_layers(name, parts, shapes))
-    if not layers:
-        raise CheckpointError(
-            f"{name} fits no layer of this model, all {len(raw)} keys are left over",
-            file=name,
-        )
-    return Lora(name, layers, tuple(unmatched))
 
 
-def _flat(address: Address) -> str:
-    """The name that kohya's trainer gives a layer."""
-    model, key = address
-    prefix = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}.get(
-        model, f"{model}_"
-    )
-    return prefix + key.removesuffix(".weight").replace(".", "_")
+def _places(
+    keys: Iterable[str], family: Family, shapes: Shapes
+) -> dict[str, tuple[Address, str]]:
+    """The weight and the part ("down", "up", "alpha") that each key belongs to.
 
-
-def _locate(key: str, flat: Mapping[str, Address]) -> tuple[Address, str] | None:
-    """The weight that ``key`` of a file belongs to, and its part: down, up or alpha.
-    None for no known layout.
+    Keys of no known layout are left out. A weight may be missing from ``shapes``.
     """
-    if match := _KOHYA.fullmatch(key):
-        prefix = f"{match[1]}_{match['name']}"
-        return flat.get(prefix, ("unet", prefix)), _PARTS.get(
-            match["part"], match["part"]
+    changeable = [part for part in family.parts if part.kohya_prefix]
+    names = {part.name: part.inner_prefix for part in changeable}
+    kohya = {
+        _kohya_name(part, key): (model, key)
+        for part in changeable
+        for model, key in shapes
+        if model == part.name
+    }
+    prefixes = tuple(part.kohya_prefix for part in changeable)
+    places: dict[str, tuple[Address, str]] = {}
+    for key in keys:
+        place = (
+            _kohya_place(key, prefixes, kohya)
+            or _processor_place(key)
+            or _peft_place(key, names)
         )
-    if match := _PROCESSOR.fullmatch(key):
-        layer = "to_out.0" if match["to"] == "to_out" else match["to"]
-        return ("unet", f"{match['name']}.{layer}.weight"), match["part"]
-    if match := _PEFT.fullmatch(key):
-        name = match["name"].removeprefix("text_model.")
-        return (match["model"], f"{name}.weight"), _PARTS.get(
-            match["part"], match["part"]
-        )
-    return None
+        if place:
+            places[key] = place
+    return places
+
+
+def _kohya_name(part: ModelPart, key: str) -> str:
+    """The name that kohya's trainer gives a layer."""
+    layer = part.inner_prefix + key.removesuffix(".weight")
+    return part.kohya_prefix + layer.replace(".", "_")
+
+
+def _kohya_place(
+    key: str, prefixes: tuple[str, ...], addresses: Mapping[str, Address]
+) -> tuple[Address, str] | None:
+    layer, _, suffix = key.partition(".")
+    part = _KOHYA_PARTS.get(suffix)
+    if part is None or not layer.startswith(prefixes):
+        return None
+    return addresses.get(layer, _NOWHERE), part
+
+
+def _processor_place(key: str) -> tuple[Address, str] | None:
+    match = _PROCESSOR.fullmatch(key)
+    if match is None:
+        return None
+    layer = "to_out.0" if match["to"] == "to_out" else match["to"]
+    return ("unet", f"{match['name']}.{layer}.weight"), match["part"]
+
+
+def _peft_place(
+    key: str, inner_prefixes: Mapping[str, str]
+) -> tuple[Address, str] | None:
+    match = _PEFT.fullmatch(key)
+    if match is None or match["model"] not in inner_prefixes:
+        return None
+    layer = match["name"].removeprefix(inner_prefixes[match["model"]])
+    part = _PEFT_PARTS.get(match["part"], match["part"])
+    return (match["model"], f"{layer}.weight"), part
 
 
 def _layers(
-    file: str, parts: Mapping[Address, Mapping[str, Tensor]], shapes: Shapes
+    file: str, parts: Mapping[Address, _Parts], shapes: Shapes
 ) -> Iterator[LowRank]:
-    for address, found in parts.items():
-        down, up, alpha = found.get("down"), found.get("up"), found.get("alpha")
+    for address, tensors in parts.items():
+        down, up, alpha = (tensors.get(part) for part in ("down", "up", "alpha"))
         if down is None or up is None:
             raise CheckpointError(
-                f"{file}: {address[1]} has only {', '.join(found)}, needs down and up",
+                f"{file}: {address[1]} has only {', '.join(tensors)}, needs down and"
+                f" up",
                 file=file,
             )
-        c_out, *c_in = shapes[address]
-        fits = (
-            min(down.ndim, up.ndim) >= 2
-            and up.shape[:2] == (c_out, down.shape[0])
-            and up[0].numel() == down.shape[0]
-            and (
-                down.shape[1:] == torch.Size(c_in)
-                or down.flatten(1).shape[1] == torch.Size(c_in).numel()
-            )
-        )
-        if not fits:
+        if not _fits(down, up, shapes[address]):
             raise CheckpointError(
                 f"{file} does not fit this model: {address[1]} is"
                 f" {tuple(shapes[address])}, its change"
@@ -196,3 +225,13 @@ def _layers(
                 file=file,
             )
         yield LowRank(address, down, up, None if alpha is None else float(alpha))
+
+
+def _fits(down: Tensor, up: Tensor, shape: torch.Size) -> bool:
+    """Whether ``up`` after ``down`` has the ``shape`` (c_out, c_in, ...)."""
+    if min(down.ndim, up.ndim) < 2:
+        return False
+    rank, inputs = down.shape[0], shape[1:]
+    if up.shape[:2] != (shape[0], rank) or up[0].numel() != rank:
+        return False
+    return down.shape[1:] == inputs or down.flatten(1).shape[1] == inputs.numel()

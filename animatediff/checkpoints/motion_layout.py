@@ -1,9 +1,10 @@
-"""Files of motion layers: their keys in the published layout, and what keys and
-positional tables tell.
+"""Files of motion layers: their keys in the published layout, and their architecture.
 
-diffusers' MotionAdapter names the same layers otherwise; its keys are brought to the
-published ones. Source of these: ``BasicTransformerBlock`` of diffusers, whose two
-self-attentions share one table.
+Keys and positional tables show the architecture.
+
+diffusers' MotionAdapter names the same layers differently; its keys are translated.
+Source of its names: ``BasicTransformerBlock`` of diffusers, whose two self-attentions
+share one table.
 """
 
 import re
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..catalog import MOTION_MODULE_VERSIONS
 from ..errors import CheckpointError
+from ..families import MODELS, Family, ModelMarks
 from .files import read_weights, renamed
 
 _TABLE = ".pos_encoder.pe"
@@ -22,7 +23,7 @@ _PLACE = re.compile(
     r"(?P<block>down_blocks\.\d+|mid_block|up_blocks\.\d+)\.motion_modules\.\d+\."
 )
 _TRANSFORMER = "temporal_transformer."
-_DIFFUSERS = {
+_FROM_DIFFUSERS = {
     ".attn1.": ".attention_blocks.0.",
     ".attn2.": ".attention_blocks.1.",
     ".norm1.": ".norms.0.",
@@ -30,114 +31,138 @@ _DIFFUSERS = {
     ".norm3.": ".ff_norm.",
     ".pos_embed.pe": f".attention_blocks.0{_TABLE}",
 }
-
-
-def _levels(count: int) -> set[str]:
-    return {f"{side}_blocks.{i}" for side in ("down", "up") for i in range(count)}
+_MOST_LEVELS = max(model.motion_levels or 0 for model in MODELS)
 
 
 def published_key(key: str) -> str:
-    """``key`` in the published layout, without a trainer's ``module.``; unchanged if it
-    is no motion layer's.
+    """``key`` in the published layout, without a trainer's ``module.`` before it.
+
+    Keys of other layers are not changed.
     """
     key = key.removeprefix("module.")
     place = _PLACE.match(key)
     if place is None or key.startswith(_TRANSFORMER, place.end()):
         return key
     rest = key[place.end() :]
-    for theirs, ours in _DIFFUSERS.items():
-        rest = rest.replace(theirs, ours)
+    for diffusers_name, published_name in _FROM_DIFFUSERS.items():
+        rest = rest.replace(diffusers_name, published_name)
     return f"{place[0]}{_TRANSFORMER}{rest}"
 
 
 def is_motion_key(key: str) -> bool:
-    """Whether ``key``, in the published layout, is a weight inside a UNet's motion
-    slots.
-    """
+    """Whether ``key``, in the published layout, is a weight of a motion slot."""
     place = _PLACE.match(key)
     return place is not None and key.startswith(_TRANSFORMER, place.end())
 
 
 @dataclass(frozen=True)
 class MotionLayout:
-    """``blocks`` of the UNet that have motion modules, ``lengths`` of the positional
-    tables in the file.
+    """The UNet's ``blocks`` with motion modules, and ``lengths`` of the tables.
+
+    ``model`` is the model of which the file covers every level; None if it covers no
+    known model's.
     """
 
     blocks: frozenset[str]
     lengths: tuple[int, ...]
-    for_sdxl: bool
+    model: ModelMarks | None
 
     @property
     def length(self) -> int | None:
-        """How many frames the tables cover; None where the file has none."""
+        """The number of frames that the tables cover; None for a file without."""
         return max(self.lengths, default=None)
 
     @property
     def has_mid_block(self) -> bool:
+        """Whether there is a motion module in the middle of the UNet."""
         return "mid_block" in self.blocks
 
-    @property
-    def is_whole(self) -> bool:
-        """Motion modules at every level of SD 1.5, down and up. The mid-block's is a
-        matter of the version.
-        """
-        return self.blocks >= _levels(4)
+    def version(self, family: Family) -> str | None:
+        """The version of ``family`` that the file has, None if it may be several.
 
-    @property
-    def version(self) -> str | None:
-        """A mid-block module means v2, or AnimateLCM with its longer table. Of v1 and
-        v3 only the table tells.
+        Versions differ in the mid-block module and in the table's length. A table of an
+        unknown length decides for the family's fallback.
         """
-        if not self.has_mid_block and not self.length:
+        alike = self._alike(family)
+        if len(self.lengths) == 0:
+            return self._without_table(family)
+        for version in alike:
+            if family.motion_versions[version].max_length == self.length:
+                return version
+        return next(name for name in family.motion_fallbacks if name in alike)
+
+    def possible_versions(self, family: Family) -> str:
+        """The version, or the versions to choose from, in words."""
+        return self.version(family) or " or ".join(self._alike(family))
+
+    def _without_table(self, family: Family) -> str | None:
+        if not self.has_mid_block:
             return None
-        alike = {
-            name: row
-            for name, row in MOTION_MODULE_VERSIONS.items()
-            if row.use_mid_block == self.has_mid_block
-        }
-        fitting = (name for name, row in alike.items() if row.max_length == self.length)
-        return next(fitting, "v2" if self.has_mid_block else "v3")
+        alike = self._alike(family)
+        return next(name for name in family.motion_fallbacks if name in alike)
+
+    def _alike(self, family: Family) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name, config in family.motion_versions.items()
+            if config.use_mid_block == self.has_mid_block
+        )
 
 
 def motion_layout(weights: Mapping[str, Tensor]) -> MotionLayout:
-    """What ``weights``, in the published layout, are. Weights other than motion layers'
-    do not matter.
-    """
-    blocks = frozenset(
-        place["block"] for key in weights if (place := _PLACE.match(key))
+    """The motion modules among ``weights``, whose keys are in the published layout."""
+    places = (_PLACE.match(key) for key in weights)
+    blocks = frozenset(place["block"] for place in places if place)
+    tables = [tensor for key, tensor in weights.items() if key.endswith(_TABLE)]
+    lengths = {table.shape[-2] for table in tables if table.ndim > 1}
+    model = next(
+        (model for model in MODELS if _covers(model, weights, blocks)),
+        None,
     )
-    tables = (
-        tensor
-        for key, tensor in weights.items()
-        if key.endswith(_TABLE) and tensor.ndim > 1
-    )
-    lengths = tuple(sorted({table.shape[-2] for table in tables}))
-    first, last = (
-        weights.get(f"{block}.motion_modules.0.{_TRANSFORMER}norm.weight")
-        for block in ("down_blocks.0", "up_blocks.2")
-    )  # SDXL's UNet has three levels, so that the third up block is the outermost
-    mirrored = first is not None and last is not None and first.shape == last.shape
-    return MotionLayout(blocks, lengths, for_sdxl=blocks == _levels(3) and mirrored)
+    return MotionLayout(blocks, tuple(sorted(lengths)), model)
+
+
+def _covers(
+    model: ModelMarks, weights: Mapping[str, Tensor], blocks: frozenset[str]
+) -> bool:
+    levels = model.motion_levels
+    if levels is None:
+        return False
+    sides = {f"{side}_blocks.{i}" for side in ("down", "up") for i in range(levels)}
+    if levels == _MOST_LEVELS:
+        return blocks >= sides
+    # A file cut out of a deeper model's has these blocks too. It does not end at the
+    # level where it begins.
+    return blocks == sides and _ends_as_it_begins(weights, levels)
+
+
+def _ends_as_it_begins(weights: Mapping[str, Tensor], levels: int) -> bool:
+    norm = f"motion_modules.0.{_TRANSFORMER}norm.weight"
+    first = weights.get(f"down_blocks.0.{norm}")
+    last = weights.get(f"up_blocks.{levels - 1}.{norm}")
+    return first is not None and last is not None and first.shape == last.shape
 
 
 def read_motion_layers(path: str | Path) -> tuple[dict[str, Tensor], MotionLayout]:
-    """The weights of a file of motion layers, and what is told by its keys and its
-    positional tables.
+    """The weights of a file of motion layers, and their layout.
 
-    Keys are in the published layout. The tables are taken off: they are computed, not
-    learned. Raises what ``read_weights`` does, and CheckpointError for tables that
-    disagree.
+    Keys are in the published layout. Positional tables are left out, because they are
+    computed, not learned. Raises the errors of ``read_weights``, and CheckpointError
+    for tables that contradict each other.
     """
     name = Path(path).name
     raw = renamed(name, read_weights(path), published_key)
-    tables = {
-        tuple(tensor.shape[:-1]) for key, tensor in raw.items() if key.endswith(_TABLE)
-    }
-    if len(tables) > 1 or any(len(shape) != 2 or shape[0] != 1 for shape in tables):
-        raise CheckpointError(
-            f"{name} has positional tables of several or odd shapes: {sorted(tables)}",
-            file=name,
-        )
+    _check_tables(name, raw)
     tensors = {key: tensor for key, tensor in raw.items() if not key.endswith(_TABLE)}
     return tensors, motion_layout(raw)
+
+
+def _check_tables(name: str, weights: Mapping[str, Tensor]) -> None:
+    tables = [tensor for key, tensor in weights.items() if key.endswith(_TABLE)]
+    shapes = {tuple(table.shape[:-1]) for table in tables}
+    is_regular = all(len(shape) == 2 and shape[0] == 1 for shape in shapes)
+    if len(shapes) > 1 or not is_regular:
+        raise CheckpointError(
+            f"{name} has positional tables of several or odd shapes: {sorted(shapes)}",
+            file=name,
+        )

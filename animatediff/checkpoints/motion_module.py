@@ -1,9 +1,8 @@
-"""Motion-module files in the published layout, or in diffusers' MotionAdapter layout ->
-weights and architecture.
+"""Motion-module files -> weights and architecture.
 
-Source of the published one: load_weights of the published code (util.py), which also
-takes the UNet around the modules along when its own trainer saved the file, and issue
-#185 there for the ``module.`` prefix.
+They may have the published layout, or that of diffusers' MotionAdapter. Source of the published layout: load_weights of the published code (util.py). It also
+accepts files in which its own trainer saved the UNet around the modules; issue #185
+there has the ``module.`` prefix.
 """
 
 from collections.abc import Mapping
@@ -12,17 +11,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..catalog import MOTION_MODULE_VERSIONS
 from ..config import MotionModuleConfig
 from ..errors import CheckpointError
+from ..families import Family
 from .detect import described
 from .motion_layout import MotionLayout, is_motion_key, read_motion_layers
 
 
 @dataclass(frozen=True, eq=False)
 class MotionModuleWeights:
-    """``tensors`` by the UNet's own keys, without positional tables; ``config`` is what
-    they need around them.
+    """``tensors`` by the UNet's own keys, without positional tables.
+
+    ``config`` is the architecture they belong to.
     """
 
     name: str
@@ -31,55 +31,74 @@ class MotionModuleWeights:
 
 
 def read_motion_module(
-    path: str | Path, *, version: str | None = None
+    path: str | Path, family: Family, *, version: str | None = None
 ) -> MotionModuleWeights:
-    """Read a motion-module file of version "v1", "v2", "v3" or "animatelcm".
+    """Read a motion-module file of one of ``family.motion_versions``.
 
-    Without ``version`` it is recognised: a mid-block module means v2, which AnimateLCM
-    is but for the table that its file lacks; otherwise the length of the file's
-    positional table tells v1 (24) from v3 (32). A file without table cannot be told
-    apart then. The file's table, if it has one, says how many frames there may be.
-    Raises CheckpointError for a file that leaves the version open, for one without
-    motion modules, for one made for SDXL, and for a version that the file contradicts.
+    Without ``version`` the file decides. A mid-block module means v2; AnimateLCM's file
+    has the same keys. Without one, the length of the positional table decides between
+    v1 (24) and v3 (32); a file without a table leaves the choice open. A table in the
+    file also sets the largest number of frames.
+
+    Raises CheckpointError for a file that leaves the version open, has no motion
+    modules, was made for another model, or contradicts ``version``.
     """
     name = Path(path).name
     content, layout = read_motion_layers(path)
     tensors = {key: tensor for key, tensor in content.items() if is_motion_key(key)}
-    kind = described(content)
-    if (
-        not tensors
-        or kind.startswith(("SparseCtrl", "MotionLoRA"))
-        or any("lora" in key for key in tensors)
-    ):
+    if not _is_motion_module(content, tensors):
         raise CheckpointError(
-            f"{name} holds no motion modules: it is {kind}", file=name
+            f"{name} holds no motion modules: it is {described(content)}", file=name
         )
-    if layout.for_sdxl:
+    if layout.model not in (None, family):
         raise CheckpointError(
-            f"{name} is a motion module for SDXL; one for SD 1.5 is expected", file=name
+            f"{name} is a motion module for {layout.model.name}; one for"
+            f" {family.name} is expected",
+            file=name,
         )
-    return MotionModuleWeights(name, _config(name, layout, version), tensors)
+    config = _config(name, layout, family, version)
+    return MotionModuleWeights(name, config, tensors)
 
 
-def _config(name: str, layout: MotionLayout, version: str | None) -> MotionModuleConfig:
-    version = version or layout.version
+def _is_motion_module(
+    content: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> bool:
+    if not tensors or any("lora" in key for key in tensors):
+        return False
+    return not described(content).startswith(("SparseCtrl", "MotionLoRA"))
+
+
+def _config(
+    name: str, layout: MotionLayout, family: Family, version: str | None
+) -> MotionModuleConfig:
+    version = version or layout.version(family)
     if version is None:
         raise CheckpointError(
-            f"{name} may be v1 or v3: its keys are the same for both, so say which",
+            f"{name} may be {layout.possible_versions(family)}, which have the same"
+            " keys: the version must be named",
             file=name,
         )
-    if version not in MOTION_MODULE_VERSIONS:
+    if version not in family.motion_versions:
         raise CheckpointError(
-            f"no motion-module version {version!r}, there are"
-            f" {', '.join(MOTION_MODULE_VERSIONS)}",
+            f"there is no motion-module version {version!r}; allowed:"
+            f" {', '.join(family.motion_versions)}",
             file=name,
         )
-    config = MOTION_MODULE_VERSIONS[version]
-    if config.use_mid_block != layout.has_mid_block and (
-        layout.has_mid_block or layout.is_whole
-    ):
-        has = "has a" if layout.has_mid_block else "has no"
+    config = family.motion_versions[version]
+    if _contradicts(config, layout):
+        article = "a" if layout.has_mid_block else "no"
         raise CheckpointError(
-            f"{name} is not a {version} module: it {has} mid-block module", file=name
+            f"{name} is not a {version} module: it has {article} mid-block module",
+            file=name,
         )
     return replace(config, max_length=layout.length) if layout.length else config
+
+
+def _contradicts(config: MotionModuleConfig, layout: MotionLayout) -> bool:
+    """Whether the mid-block module differs, in a file that would have it if it were so.
+
+    A file may lack whole modules, the mid-block's among them.
+    """
+    if config.use_mid_block == layout.has_mid_block:
+        return False
+    return layout.has_mid_block or layout.model is not None

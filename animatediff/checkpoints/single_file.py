@@ -1,8 +1,7 @@
-"""SD 1.5 models in one file, in the layout of the first release (LDM): UNet, VAE and
-text encoder under their prefixes.
+"""Models in one file, in the LDM layout: UNet, VAE and text encoder under prefixes.
 
-What comes out of the renaming is held against the model, key by key; what is left over
-is told.
+After the renaming every key is compared with the model's; keys that are left over are
+reported.
 """
 
 from collections.abc import Mapping
@@ -14,29 +13,20 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..families import Family, ModelPart
+from ..families.recognition import marked_model
 from .detect import described
 from .files import check_keys_and_shapes, read_weights, renamed
 from .ldm import Converted, convert_unet, convert_vae, without_noise
 from .lora import Address, Shapes
 
-_PREFIXES = {
-    "unet": "model.diffusion_model.",
-    "vae": "first_stage_model.",
-    "text_encoder": "cond_stage_model.transformer.",
-}
-_OTHER_MODELS = {
-    "conditioner.embedders.": "an SDXL model",
-    "cond_stage_model.model.": "an SD 2 model",
-}
-
 
 @dataclass(frozen=True, eq=False)
 class SingleFile:
-    """``absent``: parts ("vae", "text_encoder") that the file lacks. ``unused``: its
-    keys that fit no model.
+    """``absent`` lists the parts ("vae", "text_encoder") that the file lacks.
 
-    Not counted among these is what trainers leave beside the weights, see
-    ``ldm.without_noise``.
+    ``unused`` lists its keys that fit no model, without those that trainers leave
+    beside the weights (``ldm.without_noise``).
     """
 
     name: str
@@ -47,52 +37,63 @@ class SingleFile:
 
 def read_single_file(
     path: str | Path,
+    family: Family,
     shapes: Shapes,
     layers_per_block: int,
     vae_config: Mapping[str, Any],
 ) -> SingleFile:
-    """Every weight of an SD 1.5 single file, for the model that has ``shapes`` (motion
-    modules aside).
+    """Every weight of a single file, for the model of ``family`` that has ``shapes``.
 
-    A file may lack the VAE or the text encoder; what it has must be whole. Exponential
-    moving averages beside the weights are left alone. Raises AssetError where there is
-    no file, CheckpointError for one of another kind.
+    Motion modules do not count. A file may lack the VAE or the text encoder; the parts
+    it has must be complete. Exponential moving averages beside the weights are ignored.
+
+    Raises AssetError if there is no file, CheckpointError if it is of another kind.
     """
     name = Path(path).name
     raw = read_weights(path)
-    for prefix, kind in _OTHER_MODELS.items():
-        if any(key.startswith(prefix) for key in raw):
-            raise CheckpointError(
-                f"{name} is {kind}; an SD 1.5 model is expected", file=name
-            )
     keys = without_noise(raw)
-    if not any(key.startswith(_PREFIXES["unet"]) for key in keys):
-        raise CheckpointError(
-            f"{name} is not an SD 1.5 single file: it is {described(raw)}", file=name
-        )
+    _check_family(name, raw, keys, family)
+    prefixes = tuple(part.single_file_prefix for part in family.parts)
+    unused = [key for key in keys if not key.startswith(prefixes)]
     tensors: dict[Address, Tensor] = {}
-    unused = [key for key in keys if not key.startswith(tuple(_PREFIXES.values()))]
-    absent = []
-    for part, prefix in _PREFIXES.items():
-        own = {key: raw[key] for key in keys if key.startswith(prefix)}
-        if not own:
-            absent.append(part)
+    absent: list[str] = []
+    for part in family.parts:
+        part_keys = [key for key in keys if key.startswith(part.single_file_prefix)]
+        if not part_keys:
+            absent.append(part.name)
             continue
-        wanted = wanted_of(part, shapes)
-        if part == "unet":
-            weights, left = convert_unet(name, own, layers_per_block)
-        elif part == "vae":
-            weights, left = convert_vae(name, own, vae_config)
+        part_weights = {key: raw[key] for key in part_keys}
+        part_shapes = shapes_of(part.name, shapes)
+        if part is family.unet:
+            weights, rest = convert_unet(name, part_weights, layers_per_block)
+        elif part is family.vae:
+            weights, rest = convert_vae(name, part_weights, vae_config)
         else:
-            weights, left = _convert_text_encoder(name, own, wanted)
-        check_keys_and_shapes(f"the {part} of {name}", weights, wanted)
-        tensors |= {(part, key): tensor for key, tensor in weights.items()}
-        unused += left
+            weights, rest = _convert_text_encoder(name, part, part_weights, part_shapes)
+        check_keys_and_shapes(f"the {part.name} of {name}", weights, part_shapes)
+        tensors |= {(part.name, key): tensor for key, tensor in weights.items()}
+        unused += rest
     return SingleFile(name, tensors, tuple(absent), tuple(unused))
 
 
-def wanted_of(part: str, shapes: Shapes) -> dict[str, torch.Size]:
-    """What a file must have for this part of the model."""
+def _check_family(
+    name: str, raw: Mapping[str, Tensor], keys: list[str], family: Family
+) -> None:
+    model = marked_model(raw)
+    if model not in (None, family):
+        raise CheckpointError(
+            f"{name} is a model of {model.name}; one of {family.name} is expected",
+            file=name,
+        )
+    if not any(key.startswith(family.unet.single_file_prefix) for key in keys):
+        raise CheckpointError(
+            f"{name} is not a single file of {family.name}: it is {described(raw)}",
+            file=name,
+        )
+
+
+def shapes_of(part: str, shapes: Shapes) -> dict[str, torch.Size]:
+    """The shapes of one part's weights by key, without motion modules."""
     return {
         key: shape
         for (model, key), shape in shapes.items()
@@ -100,27 +101,32 @@ def wanted_of(part: str, shapes: Shapes) -> dict[str, torch.Size]:
     }
 
 
-def split(weights: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> Converted:
-    """``weights`` below the modules that the model has, and the keys of the others,
-    such as a projection's.
+def split(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> Converted:
+    """``weights`` of the modules that the model has, and the keys of all others.
+
+    A text encoder's file may have a projection that the model lacks, for example.
     """
-    modules = {key.partition(".")[0] for key in wanted}
-    known = {
-        key: tensor
-        for key, tensor in weights.items()
-        if key.partition(".")[0] in modules
-    }
-    return known, tuple(key for key in weights if key not in known)
+    modules = {key.partition(".")[0] for key in shapes}
+    used: dict[str, Tensor] = {}
+    unused: list[str] = []
+    for key, tensor in weights.items():
+        if key.partition(".")[0] in modules:
+            used[key] = tensor
+        else:
+            unused.append(key)
+    return used, tuple(unused)
 
 
 def _convert_text_encoder(
-    name: str, raw: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]
+    name: str,
+    part: ModelPart,
+    raw: Mapping[str, Tensor],
+    shapes: Mapping[str, torch.Size],
 ) -> Converted:
-    prefix = _PREFIXES["text_encoder"]
-    weights, left = split(
-        renamed(
-            name, raw, lambda key: key.removeprefix(prefix).removeprefix("text_model.")
-        ),
-        wanted,
-    )
-    return weights, tuple(prefix + key for key in left)
+    prefix, inner = part.single_file_prefix, part.inner_prefix
+
+    def rename(key: str) -> str:
+        return key.removeprefix(prefix).removeprefix(inner)
+
+    weights, unused = split(renamed(name, raw, rename), shapes)
+    return weights, tuple(prefix + key for key in unused)

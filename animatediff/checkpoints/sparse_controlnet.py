@@ -1,6 +1,4 @@
-"""SparseCtrl files, published or diffusers' -> weights and architecture, told from
-their keys and shapes.
-"""
+"""SparseCtrl files, published or diffusers', -> weights and architecture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +16,9 @@ _EMBEDDING = "controlnet_cond_embedding"
 
 @dataclass(frozen=True, eq=False)
 class SparseControlNetWeights:
-    """``tensors`` by the model's own keys, without positional tables; ``config`` is
-    what they need around them.
+    """``tensors`` by the model's own keys, without positional tables.
+
+    ``config`` is the architecture they belong to.
     """
 
     name: str
@@ -28,45 +27,50 @@ class SparseControlNetWeights:
 
 
 def read_sparse_controlnet(path: str | Path) -> SparseControlNetWeights:
-    """Read a SparseCtrl file: one that takes latents (rgb) or one that takes pixels
-    (scribble).
+    """Read a SparseCtrl file: one that takes latents (rgb) or pixels (scribble).
 
-    Raises AssetError where there is none, CheckpointError for a file that is damaged or
-    something else.
+    Raises AssetError if there is no file, CheckpointError if it is damaged or of
+    another kind.
     """
     name = Path(path).name
     tensors, layout = read_motion_layers(path)
     config = _recognise(name, tensors)
     if layout.length:
-        config = replace(
-            config, motion=replace(config.motion, max_length=layout.length)
-        )
+        motion = replace(config.motion, max_length=layout.length)
+        config = replace(config, motion=motion)
     return SparseControlNetWeights(name, config, tensors)
 
 
 def _recognise(name: str, tensors: Mapping[str, Tensor]) -> SparseControlNetConfig:
-    simple, full = (
-        tensors.get(f"{_EMBEDDING}.weight"),
-        tensors.get(f"{_EMBEDDING}.conv_in.weight"),
-    )
-    for weight in (simple, full):
-        if weight is not None and (weight.ndim != 4 or weight.shape[1] < 2):
-            raise CheckpointError(
-                f"{name}: {_EMBEDDING} has the shape {tuple(weight.shape)}", file=name
+    of_latents = _convolution(name, f"{_EMBEDDING}.weight", tensors)
+    of_pixels = _convolution(name, f"{_EMBEDDING}.conv_in.weight", tensors)
+    if any(".motion_modules." in key for key in tensors):
+        if of_latents is not None:
+            return replace(
+                SPARSECTRL_RGB, conditioning_channels=of_latents.shape[1] - 1
             )
-    if not any(".motion_modules." in key for key in tensors) or (
-        simple is None and full is None
-    ):
-        raise CheckpointError(
-            f"{name} is not a SparseCtrl branch: it is {described(tensors)}", file=name
-        )
-    if simple is not None:
-        return replace(SPARSECTRL_RGB, conditioning_channels=simple.shape[1] - 1)
-    assert full is not None
-    blocks = (tensors.get(f"{_EMBEDDING}.blocks.{i}.weight") for i in range(1, 64, 2))
-    widths = (full.shape[0], *(block.shape[0] for block in blocks if block is not None))
-    return replace(
-        SPARSECTRL_SCRIBBLE,
-        conditioning_channels=full.shape[1] - 1,
-        embedding_channels=widths,
+        if of_pixels is not None:
+            return replace(
+                SPARSECTRL_SCRIBBLE,
+                conditioning_channels=of_pixels.shape[1] - 1,
+                embedding_channels=_widths(of_pixels, tensors),
+            )
+    raise CheckpointError(
+        f"{name} is not a SparseCtrl branch: it is {described(tensors)}", file=name
     )
+
+
+def _convolution(name: str, key: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """The weight (c_out, c_in + 1, h, w) under ``key``; one input is the mask."""
+    weight = tensors.get(key)
+    if weight is not None and (weight.ndim != 4 or weight.shape[1] < 2):
+        raise CheckpointError(
+            f"{name}: {key} has the shape {tuple(weight.shape)}", file=name
+        )
+    return weight
+
+
+def _widths(of_pixels: Tensor, tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    blocks = (tensors.get(f"{_EMBEDDING}.blocks.{i}.weight") for i in range(1, 64, 2))
+    widths = (block.shape[0] for block in blocks if block is not None)
+    return (of_pixels.shape[0], *widths)

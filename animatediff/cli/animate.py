@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
+from .. import catalog
 from ..checkpoints.detect import detect
 from ..checkpoints.files import read_weights
 from ..controls.pictures import fit_picture, normalize_picture
@@ -75,7 +76,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pretrained-model-path",
-        help="folder of an SD 1.5 model in diffusers' layout, or a model's name",
+        help="folder of an image model in diffusers' layout, or a model's name",
     )
     parser.add_argument(
         "--inference-config",
@@ -123,7 +124,7 @@ def _completed(entry: Entry, options: argparse.Namespace) -> Entry:
     """``entry`` with the command line's values in place of its missing ones."""
     fallbacks = {
         "inference_config": options.inference_config,
-        "pretrained_model_path": options.pretrained_model_path or "sd15",
+        "pretrained_model_path": options.pretrained_model_path or catalog.DEFAULT_MODEL,
         "W": options.W,
         "H": options.H,
         "L": options.L,

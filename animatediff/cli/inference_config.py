@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .. import catalog
 from ..errors import InvalidRequest
+from ..families import DEFAULT
 from ..job.validation import validated
 
 
@@ -83,7 +84,7 @@ def motion_module_version(path: str) -> str:
 
 
 def _check_noise_schedule(kwargs: dict[str, Any], path: str) -> None:
-    schedule = {"clip_sample": False, **catalog.NOISE_SCHEDULE}
+    schedule = {"clip_sample": False, **DEFAULT.noise_schedule}
     for key, value in kwargs.items():
         if schedule.get(key) != value:
             field = f"{path}: noise_scheduler_kwargs.{key}"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checkpoints.__main__ import describe
+from ..checkpoints.describe import describe
 from ..errors import AnimateDiffError
 
 

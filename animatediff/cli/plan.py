@@ -6,16 +6,20 @@ from itertools import groupby
 
 import yaml
 
-from ..config import SD15, unet_config_from_diffusers
 from ..engine import Engine
 from ..errors import AssetError, CheckpointError, InvalidRequest
+from ..families import DEFAULT
+from ..families.unet_config import read_unet_config
 from ..fetch.assets import Source
 from ..job.clip import Clip
 from ..job.files import named_files
 from .prompt_config import PlannedClip
 
 STEP_TFLOP = 35.25
-"""A guided step of SD 1.5, 16 frames at 512x512; tests/test_full_size.py counts it."""
+"""A guided step of the default family's model, 16 frames at 512x512.
+
+``tests/test_full_size.py`` counts it.
+"""
 NOMINAL_TFLOP_PER_SECOND = 100.0
 """Turns counted work into seconds for comparison; no GPU was measured."""
 
@@ -109,8 +113,8 @@ def _work(engine: Engine, clip: Clip) -> str:
 
     A lower bound for large frames: attention within a frame grows faster than its size.
     """
-    if not _is_of_sd15_size(engine, clip.model):
-        return "work not counted: the model is not of SD 1.5's size"
+    if not _is_of_published_size(engine, clip.model):
+        return f"work not counted: the model is not of {DEFAULT.name}'s size"
     passes = 2 if clip.guidance_scale > 1 else 1
     counted_steps = clip.megapixel_steps * 1e6 / (512 * 512 * 16)
     work = STEP_TFLOP * counted_steps * passes / 2
@@ -119,14 +123,14 @@ def _work(engine: Engine, clip: Clip) -> str:
     return f"about {work:,.0f} TFLOP, {seconds:,.1f} s at {rate}"
 
 
-def _is_of_sd15_size(engine: Engine, model: str) -> bool:
-    """Whether the UNet has SD 1.5's widths; assumed of a model that is not here."""
+def _is_of_published_size(engine: Engine, model: str) -> bool:
+    """Whether the UNet has the counted widths; assumed of a model that is not here."""
     try:
         folder = engine.assets.base_model_folder(model)
         raw = yaml.safe_load((folder / "unet" / "config.json").read_text())
-        config = unet_config_from_diffusers(raw)
+        config = read_unet_config(raw, DEFAULT)
     except (AssetError, InvalidRequest, CheckpointError, KeyError, TypeError):
         return True
     except yaml.YAMLError:
         return True
-    return config.block_out_channels == SD15.block_out_channels
+    return config.block_out_channels == DEFAULT.unet_config.block_out_channels

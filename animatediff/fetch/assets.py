@@ -79,7 +79,7 @@ class Assets:
             return names[0]
         raise AssetError(
             f"no model is installed in {self._shown_folder()}:"
-            f"{_command('sd15')} put one of {', '.join(catalog.BASE_MODELS)} there, in"
+            f"{_command(catalog.DEFAULT_MODEL)} put one of {', '.join(catalog.BASE_MODELS)} there, in"
             f" diffusers' layout",
         )
 

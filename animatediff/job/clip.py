@@ -11,6 +11,7 @@ from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
 from .. import catalog
+from ..families import FAMILIES
 from ..video import OUTPUT_FORMATS
 from .fields import (
     Listed,
@@ -45,6 +46,7 @@ _MOTION_MODULES = Names(
     {name: row.title for name, row in catalog.MOTION_MODULES.items()},
     others="a file, named as a LoRA's path",
 )
+_FAMILIES = " or ".join(family.name for family in FAMILIES.values())
 _VERSIONS = Names(
     {
         name: f"{config.max_length} frames"
@@ -258,7 +260,7 @@ class Clip(Strict):
         Reference | None,
         Shown("weights", echo=False, yaml="dreambooth_path"),
         Field(
-            description="SD 1.5 model in one file, used in place of the model's"
+            description=f"{_FAMILIES} model in one file, used in place of the model's"
             " weights; named as a LoRA's path."
         ),
     ] = None

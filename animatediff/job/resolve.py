@@ -49,15 +49,11 @@ def defaults_by_model() -> dict[str, dict[str, Any]]:
     return {name: asdict(row.defaults) for name, row in catalog.BASE_MODELS.items()}
 
 
-def _family(model: str) -> catalog.BaseModel:
-    return catalog.BASE_MODELS.get(model, catalog.BASE_MODELS["sd15"])
-
-
 def _motion_module(
     request: GenerationRequest, model: str, installed: Collection[str]
 ) -> str:
     """The motion module that ``request`` names, or the first installed of the model."""
-    names = _family(model).motion_modules
+    names = catalog.base_model(model).motion_modules
     if request.motion_module is None:
         return next((name for name in names if name in installed), names[0])
     if model in catalog.BASE_MODELS:
@@ -83,7 +79,7 @@ def _defaults(model: str, motion_module: str) -> dict[str, Any]:
     """Values of the fields that a job may leave out."""
     row = catalog.MOTION_MODULES.get(motion_module)
     return {
-        **asdict(_family(model).defaults),
+        **asdict(catalog.base_model(model).defaults),
         **(row.defaults if row else {}),
         "seed": secrets.randbits(64),
     }

@@ -1,7 +1,8 @@
 """One run of the sampler: the start, the predictor, and all steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,10 +41,14 @@ def draw_start(
 
 @dataclass(frozen=True, eq=False)
 class SamplerRun:
-    """A UNet, what to draw, and what steers it."""
+    """A UNet, what to draw, and what steers it.
+
+    ``noise_schedule`` is the one that the motion modules were trained on.
+    """
 
     unet: UNet3DConditionModel
     downscale: int
+    noise_schedule: Mapping[str, Any]
     inputs: AnimationInputs
     conditions: Conditions
 
@@ -59,7 +64,9 @@ class SamplerRun:
         # Noise is drawn even if it is not used: later draws must not depend on that.
         drawn = draw_start(inputs, unet.config.in_channels, self.downscale, sources)
         latents = drawn if latents is None else _checked(latents, drawn)
-        steps = make_steps(inputs.scheduler, inputs.num_inference_steps, sources)
+        steps = make_steps(
+            inputs.scheduler, inputs.num_inference_steps, self.noise_schedule, sources
+        )
         precision = torch.promote_types(unet.dtype, torch.float32)
         latents = latents.to(unet.device, precision) * steps.initial_scale
         return denoise(latents, steps, self._predictor(steps), report)

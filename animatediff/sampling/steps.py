@@ -1,6 +1,6 @@
 """The steps of one run of a sampler, and how many there are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,12 @@ class Steps:
 
 
 def make_steps(
-    scheduler: str, num_inference_steps: int, generators: Sequence[torch.Generator]
+    scheduler: str,
+    num_inference_steps: int,
+    noise_schedule: Mapping[str, Any],
+    generators: Sequence[torch.Generator],
 ) -> Steps:
-    """Return the steps of the catalog's ``scheduler``."""
-    return Steps(make_scheduler(scheduler, num_inference_steps), generators)
+    """Return the steps of the catalog's ``scheduler`` on a family's noise schedule."""
+    return Steps(
+        make_scheduler(scheduler, num_inference_steps, noise_schedule), generators
+    )

@@ -55,7 +55,7 @@ class LoraFileConfig(Section):
 
 
 class UNetShape(Section):
-    """A UNet that is trained from scratch; names as in SD 1.5's config.json."""
+    """A UNet that is trained from scratch; names as in a diffusers config.json."""
 
     block_out_channels: list[Count] = [320, 640, 1280, 1280]
     layers_per_block: Count = 2
@@ -94,7 +94,7 @@ class ModelSection(Section):
     needs some of them.
     """
     single_file: str | None = None
-    """An SD 1.5 file whose weights replace those of the folder."""
+    """A single file (LDM layout) whose weights replace those of the folder."""
     loras: list[LoraFileConfig] = []
     """LoRAs, domain adapters or MotionLoRAs that are merged into the weights and stay
     frozen.

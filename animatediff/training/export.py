@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..atomic import written_whole
-from ..catalog import NOISE_SCHEDULE
 from ..checkpoints.files import as_half
 from ..config import UNet3DConfig
 from ..errors import ConfigurationError
+from ..families import DEFAULT
 from ..models.motion_module import PositionalEncoding
 from ..models.unet import UNet3DConditionModel
 from .ldm_layout import single_file
@@ -146,7 +146,7 @@ def write_text_encoder(
     folder: Path, config: Any, weights: Mapping[str, Tensor], origin: Origin
 ) -> None:
     """``weights`` by CLIPTextModel's keys; the file has them below ``text_model.``, as
-    SD 1.5's has.
+    the published one has.
     """
     named = {
         f"text_model.{key.removeprefix('text_model.')}": tensor
@@ -163,7 +163,7 @@ def write_scheduler(folder: Path, beta_schedule: str) -> None:
     """
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    images = {**NOISE_SCHEDULE, "beta_schedule": beta_schedule}
+    images = {**DEFAULT.noise_schedule, "beta_schedule": beta_schedule}
     DDIMScheduler(**images, clip_sample=False, set_alpha_to_one=False).save_pretrained(
         folder
     )

@@ -1,8 +1,7 @@
-"""diffusers' keys -> the layout of Stable Diffusion's first release, the single file
-that every program reads.
+"""diffusers' keys -> the layout of the first latent-diffusion release, the
+single file that every program reads.
 
-The way back from ``checkpoints.ldm``, for UNets and VAEs of SD 1.5's architecture,
-whatever their widths.
+The way back from ``checkpoints.ldm``, for UNets and VAEs of any width.
 """
 
 import re

@@ -94,7 +94,7 @@ def kohya(model: nn.Module, section: LoraSection) -> Mapping[str, Tensor]:
 
 
 def processors(model: nn.Module, section: LoraSection) -> Mapping[str, Tensor]:
-    """The layout of v3_sd15_adapter.ckpt and of the MotionLoRAs. It has no alpha: alpha
+    """The layout of the published v3 adapter and MotionLoRAs. It has no alpha: alpha
     / rank goes into ``up``.
     """
     weights = {}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..catalog import NOISE_SCHEDULE
+from ..families import DEFAULT
 from .config import LossConfig
 
-NUM_TIMESTEPS = int(NOISE_SCHEDULE["num_train_timesteps"])
+NUM_TIMESTEPS = int(DEFAULT.noise_schedule["num_train_timesteps"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +23,12 @@ class NoiseSchedule:
 
     @classmethod
     def of(cls, beta_schedule: str) -> "NoiseSchedule":
-        """ "linear", of the motion modules, or "scaled_linear", of SD 1.5's images; both from 0.00085 to 0.012."""
+        """The schedule "linear" (motion modules) or "scaled_linear" (image models)."""
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         return cls(
             DDIMScheduler(
-                **{**NOISE_SCHEDULE, "beta_schedule": beta_schedule}
+                **{**DEFAULT.noise_schedule, "beta_schedule": beta_schedule}
             ).alphas_cumprod
         )
 

@@ -16,6 +16,7 @@ from ..checkpoints.sparse_controlnet import read_sparse_controlnet
 from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, UNet3DConfig
 from ..controls.sparsectrl import build_sparse_controlnet
 from ..errors import ConfigurationError
+from ..families import DEFAULT
 from ..job.clip import LoraFile
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
@@ -92,8 +93,10 @@ def _encoders(config: TrainConfig) -> Encoders:
     base, cpu = _base(config), torch.device("cpu")
     return Encoders(
         diffusers_folder.load_vae(base / "vae", cpu, torch.float32),
-        diffusers_folder.load_text_encoder(base / "text_encoder", cpu, torch.float32),
-        diffusers_folder.load_tokenizer(base / "tokenizer"),
+        diffusers_folder.load_text_encoder(
+            base / "text_encoder", DEFAULT.text_encoders[0], cpu, torch.float32
+        ),
+        diffusers_folder.load_tokenizer(base / "tokenizer", DEFAULT.text_encoders[0]),
     )
 
 
@@ -115,9 +118,12 @@ def _loaded(
             pipeline.unet.set_motion(MOTION_MODULE_VERSIONS[version])
             pipeline.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             if model.motion_module_from:
-                _begin_with(pipeline.unet, read_motion_module(model.motion_module_from))
+                other = read_motion_module(model.motion_module_from, pipeline.family)
+                _begin_with(pipeline.unet, other)
         else:
-            weights = read_motion_module(file, version=model.motion_module_version)
+            weights = read_motion_module(
+                file, pipeline.family, version=model.motion_module_version
+            )
     loras = [LoraFile(path=lora.path, strength=lora.strength) for lora in model.loras]
     pipeline.configure_weights(weights, model.single_file, loras)
     encoders = Encoders(pipeline.vae, pipeline.text_encoder, pipeline.tokenizer)
@@ -301,7 +307,9 @@ def _build_text_encoder(
     from transformers import CLIPTextConfig, CLIPTextModel
 
     shape = _given(config.model.text_encoder, "model.text_encoder", config.stage)
-    tokenizer = diffusers_folder.load_tokenizer(_base(config) / "tokenizer")
+    tokenizer = diffusers_folder.load_tokenizer(
+        _base(config) / "tokenizer", DEFAULT.text_encoders[0]
+    )
     clips = open_clips(config)
     count = config.text.vocabulary_captions
     used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}

@@ -18,13 +18,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from animatediff.conditioning.conditions import Conditions
 from animatediff.config import (
-    SD15,
     SPARSECTRL_RGB,
     V3,
     MotionModuleConfig,
     SparseControlNetConfig,
 )
 from animatediff.controls.sparsectrl import SparseControl
+from animatediff.families import SD15
 from animatediff.memory import CONTEXT_BYTES, MemoryModel, Work
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.models.unet import UNet3DConditionModel
@@ -70,8 +70,10 @@ def count_denoise(
         patch("animatediff.sampling.steps.make_scheduler", PlainScheduler),
     ):
         with torch.device("meta"):
-            unet = UNet3DConditionModel(SD15, motion)
-            branches = [SparseControlNetModel(SD15, control) for control in controls]
+            unet = UNet3DConditionModel(SD15.unet_config, motion)
+            branches = [
+                SparseControlNetModel(SD15.unet_config, control) for control in controls
+            ]
         for model in (unet, *branches):
             to_fake(model, mode, torch.float16)
         vae = SimpleNamespace(
@@ -142,13 +144,19 @@ def memory_model(
 ) -> MemoryModel:
     """SD 1.5 with ``motion`` and ``controls``, in float16."""
     with torch.device("meta"):
-        models = [UNet3DConditionModel(SD15, motion), AutoencoderKL(**VAE)]
-        models += [SparseControlNetModel(SD15, control) for control in controls]
+        models = [UNet3DConditionModel(SD15.unet_config, motion), AutoencoderKL(**VAE)]
+        models += [
+            SparseControlNetModel(SD15.unet_config, control) for control in controls
+        ]
     values = TEXT_VALUES + sum(
         parameter.numel() for model in models for parameter in model.parameters()
     )
     return MemoryModel(
-        SD15.block_out_channels[0], VAE["block_out_channels"][0], 2, 2 * values
+        family=SD15,
+        unet_width=SD15.unet_config.block_out_channels[0],
+        vae_width=VAE["block_out_channels"][0],
+        value_bytes=2,
+        weight_bytes=2 * values,
     )
 
 

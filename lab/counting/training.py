@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from animatediff.catalog import MOTION_MODULE_VERSIONS
-from animatediff.config import SD15
+from animatediff.families import SD15
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.settings import PROJECT_ROOT
 from animatediff.training.config import TrainConfig, load_config
@@ -125,7 +125,7 @@ def _nothing_loaded(
 ) -> tuple[UNet3DConditionModel, Any]:
     """Stands for what reads the base model and its motion module."""
     unet = UNet3DConditionModel(
-        SD15,
+        SD15.unet_config,
         MOTION_MODULE_VERSIONS[str(config.model.motion_module_version)]
         if motion
         else None,
@@ -182,7 +182,7 @@ def _batch(learner: DenoisingLearner, config: TrainConfig) -> dict[str, Tensor]:
         config.data.width // 8,
     )
     text, place = (
-        torch.empty(items, 77, SD15.cross_attention_dim, device=DEVICE),
+        torch.empty(items, 77, SD15.unet_config.cross_attention_dim, device=DEVICE),
         learner.draw_timesteps(0.5),
     )
     latents = torch.empty(items, 4, frames, height, width, device=DEVICE)

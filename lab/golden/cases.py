@@ -20,6 +20,7 @@ from animatediff.conditioning.tokens import tokenize
 from animatediff.config import MotionModuleConfig
 from animatediff.controls.pictures import place_images
 from animatediff.controls.sparsectrl import SparseControl
+from animatediff.families import SD15
 from animatediff.models.attention import attention_backend
 from animatediff.models.motion_module import VanillaTemporalModule
 from animatediff.pipeline import AnimationInputs
@@ -227,7 +228,7 @@ def _unfolded(x: Tensor, num_frames: int) -> Tensor:
 def check_scheduler(_golden: Golden, folder: Path) -> Iterator[Comparison]:
     (file,) = folder.glob("*.safetensors")
     io, _ = read(folder, file.name)
-    scheduler = make_scheduler("ddim", 25)
+    scheduler = make_scheduler("ddim", 25, SD15.noise_schedule)
     for key in ("betas", "alphas_cumprod", "final_alpha_cumprod"):
         yield compare(
             f"scheduler/{key}",
@@ -236,7 +237,8 @@ def check_scheduler(_golden: Golden, folder: Path) -> Iterator[Comparison]:
             SCHEDULER_LIMIT,
         )
     for key in sorted(key for key in io if key.startswith("timesteps_")):
-        steps = make_scheduler("ddim", int(key.removeprefix("timesteps_"))).timesteps
+        count = int(key.removeprefix("timesteps_"))
+        steps = make_scheduler("ddim", count, SD15.noise_schedule).timesteps
         yield compare(f"scheduler/{key}", steps, io[key], 0)
     sample, eps = io["step.sample"], io["step.eps"]
     for key in sorted(key for key in io if key.startswith("step.prev_")):
@@ -279,7 +281,7 @@ def check_pipeline(golden: Golden, folder: Path) -> Iterator[Comparison]:
             f"{name}/{key}", tokenize(pipeline.tokenizer, text).ids, io[key], 0
         )
     steps = make_scheduler(
-        inputs.scheduler, inputs.num_inference_steps
+        inputs.scheduler, inputs.num_inference_steps, pipeline.family.noise_schedule
     ).timesteps.tolist()
     yield equal(f"{name}/timesteps", steps, case["timesteps"])
     conditions = pipeline.encode(inputs)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from animatediff.checkpoints.motion_module import read_motion_module
 from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet
+from animatediff.families import SD15
 from animatediff.fetch.assets import Assets
 from animatediff.fetch.installed import installed_motion_modules
 from animatediff.settings import Settings
@@ -65,11 +66,11 @@ def test_a_motion_module_is_read_as_before_but_rounded(
 ) -> None:
     path = put(wrap(motion), "motion_modules", "v3_sd15_mm.ckpt", folder=tmp_path)
     version = None if TABLE in wrap(motion) else "v3"
-    before = read_motion_module(path, version=version)
+    before = read_motion_module(path, SD15, version=version)
     rounded = {key: tensor.half() for key, tensor in before.tensors.items()}
     assert main([str(tmp_path), "--remove"]) == 0
     assert files(tmp_path) == ["motion_modules/v3_sd15_mm.safetensors"]
-    after = read_motion_module(path.with_suffix(".safetensors"), version=version)
+    after = read_motion_module(path.with_suffix(".safetensors"), SD15, version=version)
     assert after.config == before.config
     assert after.tensors.keys() == rounded.keys()
     assert all(torch.equal(after.tensors[key], rounded[key]) for key in rounded)

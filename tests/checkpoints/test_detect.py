@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from animatediff.checkpoints.__main__ import main
 from animatediff.checkpoints.detect import detect
 from animatediff.checkpoints.files import read_weights
 from animatediff.checkpoints.lora import read_lora
 from animatediff.checkpoints.motion_module import read_motion_module
 from animatediff.checkpoints.sparse_controlnet import read_sparse_controlnet
+from animatediff.cli.inspect import main
 from animatediff.errors import CheckpointError
+from animatediff.families import SD15
 
 DATA = Path(__file__).parents[1] / "data"
 SHAPEWORLD = Path(__file__).parents[2] / "models" / "shapeworld"
@@ -155,17 +156,17 @@ def test_unknown_content_names_its_keys() -> None:
     ("reader", "file", "message"),
     [
         (
-            read_motion_module,
+            partial(read_motion_module, family=SD15),
             "loading/motion_lora_A.ckpt",
             "holds no motion modules: it is MotionLoRA v2",
         ),
         (
-            read_motion_module,
+            partial(read_motion_module, family=SD15),
             "loading/kohya_lora.safetensors",
             "holds no motion modules: it is LoRA kohya",
         ),
         (
-            read_motion_module,
+            partial(read_motion_module, family=SD15),
             "common/vae.safetensors",
             "holds no motion modules: it is VAE, diffusers layout",
         ),
@@ -175,7 +176,7 @@ def test_unknown_content_names_its_keys() -> None:
             "not a SparseCtrl branch: it is motion module v2",
         ),
         (
-            partial(read_lora, shapes={}),
+            partial(read_lora, family=SD15, shapes={}),
             "common/unet2d.safetensors",
             "not a LoRA file: it is UNet, diffusers layout",
         ),

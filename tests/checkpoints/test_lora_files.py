@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from animatediff.checkpoints.lora import Shapes, read_lora
-from animatediff.config import SD15, V2, V3
+from animatediff.config import V2, V3
 from animatediff.errors import AssetError, CheckpointError
+from animatediff.families import SD15
 from animatediff.models.unet import UNet3DConditionModel
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
@@ -48,7 +49,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_name_the_same_weight(layout: str, tmp_path: Path) -> None:
-    lora = read_lora(saved(tmp_path, LAYOUTS[layout]), SHAPES)
+    lora = read_lora(saved(tmp_path, LAYOUTS[layout]), SD15, SHAPES)
     assert [layer.address for layer in lora.layers] == [("unet", f"{Q}.weight")]
     assert torch.equal(lora.layers[0].down, next(iter(LAYOUTS[layout].values())))
     assert lora.layers[0].scale(ignore_file_alpha=False) == 1
@@ -68,7 +69,7 @@ def test_text_encoder(stem: str, tmp_path: Path) -> None:
         if stem.startswith("lora_te")
         else (".lora_A.weight", ".lora_B.weight")
     )
-    (layer,) = read_lora(saved(tmp_path, pair(stem, *ends, 6, 6)), SHAPES).layers
+    (layer,) = read_lora(saved(tmp_path, pair(stem, *ends, 6, 6)), SD15, SHAPES).layers
     assert layer.address == ("text_encoder", "encoder.layers.0.self_attn.q_proj.weight")
 
 
@@ -79,7 +80,7 @@ def test_locon_and_alpha(tmp_path: Path) -> None:
         f"{stem}.lora_up.weight": torch.randn(16, 4, 1, 1),
         f"{stem}.alpha": torch.tensor(1.0),
     }
-    (layer,) = read_lora(saved(tmp_path, tensors), SHAPES).layers
+    (layer,) = read_lora(saved(tmp_path, tensors), SD15, SHAPES).layers
     assert layer.scale(ignore_file_alpha=False) == 0.25
     assert layer.scale(ignore_file_alpha=True) == 1
 
@@ -89,7 +90,7 @@ def test_left_over_keys_are_told(tmp_path: Path) -> None:
         "lora_unet_no_such_layer.lora_down.weight": torch.zeros(1, 1),
         "note": torch.zeros(1),
     }
-    lora = read_lora(saved(tmp_path, {**LAYOUTS["kohya"], **surplus}), SHAPES)
+    lora = read_lora(saved(tmp_path, {**LAYOUTS["kohya"], **surplus}), SD15, SHAPES)
     assert len(lora.layers) == 1
     assert set(lora.unmatched) == set(surplus)
 
@@ -115,7 +116,7 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_refused(message: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
-        read_lora(saved(tmp_path, BAD[message]), SHAPES)
+        read_lora(saved(tmp_path, BAD[message]), SD15, SHAPES)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
@@ -127,9 +128,9 @@ def test_files_that_hold_no_weights(
 ) -> None:
     (tmp_path / f"x{suffix}").write_bytes(content)
     with pytest.raises(CheckpointError, match="cannot be read"):
-        read_lora(tmp_path / f"x{suffix}", SHAPES)
+        read_lora(tmp_path / f"x{suffix}", SD15, SHAPES)
     with pytest.raises(AssetError):
-        read_lora(tmp_path / f"absent{suffix}", SHAPES)
+        read_lora(tmp_path / f"absent{suffix}", SD15, SHAPES)
 
 
 @pytest.mark.parametrize("name", ["motion_lora_v2_rank64", "v3_adapter_rank128"])
@@ -137,14 +138,16 @@ def test_published_keys_all_fit_at_full_size(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.device("meta"):
-        unet = UNet3DConditionModel(SD15, V2 if "v2" in name else V3)
+        unet = UNet3DConditionModel(SD15.unet_config, V2 if "v2" in name else V3)
         raw = {
             key: torch.empty(shape)
             for key, shape in json.loads((KEYS / f"{name}.json").read_text()).items()
         }
     monkeypatch.setattr("animatediff.checkpoints.lora.read_weights", lambda _path: raw)
     lora = read_lora(
-        name, {("unet", key): tensor.shape for key, tensor in unet.state_dict().items()}
+        name,
+        SD15,
+        {("unet", key): tensor.shape for key, tensor in unet.state_dict().items()},
     )
     assert (len(lora.layers) * 2, lora.unmatched) == (len(raw), ())
 
@@ -155,6 +158,7 @@ def test_v2_motion_lora_on_v3_is_refused(tiny_config: object, golden: Path) -> N
     with pytest.raises(CheckpointError, match="MotionLoRA for a v2"):
         read_lora(
             golden / "loading" / "motion_lora_A.ckpt",
+            SD15,
             {("unet", key): tensor.shape for key, tensor in unet.state_dict().items()},
         )
 

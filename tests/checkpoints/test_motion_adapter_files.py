@@ -20,6 +20,7 @@ from animatediff.checkpoints.motion_layout import published_key
 from animatediff.checkpoints.motion_module import read_motion_module
 from animatediff.config import ANIMATELCM, V1, V2, V3, MotionModuleConfig, UNet3DConfig
 from animatediff.errors import CheckpointError
+from animatediff.families import SD15
 from animatediff.models.attention import attention_backend
 from animatediff.models.motion_module import sinusoid_table
 from animatediff.models.unet import UNet3DConditionModel
@@ -52,7 +53,7 @@ def saved(adapter: MotionAdapter, folder: Path) -> Path:
 def test_keys_and_version_are_exact(
     motion: MotionModuleConfig, tiny_config: UNet3DConfig, tmp_path: Path
 ) -> None:
-    read = read_motion_module(saved(adapter(tiny_config, motion), tmp_path))
+    read = read_motion_module(saved(adapter(tiny_config, motion), tmp_path), SD15)
     with torch.device("meta"):
         wanted = UNet3DConditionModel(tiny_config, motion).state_dict()
     assert read.config == motion
@@ -68,7 +69,7 @@ def test_every_slot_computes_what_diffusers_computes(
 ) -> None:
     theirs = adapter(tiny_config, motion)
     ours = UNet3DConditionModel(tiny_config).double()
-    fitted = fit_motion_module(ours, read_motion_module(saved(theirs, tmp_path)))
+    fitted = fit_motion_module(ours, read_motion_module(saved(theirs, tmp_path), SD15))
     install_motion_module(ours, fitted)
     assert fitted.warnings == ()
     slots = {
@@ -151,13 +152,13 @@ def test_a_weight_under_both_names_is_refused(
         {**state, published_key(key): state[key].clone()}, tmp_path / "x.safetensors"
     )
     with pytest.raises(CheckpointError, match="1 weights twice"):
-        read_motion_module(tmp_path / "x.safetensors")
+        read_motion_module(tmp_path / "x.safetensors", SD15)
 
 
 def test_an_sdxl_module_is_named(tiny_config: UNet3DConfig, tmp_path: Path) -> None:
     sdxl = adapter(replace(tiny_config, block_out_channels=(32, 64, 128)), V3)
     with pytest.raises(CheckpointError, match="for SDXL"):
-        read_motion_module(saved(sdxl, tmp_path))
+        read_motion_module(saved(sdxl, tmp_path), SD15)
     found = detect(sdxl.state_dict())
     assert (found.kind, found.version) == (
         "motion module, diffusers MotionAdapter layout",

@@ -14,6 +14,7 @@ from animatediff.checkpoints.motion_module import (
 )
 from animatediff.config import ANIMATELCM, V1, V2, V3, UNet3DConfig
 from animatediff.errors import AssetError, CheckpointError
+from animatediff.families import SD15
 from animatediff.models.motion_module import PositionalEncoding, sinusoid_table
 from animatediff.models.unet import UNet3DConditionModel
 
@@ -53,7 +54,9 @@ def saved(content: object, path: Path) -> Path:
 def test_every_published_layout(
     wrap, motion: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    read = read_motion_module(saved(wrap(motion), tmp_path / "mm.ckpt"), version="v3")
+    read = read_motion_module(
+        saved(wrap(motion), tmp_path / "mm.ckpt"), SD15, version="v3"
+    )
     assert read.config == V3
     assert read.tensors.keys() == motion.keys()
     assert all(torch.equal(read.tensors[key], motion[key]) for key in motion)
@@ -63,12 +66,15 @@ def test_version_is_recognised(
     motion: dict[str, Tensor], tiny_weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
     v2 = {k: t for k, t in tiny_weights.items() if ".motion_modules." in k}
-    assert read_motion_module(saved(v2, tmp_path / "a.ckpt")).config == V2
+    assert read_motion_module(saved(v2, tmp_path / "a.ckpt"), SD15).config == V2
     for length, config in ((24, V1), (32, V3), (64, replace(V3, max_length=64))):
         content = {**motion, TABLE: torch.zeros(1, length, 32)}
-        assert read_motion_module(saved(content, tmp_path / "b.ckpt")).config == config
+        assert (
+            read_motion_module(saved(content, tmp_path / "b.ckpt"), SD15).config
+            == config
+        )
     with pytest.raises(CheckpointError, match="v1 or v3"):
-        read_motion_module(saved(motion, tmp_path / "c.ckpt"))
+        read_motion_module(saved(motion, tmp_path / "c.ckpt"), SD15)
 
 
 def test_animatelcm_is_v2_with_a_longer_table(
@@ -76,16 +82,16 @@ def test_animatelcm_is_v2_with_a_longer_table(
 ) -> None:
     content = {k: t for k, t in tiny_weights.items() if ".motion_modules." in k}
     path = saved(content, tmp_path / "without_table.ckpt")
-    assert read_motion_module(path).config == V2
+    assert read_motion_module(path, SD15).config == V2
     assert (
-        read_motion_module(path, version="animatelcm").config
+        read_motion_module(path, SD15, version="animatelcm").config
         == ANIMATELCM
         == replace(V2, max_length=64)
     )
     path = saved(
         {**content, TABLE: torch.zeros(1, 64, 32)}, tmp_path / "with_table.ckpt"
     )
-    assert read_motion_module(path).config == ANIMATELCM
+    assert read_motion_module(path, SD15).config == ANIMATELCM
 
 
 @pytest.mark.parametrize("version", ["v2", "animatelcm", None])
@@ -95,7 +101,7 @@ def test_the_file_s_table_decides_the_frames(
 ) -> None:
     content = {k: t for k, t in tiny_weights.items() if ".motion_modules." in k}
     path = saved({**content, TABLE: torch.zeros(1, length, 32)}, tmp_path / "x.ckpt")
-    assert read_motion_module(path, version=version).config == replace(
+    assert read_motion_module(path, SD15, version=version).config == replace(
         V2, max_length=length
     )
 
@@ -105,7 +111,7 @@ def test_what_stands_in_the_file_s_table_does_not_matter(
 ) -> None:
     unet = UNet3DConditionModel(tiny_config)
     path = saved({**motion, TABLE: torch.zeros(1, 40, 32)}, tmp_path / "x.ckpt")
-    install_motion_module(unet, fit_motion_module(unet, read_motion_module(path)))
+    install_motion_module(unet, fit_motion_module(unet, read_motion_module(path, SD15)))
     tables = [
         module.pe for module in unet.modules() if isinstance(module, PositionalEncoding)
     ]
@@ -133,7 +139,7 @@ def test_odd_tables_are_refused(
     with pytest.raises(
         CheckpointError, match="positional tables of several or odd shapes"
     ):
-        read_motion_module(saved({**motion, **tables}, tmp_path / "x.ckpt"))
+        read_motion_module(saved({**motion, **tables}, tmp_path / "x.ckpt"), SD15)
 
 
 # the blocks of SDXL's UNet, but not its widths
@@ -159,9 +165,12 @@ def test_a_part_is_what_lacks_a_level(
     )
     if whole:
         with pytest.raises(CheckpointError, match="no mid-block"):
-            read_motion_module(path, version="v2")
+            read_motion_module(path, SD15, version="v2")
     else:
-        assert read_motion_module(path, version="v2").tensors.keys() == content.keys()
+        assert (
+            read_motion_module(path, SD15, version="v2").tensors.keys()
+            == content.keys()
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,15 +185,15 @@ def test_version_that_the_file_contradicts(
     version: str, match: str, motion: dict[str, Tensor], tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match=match):
-        read_motion_module(saved(motion, tmp_path / "mm.ckpt"), version=version)
+        read_motion_module(saved(motion, tmp_path / "mm.ckpt"), SD15, version=version)
 
 
 def test_missing_file_and_file_without_motion(tmp_path: Path) -> None:
     with pytest.raises(AssetError, match="no weight file"):
-        read_motion_module(tmp_path / "none.ckpt")
+        read_motion_module(tmp_path / "none.ckpt", SD15)
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="no motion modules"):
-        read_motion_module(tmp_path / "a.safetensors")
+        read_motion_module(tmp_path / "a.safetensors", SD15)
 
 
 def test_wrong_weights_leave_the_model_untouched(

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from animatediff.checkpoints.single_file import SingleFile, read_single_file
 from animatediff.errors import CheckpointError
+from animatediff.families import SD15
 from animatediff.pipeline import AnimationPipeline
 from lab.golden.reference import Golden
 
@@ -23,6 +24,7 @@ def weights(golden: Path) -> dict[str, torch.Tensor]:
 def read(pipeline: AnimationPipeline, path: Path) -> SingleFile:
     return read_single_file(
         path,
+        SD15,
         pipeline.weights.patcher.shapes(),
         pipeline.unet.config.layers_per_block,
         pipeline.vae.config,
@@ -160,7 +162,7 @@ def test_a_part_must_be_whole(
     [
         ("conditioner.embedders.0.transformer.x", "SDXL"),
         ("cond_stage_model.model.x", "SD 2"),
-        ("lora_unet_x.lora_down.weight", "not an SD 1.5 single file"),
+        ("lora_unet_x.lora_down.weight", "not a single file of SD 1.5"),
     ],
 )
 def test_other_models_are_named(

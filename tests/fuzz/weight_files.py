@@ -13,6 +13,7 @@ from torch import Tensor
 
 from animatediff.checkpoints.diffusers_folder import load_unet
 from animatediff.config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE
+from animatediff.families import SD15
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.settings import Settings
 from lab.measure_swaps import ldm_key
@@ -100,7 +101,9 @@ def weights(kind: str) -> Weights:
             "step": 3,
         }
     control = SPARSECTRL_RGB if kind == "SparseCtrl rgb" else SPARSECTRL_SCRIBBLE
-    unet = load_unet(EMBEDDED / "unet", torch.device("cpu"), torch.float32, "sdpa")
+    unet = load_unet(
+        EMBEDDED / "unet", SD15, torch.device("cpu"), torch.float32, "sdpa"
+    )
     branch = SparseControlNetModel(
         unet.config, replace(control, embedding_channels=(8, 16, 24, 32))
     )

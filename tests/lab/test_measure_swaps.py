@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.checkpoints.single_file import read_single_file
+from animatediff.families import SD15
 from lab import measure_swaps
 from lab.measure_swaps import (
     OWN,
@@ -144,7 +145,9 @@ def test_the_first_release_names_are_read_back(
     assert numbered.keys() == measure_swaps.dreambooth_shapes(sd15).keys()
     save_file(numbered, tmp_path / "x.safetensors")
     shapes = {address: torch.Size((1,) * dims[address]) for address in addresses}
-    file = read_single_file(tmp_path / "x.safetensors", shapes, 2, sd15["vae"].config)
+    file = read_single_file(
+        tmp_path / "x.safetensors", SD15, shapes, 2, sd15["vae"].config
+    )
     assert not file.absent
     assert not file.unused
     assert {address: int(tensor) for address, tensor in file.tensors.items()} == {

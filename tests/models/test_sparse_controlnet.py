@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from animatediff.config import (
-    SD15,
     SPARSECTRL_RGB,
     SPARSECTRL_SCRIBBLE,
     SparseControlNetConfig,
     UNet3DConfig,
 )
+from animatediff.families import SD15
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
@@ -46,7 +46,7 @@ def random_branch(
 @pytest.mark.parametrize("kind", KINDS)
 def test_keys_and_shapes_are_the_published_ones(kind: str) -> None:
     with torch.device("meta"):
-        model = SparseControlNetModel(SD15, KINDS[kind])
+        model = SparseControlNetModel(SD15.unet_config, KINDS[kind])
     shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
     assert shapes == json.loads((KEYS / f"sparsectrl_{kind}.json").read_text())
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from animatediff.config import SD15, V1, V2, V3, MotionModuleConfig, UNet3DConfig
+from animatediff.config import V1, V2, V3, MotionModuleConfig, UNet3DConfig
+from animatediff.families import SD15
 from animatediff.models.unet import UNet3DConditionModel
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
@@ -46,7 +47,7 @@ def test_keys_and_shapes_are_the_published_ones(
     name: str, motion: MotionModuleConfig | None
 ) -> None:
     with torch.device("meta"):
-        unet = UNet3DConditionModel(SD15, motion)
+        unet = UNet3DConditionModel(SD15.unet_config, motion)
     shapes = {
         key: list(tensor.shape)
         for key, tensor in unet.state_dict().items()

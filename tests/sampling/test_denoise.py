@@ -3,6 +3,7 @@ import torch
 
 from animatediff.catalog import SCHEDULERS
 from animatediff.errors import NonFiniteLatents
+from animatediff.families import SD15
 from animatediff.progress import Progress
 from animatediff.sampling.denoise import denoise
 from animatediff.sampling.guidance import guide, needs_unconditional
@@ -41,7 +42,7 @@ def test_step_of_the_first_nan_is_named(bad_step: int) -> None:
     def predict(sample: torch.Tensor, step: int) -> torch.Tensor:
         return sample * (float("nan") if step == bad_step else 0.1)
 
-    steps = make_steps("ddim", 5, generators([0]))
+    steps = make_steps("ddim", 5, SD15.noise_schedule, generators([0]))
     with pytest.raises(NonFiniteLatents) as caught:
         denoise(torch.ones(1, *SHAPE), steps, predict)
     assert caught.value.details == {"step": bad_step, "where": "latents"}
@@ -67,7 +68,7 @@ def test_no_step_waits_for_the_device() -> None:
 
     seen = []
     latents = torch.ones(1, *SHAPE).as_subclass(Watched)
-    steps = make_steps("ddim", 5, generators([0]))
+    steps = make_steps("ddim", 5, SD15.noise_schedule, generators([0]))
     denoise(
         latents, steps, tenth, lambda progress: seen.append((progress.step, len(reads)))
     )
@@ -84,7 +85,10 @@ def test_loop_ends_where_a_report_raises() -> None:
 
     with pytest.raises(KeyError):
         denoise(
-            torch.ones(1, *SHAPE), make_steps("ddim", 5, generators([0])), tenth, stop
+            torch.ones(1, *SHAPE),
+            make_steps("ddim", 5, SD15.noise_schedule, generators([0])),
+            tenth,
+            stop,
         )
     assert seen == [1, 2]
 
@@ -93,7 +97,7 @@ def test_loop_ends_where_a_report_raises() -> None:
 def test_the_last_report_says_that_all_steps_are_done(scheduler: str) -> None:
     """PNDM takes one step more than it is asked for: the schedule knows the total."""
     reports: list[Progress] = []
-    steps = make_steps(scheduler, 4, generators([0]))
+    steps = make_steps(scheduler, 4, SD15.noise_schedule, generators([0]))
     denoise(torch.ones(1, *SHAPE), steps, tenth, reports.append)
     numbers = [(report.step, report.total) for report in reports]
     assert numbers == [(i + 1, steps.total) for i in range(steps.total)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from animatediff import catalog
+from animatediff.families import SD15
 from animatediff.sampling.noise import generators
 from animatediff.sampling.schedulers import draws_noise, make_scheduler
 
@@ -16,7 +17,7 @@ DEVIATION = 0.4
 
 def sampled(name: str, steps: int) -> torch.Tensor:
     """Sample with the exact noise prediction for data ~ N(MEAN, DEVIATION^2)."""
-    scheduler = make_scheduler(name, steps)
+    scheduler = make_scheduler(name, steps, SD15.noise_schedule)
     source = generators([0])
     x = torch.randn(1, 1, 1, 100, 100, generator=source[0]) * scheduler.init_noise_sigma
     extra = {"generator": source} if draws_noise(scheduler) else {}
@@ -49,24 +50,26 @@ def test_lcm_goes_to_the_mean() -> None:
 
 @pytest.mark.parametrize("name", catalog.SCHEDULERS)
 def test_noise_schedule_is_that_of_the_motion_modules(name: str) -> None:
-    betas = make_scheduler(name, 10).betas
+    betas = make_scheduler(name, 10, SD15.noise_schedule).betas
     assert torch.allclose(betas, torch.linspace(0.00085, 0.012, 1000))
 
 
 @pytest.mark.parametrize("name", catalog.SCHEDULERS)
 def test_timesteps_stay_on_the_cpu(name: str) -> None:
-    assert make_scheduler(name, 10).timesteps.device.type == "cpu"
+    assert make_scheduler(name, 10, SD15.noise_schedule).timesteps.device.type == "cpu"
 
 
 def test_ddim_is_the_published_one() -> None:
-    scheduler = make_scheduler("ddim", 25)
+    scheduler = make_scheduler("ddim", 25, SD15.noise_schedule)
     assert scheduler.timesteps.tolist() == list(range(961, 0, -40))
     assert scheduler.config.clip_sample is False
     assert float(scheduler.final_alpha_cumprod) == 1.0
 
 
 def test_trailing_starts_at_the_last_timestep() -> None:
-    assert make_scheduler("euler_trailing", 4).timesteps.tolist() == [
+    assert make_scheduler(
+        "euler_trailing", 4, SD15.noise_schedule
+    ).timesteps.tolist() == [
         999,
         749,
         499,

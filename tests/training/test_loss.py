@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.training_utils import compute_snr
 
-from animatediff.catalog import NOISE_SCHEDULE
+from animatediff.families import DEFAULT
 from animatediff.training import loss
 from animatediff.training.config import LossConfig
 from animatediff.training.loss import ConsistencyGrid, NoiseSchedule
@@ -20,7 +20,7 @@ LINEAR = NoiseSchedule.of("linear")
 
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
 def test_noise_is_added_as_the_scheduler_does(betas: str) -> None:
-    scheduler: Any = DDIMScheduler(**{**NOISE_SCHEDULE, "beta_schedule": betas})
+    scheduler: Any = DDIMScheduler(**{**DEFAULT.noise_schedule, "beta_schedule": betas})
     latents, noise, timesteps = (
         torch.randn(3, 4, 2, 8, 8),
         torch.randn(3, 4, 2, 8, 8),
@@ -34,7 +34,7 @@ def test_noise_is_added_as_the_scheduler_does(betas: str) -> None:
 def test_min_snr_is_one_for_much_noise_and_less_for_little() -> None:
     timesteps = torch.tensor([10, 300, 900])
     snr = LINEAR.snr(timesteps)
-    theirs = compute_snr(DDIMScheduler(**NOISE_SCHEDULE), timesteps)
+    theirs = compute_snr(DDIMScheduler(**DEFAULT.noise_schedule), timesteps)
     assert torch.allclose(snr, theirs, rtol=1e-3)
     weights = loss.min_snr(torch.ones(3), snr, 5.0)
     assert weights[2] == 1
@@ -103,13 +103,16 @@ def test_the_grid_is_where_the_scheduler_steps() -> None:
     pairs = [grid.pair((i + 0.5) / 50) for i in range(50)]
     assert pairs[0] == (19, 0)
     assert pairs[-1] == (999, 979)
-    scheduler = LCMScheduler(**NOISE_SCHEDULE)
+    scheduler = LCMScheduler(**DEFAULT.noise_schedule)
     scheduler.set_timesteps(4)
     assert {int(t) for t in scheduler.timesteps} <= {later for later, _ in pairs}
 
 
 def test_the_boundary_is_the_schedulers() -> None:
-    grid, scheduler = ConsistencyGrid(LINEAR, 50), LCMScheduler(**NOISE_SCHEDULE)
+    grid, scheduler = (
+        ConsistencyGrid(LINEAR, 50),
+        LCMScheduler(**DEFAULT.noise_schedule),
+    )
     like = torch.zeros(2, 1)
     c_skip, c_out = grid.boundary(torch.tensor([0, 259]), like)
     theirs = scheduler.get_scalings_for_boundary_condition_discrete(259)
@@ -122,7 +125,7 @@ def test_the_boundary_is_the_schedulers() -> None:
 def test_a_step_of_the_solver_is_ddims() -> None:
     grid, scheduler = (
         ConsistencyGrid(LINEAR, 50),
-        DDIMScheduler(**NOISE_SCHEDULE, clip_sample=False),
+        DDIMScheduler(**DEFAULT.noise_schedule, clip_sample=False),
     )
     scheduler.set_timesteps(50)  # 20 apart
     noisy, noise = torch.randn(1, 4, 2, 8, 8), torch.randn(1, 4, 2, 8, 8)

@@ -18,6 +18,7 @@ from animatediff.checkpoints.detect import FileKind, detect
 from animatediff.checkpoints.files import read_weights
 from animatediff.checkpoints.motion_module import read_motion_module
 from animatediff.errors import CheckpointError, ConfigurationError
+from animatediff.families import SD15
 from animatediff.pipeline import (
     AnimationInputs,
     AnimationPipeline,
@@ -217,7 +218,7 @@ def test_new_motion_modules_of_each_version(
     assert learner(prepared(config, learner)).isfinite().all()
     files = STAGES["motion"].export(learner, config, tmp_path, Origin("motion", "0", 0))
     assert (
-        read_motion_module(files[0]).config == learner.unet.motion
+        read_motion_module(files[0], SD15).config == learner.unet.motion
     )  # without being told the version
 
 
@@ -236,7 +237,10 @@ def test_motion_module_begins_with_another_one(
     (grown,) = STAGES["motion"].export(
         learner, config, tmp_path, Origin("motion", "0", 0)
     )
-    before, after = read_motion_module(file).tensors, read_motion_module(grown).tensors
+    before, after = (
+        read_motion_module(file, SD15).tensors,
+        read_motion_module(grown, SD15).tensors,
+    )
     assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
     new = after.keys() - before.keys()
     assert new
@@ -360,9 +364,11 @@ def test_the_text_encoder(make_config: MakeConfig, tmp_path: Path) -> None:
     from animatediff.checkpoints import diffusers_folder
 
     encoder = diffusers_folder.load_text_encoder(
-        folder, torch.device("cpu"), torch.float32
+        folder, SD15.text_encoders[0], torch.device("cpu"), torch.float32
     )
-    tokenizer = diffusers_folder.load_tokenizer(tmp_path / "tokenizer")
+    tokenizer = diffusers_folder.load_tokenizer(
+        tmp_path / "tokenizer", SD15.text_encoders[0]
+    )
     table = encoder.get_input_embeddings().weight
     known, unknown, other = (
         tokenizer(word).input_ids[1] for word in ("circle", "hippopotamus", "telephone")

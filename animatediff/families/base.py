@@ -1,0 +1,172 @@
+"""What a family of image models is: every fact that differs between two of them.
+
+A family is a frozen value. Nothing here imports torch, so that a command can look at
+a family for free.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..config import MotionModuleConfig, UNet3DConfig
+
+UNET_PREFIX = "model.diffusion_model."
+"""Stands before the UNet's keys in a single file (LDM layout) of any family."""
+VAE_PREFIX = "first_stage_model."
+"""Stands before the VAE's keys in a single file (LDM layout) of any family."""
+DIFFUSERS_WEIGHTS = (
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+"""Names that diffusers gives to a model's weights, half precision first."""
+TRANSFORMERS_WEIGHTS = (
+    "model.fp16.safetensors",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
+"""Names that transformers gives to a model's weights, half precision first."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelMarks:
+    """How weight files made for a model are recognised.
+
+    A family has these marks; so has a model that is only recognised in order to name
+    it in a refusal (``foreign.py``).
+    """
+
+    name: str
+    """As messages show it."""
+    single_file_mark: str = ""
+    """A prefix of keys that only this model's single files have; "" if there is none."""
+    text_width: int | None = None
+    """Numbers in a vector of a textual inversion, if one vector makes a token."""
+    embedding_keys: frozenset[str] | None = None
+    """Keys of a textual inversion, if it has one tensor for each text encoder."""
+    motion_levels: int | None = None
+    """Levels of the UNet, each of which has motion modules on its way down and up."""
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """One of a family's models, and its names in the layouts of weight files."""
+
+    name: str
+    """Its folder in diffusers' layout, and its name in the address of a weight."""
+    single_file_prefix: str
+    """Stands before its keys in a single file."""
+    kohya_prefix: str = ""
+    """Stands before its layers in kohya's LoRA files; "" if they never change it."""
+    inner_prefix: str = ""
+    """Stands before its own keys in all of these layouts, and is dropped."""
+    weight_files: tuple[str, ...] = DIFFUSERS_WEIGHTS
+    """Names of its weights in a diffusers folder, half precision first."""
+
+
+@dataclass(frozen=True)
+class TextEncoder(ModelPart):
+    """A text encoder, with the tokenizer that belongs to it."""
+
+    tokenizer: str = "tokenizer"
+    """The tokenizer's folder in diffusers' layout."""
+    model_class: str = "CLIPTextModel"
+    tokenizer_class: str = "CLIPTokenizer"
+    """Both are names of classes in transformers."""
+    weight_files: tuple[str, ...] = TRANSFORMERS_WEIGHTS
+
+
+@dataclass(frozen=True)
+class MemoryFactors:
+    """Peak memory of the models, in values, as counted on the real architecture.
+
+    The unit of the first three is a value for each frame, latent position and channel
+    of the UNet's first level.
+    """
+
+    denoise: float
+    """A pass of the UNet, for each text: the peak is the feed-forward of a motion
+    module in the last up block.
+    """
+    residuals: float
+    """What SparseCtrl adds to a pass: the residuals of all branches of a job."""
+    condition: float
+    """The embedded condition of one SparseCtrl branch."""
+    decode: float
+    """The VAE's decoder, for each pixel and channel of its first level, for each frame
+    decoded at once.
+    """
+
+
+@dataclass(frozen=True)
+class JobDefaults:
+    """The value of each job field that a job for this model leaves out."""
+
+    width: int
+    height: int
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    fps: int = 8
+    scheduler: str = "ddim"
+    format: str = "mp4"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A text-to-image model that a job may name.
+
+    ``folder`` is its place below the models folder.
+    """
+
+    folder: str
+    title: str
+    motion_modules: tuple[str, ...]
+    """Motion modules made for it; the first one that is installed is the default."""
+    defaults: JobDefaults
+    note: str = ""
+    """A warning in the output of every job, if the model is not what users expect."""
+
+
+@dataclass(frozen=True)
+class MotionModule:
+    """Motion-module weights that a job may name.
+
+    ``file`` is their place below the models folder, ``version`` their architecture.
+    """
+
+    file: str
+    version: str
+    title: str
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Values it was distilled for, where they differ from the base model's defaults."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Family(ModelMarks):
+    """A family of image models, and the motion modules made for it."""
+
+    unet: ModelPart
+    vae: ModelPart
+    text_encoders: tuple[TextEncoder, ...]
+    unet_config: UNet3DConfig
+    """The published model's."""
+    unet_constants: Mapping[str, object]
+    """Values that ``unet/config.json`` must have where it has the key at all."""
+    pixels_per_latent: int
+    """Along each side of a picture."""
+    motion_versions: Mapping[str, MotionModuleConfig]
+    motion_fallbacks: tuple[str, ...]
+    """Versions to assume, in this order, for a positional table of unknown length."""
+    noise_schedule: Mapping[str, Any]
+    """Keyword arguments of diffusers' schedulers, as the motion modules need them."""
+    memory: MemoryFactors
+    base_models: Mapping[str, BaseModel]
+    """By the name that a job uses; the first one that is installed is the default."""
+    motion_modules: Mapping[str, MotionModule]
+    """By the name that a job uses."""
+
+    @property
+    def parts(self) -> tuple[ModelPart, ...]:
+        """All models of the family: UNet, VAE, text encoders."""
+        return (self.unet, self.vae, *self.text_encoders)
