@@ -45,6 +45,7 @@ FROM dependencies AS weights
 WORKDIR /build
 COPY animatediff/__init__.py animatediff/atomic.py animatediff/config.py animatediff/errors.py animatediff/
 COPY animatediff/catalog animatediff/catalog
+COPY animatediff/families animatediff/families
 COPY animatediff/checkpoints animatediff/checkpoints
 COPY builder/__init__.py builder/convert.py builder/
 RUN --mount=type=bind,from=fetch,source=/models,target=/fetched \

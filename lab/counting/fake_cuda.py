@@ -218,7 +218,7 @@ class PlainScheduler:
 
     init_noise_sigma = 1.0
 
-    def __init__(self, _name: str, num_inference_steps: int) -> None:
+    def __init__(self, _name: str, num_inference_steps: int, _noise: object) -> None:
         self.timesteps = torch.arange(num_inference_steps)
 
     def scale_model_input(
