@@ -242,6 +242,11 @@ class Settings(_Declaration):
         description="hosts that jobs may name in URLs; `*`: every public host,"
         " `none`: no downloads, `.example.org`: all hosts below it",
     )
+    private_hosts: bool = Field(
+        default=False,
+        validation_alias="RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS",
+        description="1: URLs of jobs may lead to addresses that are not public",
+    )
     max_download_bytes: Bytes = Field(
         default=10_000_000_000,
         ge=1,

@@ -3,6 +3,7 @@ ARCHITECTURE.md's list.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,15 @@ def test_the_package_stands_alone(path: Path) -> None:
 )
 def test_nothing_imports_tests(path: Path) -> None:
     assert "tests" not in imported_tops(path)
+
+
+def test_the_platforms_sdk_is_imported_in_one_room() -> None:
+    """Only handler.py and serving/ know RunPod, so all else runs without its SDK."""
+    root = PACKAGE.parent
+    folders = ("animatediff", "builder", "schemas", "scripts", "lab")
+    for folder in folders:
+        for path in (root / folder).rglob("*.py"):
+            if path.is_relative_to(PACKAGE / "serving"):
+                continue
+            importing = re.search(r"^\s*(import|from) runpod\b", path.read_text(), re.M)
+            assert importing is None, path

@@ -40,9 +40,9 @@ MAX_PICTURE_BYTES = 20_000_000
 class Source:
     """Where a referenced weight file is.
 
-    ``reference`` is the job's name for it, fit to be shown. ``path`` is None if the file
-    is not here yet; then ``remote`` is where it will be fetched, and ``origin`` says so.
-    ``sha256`` is the hash that its content must have.
+    ``reference`` is the job's name for it, without secrets. ``path`` is None if the
+    file is not here yet; then it will be fetched from ``remote``, which ``origin``
+    shows. ``sha256`` is the hash that its content must have.
     """
 
     reference: str
@@ -62,6 +62,7 @@ class Assets:
             max_bytes=settings.max_download_bytes,
             hosts=settings.download_hosts,
             offline=settings.offline,
+            private_hosts=settings.private_hosts,
         )
         any_path = settings.any_path
         self.models = LocalFolder(settings.models_dir, "the models folder", any_path)
@@ -114,8 +115,8 @@ class Assets:
     def locate(self, reference: str, field: str) -> Source:
         """Return where the weight file ``reference`` is, without fetching it.
 
-        Raises InvalidRequest for ``field`` if it is no reference; AssetError if the file
-        is nowhere.
+        Raises InvalidRequest for ``field`` if it is no reference; AssetError if there
+        is no such file.
         """
         parsed = parse_weight_reference(reference, field)
         source = replace(self._source(parsed, field), reference=parsed.name)
@@ -182,7 +183,7 @@ class Assets:
         )
 
     def _published(self, path: PurePosixPath, title: str) -> Source:
-        """Return where a file of the catalog's tables is: on the disk, or on the hub."""
+        """Return where a file of the catalog is: on the disk, or on the hub."""
         found = find_published(self.models.path, path)
         if found is not None:
             return _here(found)
@@ -210,7 +211,7 @@ class Assets:
     def _shown_folder(self, folder: str = "") -> str:
         """Name the models folder, or a folder in it.
 
-        Command lines see its path. A client does not: no path of this machine leaves it.
+        Command lines show its path. Clients do not see paths of this machine.
         """
         path = self.models.path / folder
         missing = "" if self.models.path.is_dir() else ", which does not exist"

@@ -39,9 +39,9 @@ def fetch_url(
 ) -> Path:
     """Return the file at ``url``, fetched if need be.
 
-    If a file with ``sha256`` is in the cache, no server is asked. Without ``sha256`` the
-    server is asked whether the file of the last time is still right. Raises AssetError,
-    also if the content has another hash.
+    If a file with ``sha256`` is in the cache, no server is asked. Without ``sha256``
+    the server is asked whether the cached file is still current. Raises AssetError if
+    the file cannot be fetched or has another hash.
     """
     url = permitted(url, rules)
     if sha256 is not None and not _SHA256.fullmatch(sha256):

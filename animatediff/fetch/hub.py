@@ -161,7 +161,7 @@ def _bar_that_reports(report: Report) -> "type[tqdm[Any]]":
             count.add(int(n or 0))
 
         def update_transfer(self, n: float) -> None:
-            """Ignore bytes on the wire; ``update`` counts them when they are written."""
+            """Ignore bytes on the wire: ``update`` counts those on the disk."""
 
     return Bar
 
@@ -179,7 +179,7 @@ def _failures_named(name: str) -> Generator[None]:
 
 
 def _cause(error: Exception) -> BaseException:
-    """Return why the hub did not help, where the library reports only that it did not."""
+    """Return the error behind the library's report that a file is not cached."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError):

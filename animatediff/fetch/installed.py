@@ -71,7 +71,7 @@ class LocalFolder:
         return self._find(reference, field, Path.is_file)
 
     def find_folder(self, reference: str, field: str) -> Path | None:
-        """Return the folder that ``reference`` names, or None. Raises InvalidRequest."""
+        """Return the folder that ``reference`` names, or None; see ``find_file``."""
         return self._find(reference, field, Path.is_dir)
 
     def _find(

@@ -1,9 +1,9 @@
 """Downloads over https, from public hosts that the rules allow, up to a size.
 
-A URL comes from a job, so it may try to reach what only this machine can reach. The
-name of a host is resolved once, every address is checked, and the connection goes to a
-checked address: a second look-up could find another one. Each redirect is checked in the
-same way before it is followed.
+A job's URL may point to services that only this machine can reach. So the name of the
+host is resolved once, all its addresses are checked, and the connection goes to a
+checked address; a second look-up could return another one. Every redirect is checked
+in the same way before it is followed.
 """
 
 import ipaddress
@@ -38,8 +38,8 @@ MAX_REDIRECTS = 5
 TIMEOUTS = (10, 30)  # seconds to connect, and between two pieces of an answer
 CHUNK_BYTES = 1 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
-_SHARED_ADDRESSES = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598; is_private from
-# Python 3.12.4 on
+# RFC 6598. Only Python 3.12.4 and later call these addresses private.
+_SHARED_ADDRESSES = ipaddress.ip_network("100.64.0.0/10")
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def fetch_bytes(url: str, rules: DownloadRules, report: Report = ignore) -> byte
 
 
 def retried(attempt: Callable[[], T]) -> T:
-    """Return what ``attempt`` returns; repeat it if its error says that this may help."""
+    """Return what ``attempt`` returns; repeat it after errors that may pass."""
     for delay in RETRY_DELAYS:
         try:
             return attempt()

@@ -2,17 +2,17 @@
 
 A weight file is one of
 
-    a name of ``catalog.PUBLISHED_FILES``          v3_sd15_mm.ckpt
-    a path below the models folder                 loras/style.safetensors
-    a file on the Hugging Face hub                 hf://owner/repo/folder/file.safetensors@revision
-    an https URL                                   https://example.org/style.safetensors
+    a published file's name     v3_sd15_mm.ckpt (``catalog.PUBLISHED_FILES``)
+    a path in the models folder loras/style.safetensors
+    a file on the hub           hf://owner/repo/folder/file.safetensors@revision
+    an https URL                https://example.org/style.safetensors
 
 or, for a motion module, a name of ``catalog.MOTION_MODULES``. Each may end in
-``#sha256=<64 hex digits>``: then the content must have that hash.
+``#sha256=`` and 64 hex digits: then the content must have that hash.
 
 A picture is an https URL, base64 (bare or a data: URI), or a path below the input
 folder.
-"""  # noqa: E501 - a table
+"""
 
 import base64
 import binascii

@@ -1,7 +1,8 @@
 """What may be fetched, and the errors of everything that is fetched.
 
-Every failure is an AssetError. It shows a URL without its query, where signed URLs carry
-their secret, and it has no cause, because the text of a cause may show all of the URL.
+Every failure is an AssetError. It shows a URL without its query, because that is where
+signed URLs carry their secret. It has no cause, because the text of a cause may show
+the whole URL.
 """
 
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ _PASSING_STATUSES = (408, 429)
 class DownloadRules:
     """What may be fetched, and where it is kept.
 
-    ``max_bytes`` limits one file. ``hosts``: None allows every host, else only these
-    are allowed; ".example.org" means all hosts below it. ``offline`` allows only what is
-    in the cache. ``private_hosts`` allows addresses that are not public.
+    ``max_bytes`` limits one file. ``hosts`` lists the allowed hosts, and None allows
+    all; ".example.org" means every host below it. ``offline`` allows only what is in
+    the cache. ``private_hosts`` allows addresses that are not public.
     """
 
     cache_dir: Path
@@ -31,7 +32,7 @@ class DownloadRules:
     private_hosts: bool = False
 
     def allows(self, host: str) -> bool:
-        """Whether the rules allow ``host``, in lower case; offline is not looked at."""
+        """Whether ``hosts`` allows a host, given in lower case."""
         if self.hosts is None:
             return True
         return any(_is_within(host, name.lower()) for name in self.hosts)

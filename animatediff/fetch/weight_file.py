@@ -30,6 +30,6 @@ class WeightFile:
 
     @classmethod
     def at(cls, path: str | Path, name: str | None = None) -> "WeightFile":
-        """Return the file at ``path`` as it is now. Raises OSError where there is none."""
+        """Return the file at ``path`` as it is now. Raises OSError if it is missing."""
         path = Path(path)
         return cls(name or path.name, path, stamp(path))

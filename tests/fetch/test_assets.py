@@ -2,12 +2,16 @@
 
 import base64
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from animatediff import catalog
 from animatediff.errors import AssetError, InvalidRequest
 from animatediff.fetch.assets import Assets
+from animatediff.fetch.hub import HubFile
+from animatediff.fetch.weight_file import stamp
 from animatediff.settings import Settings
 
 ANIMATEDIFF_REVISION = "fdfe36afa161e51b3e9c24022b0e368d59e7345e"
@@ -207,6 +211,97 @@ def test_pictures(assets: Assets, tmp_path: Path) -> None:
     (tmp_path / "inputs" / "big.png").write_bytes(b"\0" * 20_000_001)
     with pytest.raises(InvalidRequest, match="at most 20000000 bytes"):
         assets.picture("big.png", "f")
+
+
+def test_a_published_file_gets_its_pin_and_its_hash(
+    assets: Assets, tmp_path: Path
+) -> None:
+    row = catalog.PUBLISHED_FILES["mm_sd_v15_v2.ckpt"]
+    for reference, field in {
+        "mm_sd_v15_v2": "motion_module",
+        "mm_sd_v15_v2.ckpt": "motion_module",
+        "models/Motion_Module/mm_sd_v15_v2.ckpt": "vae",
+    }.items():
+        source = assets.locate(reference, field)
+        assert source.remote == HubFile(row.repo, row.file, row.revision)
+        assert (source.sha256, source.bytes) == (row.sha256, row.bytes)
+    own = "0" * 64
+    asked = assets.locate(f"mm_sd_v15_v2.ckpt#sha256={own}", "motion_module")
+    assert asked.sha256 == own
+
+
+def test_another_file_under_a_published_name_is_refused(
+    assets: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.ckpt").write_bytes(b"not what was published")
+    monkeypatch.setattr(
+        "animatediff.fetch.assets.fetch_hub", lambda *_: tmp_path / "other.ckpt"
+    )
+    source = assets.locate("mm_sd_v15_v2.ckpt", "motion_module")
+    with pytest.raises(AssetError, match=f"expected {source.sha256}"):
+        assets.fetch(source, "motion_module")
+
+
+def test_a_published_file_that_is_installed_is_not_hashed(assets: Assets) -> None:
+    """It may be the converted twin, whose hash is another one."""
+    source = assets.locate("v3_sd15_mm", "motion_module")
+    assert source.path is not None
+    assert source.sha256 is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("loras/style.safetensors", "loras/style.safetensors"),
+        ("v3_sd15_mm", "v3_sd15_mm"),
+        ("hf://owner/repo/style.ckpt@main", "hf://owner/repo/style.ckpt@main"),
+        (
+            "https://user.example.org:8443/a/style.ckpt?signature=hush",
+            "https://user.example.org/a/style.ckpt",
+        ),
+    ],
+)
+def test_a_file_keeps_the_name_that_the_job_gave_it(
+    reference: str, name: str, assets: Assets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = assets.models.path / "loras/style.safetensors"
+    for fetch in ("fetch_hub", "fetch_url"):
+        monkeypatch.setattr(f"animatediff.fetch.assets.{fetch}", lambda *_, **__: here)
+    source = assets.locate(reference, "motion_module")
+    file = assets.fetch(source, "motion_module")
+    assert file.name == name
+    assert file.stamp == stamp(file.path)
+
+
+def message_of(call: Callable[[], object]) -> str:
+    with pytest.raises(AssetError) as caught:
+        call()
+    return caught.value.message
+
+
+def test_a_missing_model_names_folder_and_command(tmp_path: Path) -> None:
+    models = tmp_path / "weights"
+    for any_path in (False, True):
+        assets = Assets(Settings(models_dir=models, any_path=any_path, offline=True))
+        for message in (
+            message_of(assets.first_base_model),
+            message_of(lambda assets=assets: assets.base_model_folder("sd15")),
+            message_of(
+                lambda assets=assets: assets.locate("v3_sd15_mm", "motion_module")
+            ),
+            message_of(lambda assets=assets: assets.locate("loras/a.ckpt", "vae")),
+        ):
+            assert "which does not exist" in message
+            assert (str(tmp_path) in message) is any_path
+            assert any_path or "weights (ANIMATEDIFF_MODELS_DIR)" in message
+            assert "loras" in message or "`animatediff fetch sd15-v3`" in message
+    models.mkdir()
+    message = message_of(lambda: assets.base_model_folder("sd15"))
+    assert message.startswith(
+        f"model sd15 is not installed in {models / 'stable-diffusion-v1-5'}: run"
+        " `animatediff fetch sd15-v3`, or put a model in diffusers' layout there"
+    )
+    assert "fetch" not in message_of(lambda: assets.base_model_folder("shapeworld"))
 
 
 def test_base_models(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +29,12 @@ from web_site import (
     running,
 )
 
-from animatediff.fetch import network
+from animatediff.errors import JobCancelled
+from animatediff.fetch import byte_count, network
 from animatediff.fetch.cache import fetch_url
 from animatediff.fetch.network import fetch_bytes, is_public
 from animatediff.fetch.rules import DownloadRules
+from animatediff.progress import Progress
 
 
 def test_a_file_is_named_by_its_content(site: Site, rules: DownloadRules) -> None:
@@ -642,4 +645,108 @@ def test_an_interrupted_download_leaves_nothing(
     finally:
         over.set()
         signal.signal(signal.SIGINT, before)
+    assert leftovers(rules) == []
+
+
+def test_the_host_is_named_to_the_server(
+    site: Site,
+    rules: DownloadRules,
+    resolves: dict[str, list[str]],
+    tls: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the TLS handshake and in the request, though an address is dialled."""
+    asked: list[str | None] = []
+    monkeypatch.setattr(
+        tls, "sni_callback", lambda _socket, name, _: asked.append(name)
+    )
+    resolves["files.example.org"] = ["127.0.0.1"]
+    site.gives(Answer())
+    assert fetch_bytes(site.url(host="files.example.org"), rules) == CONTENT
+    assert asked == ["files.example.org"]
+    assert site.asked[0][2]["host"] == f"files.example.org:{site.server_port}"
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        ("::ffff:93.184.215.14", True),
+        ("127.0.0.1", False),
+        ("::1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.0.1", False),
+        ("::ffff:192.168.0.1", False),
+        ("169.254.169.254", False),
+        ("fe80::1", False),
+        ("fe80::1%eth0", False),
+        ("fc00::1", False),
+        ("100.64.0.1", False),
+        ("::ffff:100.127.255.254", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("224.0.0.1", False),
+        ("ff0e::1", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
+        ("192.0.2.1", False),
+        ("no address", False),
+        ("", False),
+    ],
+)
+def test_public_addresses(address: str, public: bool) -> None:
+    assert is_public(address) is public
+
+
+def test_private_hosts_may_be_allowed(
+    site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "is_public", is_public)
+    url = site.gives(Answer())
+    assert "not a public one" in failure(lambda: fetch_bytes(url, rules)).message
+    assert fetch_bytes(url, replace(rules, private_hosts=True)) == CONTENT
+
+
+@pytest.mark.parametrize("fetch", [fetch_url, fetch_bytes])
+def test_a_download_reports_its_bytes(
+    fetch: Callable, site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(byte_count, "INTERVAL", 0)
+    reports: list[Progress] = []
+    fetch(site.gives(Answer()), rules, report=reports.append)
+    assert {(report.phase, report.total) for report in reports} == {
+        ("download", len(CONTENT))
+    }
+    steps = [report.step for report in reports]
+    assert steps == [*range(0, len(CONTENT), 1000), len(CONTENT)]
+
+
+def test_reports_are_few(
+    site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(byte_count, "INTERVAL", 60)
+    reports: list[Progress] = []
+    fetch_bytes(site.gives(Answer()), rules, report=reports.append)
+    assert [report.step for report in reports] == [0, len(CONTENT)]
+
+
+def test_a_size_that_is_not_announced_is_reported_as_0(
+    site: Site, rules: DownloadRules
+) -> None:
+    reports: list[Progress] = []
+    fetch_bytes(site.gives(Answer(length=-1)), rules, report=reports.append)
+    assert {report.total for report in reports} == {0}
+
+
+def test_a_report_may_end_the_download(site: Site, rules: DownloadRules) -> None:
+    def cancel(_progress: Progress) -> None:
+        raise JobCancelled("enough")
+
+    with pytest.raises(JobCancelled):
+        fetch_url(site.gives(Answer()), rules, report=cancel)
+    assert len(site.asked) == 1
     assert leftovers(rules) == []

@@ -11,8 +11,9 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from web_site import COMMIT, CONTENT, HUB_FILE, Answer, Site, failure
 
-from animatediff.fetch.hub import HubFile, fetch_hub
+from animatediff.fetch.hub import HubFile, _bar_that_reports, fetch_hub
 from animatediff.fetch.rules import DownloadRules
+from animatediff.progress import Progress
 
 
 def hub_gives(hub: Site, *answers: Answer, revision: str = "main") -> None:
@@ -209,3 +210,27 @@ def test_revisions_that_lead_out_of_the_hub_cache(
         assert not error.retryable
         assert str(tmp_path) not in json.dumps(error.to_dict())
     assert "GET" not in methods(hub)
+
+
+def test_a_download_from_the_hub_reports_its_bytes(
+    hub: Site, rules: DownloadRules
+) -> None:
+    reports: list[Progress] = []
+    file = HubFile("owner/repo", "folder/file.bin")
+    hub_gives(hub, Answer(headers=HUB_FILE))
+    fetch_hub(file, rules, reports.append)
+    assert {report.phase for report in reports} == {"download"}
+    assert (reports[0].step, reports[0].total) == (0, len(CONTENT))
+    assert (reports[-1].step, reports[-1].total) == (len(CONTENT), len(CONTENT))
+    reports.clear()
+    fetch_hub(HubFile("owner/repo", "folder/file.bin", COMMIT), rules, reports.append)
+    assert reports == []
+
+
+def test_bytes_on_the_wire_are_not_counted_twice() -> None:
+    """The library shows two bars for one file where a store compresses."""
+    reports: list[Progress] = []
+    bar = _bar_that_reports(reports.append)(total=10)
+    bar.update_transfer(7)
+    bar.update(10)
+    assert reports[-1].step == 10
