@@ -3,8 +3,8 @@
 Keys have dots between levels and values are YAML, such as optimizer.lr=5e-5 or
 validation.prompts='[a red circle]'. Several GPUs or CPU processes: torchrun
 --nproc-per-node 2 train.py ...; for GPUs also accelerate launch --multi_gpu train.py
-... (for CPU processes, accelerate needs MPI). An interrupted run resumes from its newest
-checkpoint when it is started again. SIGTERM saves a checkpoint first.
+... (for CPU processes, accelerate needs MPI). An interrupted run resumes from its
+newest checkpoint when it is started again. SIGTERM saves a checkpoint first.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import AnimateDiffError
 
 STOPPED = 143
-"""Exit status after a SIGTERM, when the checkpoint is saved: 128 + 15, as in a shell."""
+"""Exit status after a SIGTERM: 128 + 15, as in a shell. The checkpoint is saved."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 

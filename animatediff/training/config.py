@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from ..errors import ConfigurationError
+from ..job.clip import LoraFile
 from ..job.validation import problems
 from .data import DataSource
 from .section import Count, Positive, Section, Share, Whole
@@ -47,17 +48,10 @@ _NOT_DECIDING = {
 """Keys that do not affect the weights."""
 
 
-class LoraFileConfig(Section):
-    """A LoRA file and its strength."""
-
-    path: str
-    strength: float = 1.0
-
-
 class UNetShape(Section):
     """A UNet that is trained from scratch; names as in a diffusers config.json."""
 
-    block_out_channels: list[Count] = [320, 640, 1280, 1280]
+    block_out_channels: tuple[Count, ...] = (320, 640, 1280, 1280)
     layers_per_block: Count = 2
     cross_attention_dim: Count = 768
     attention_head_dim: Count = 8
@@ -71,7 +65,7 @@ class VaeShape(Section):
     Four widths make a latent of 8x8 pixels.
     """
 
-    block_out_channels: list[Count] = [128, 256, 512, 512]
+    block_out_channels: tuple[Count, ...] = (128, 256, 512, 512)
     layers_per_block: Count = 2
     norm_num_groups: Count = 32
     sample_size: Count = 512
@@ -95,7 +89,7 @@ class ModelSection(Section):
     """
     single_file: str | None = None
     """A single file (LDM layout) whose weights replace those of the folder."""
-    loras: list[LoraFileConfig] = []
+    loras: tuple[LoraFile, ...] = ()
     """LoRAs, domain adapters or MotionLoRAs that are merged into the weights and stay
     frozen.
     """
@@ -110,7 +104,7 @@ class ModelSection(Section):
     unet: UNetShape | None = None
     vae: VaeShape | None = None
     text_encoder: TextShape | None = None
-    trainable: list[str] = ["."]
+    trainable: tuple[str, ...] = (".",)
     """For the image stage: parameters whose names contain one of these texts. "."
     matches all of them.
     """
@@ -239,8 +233,8 @@ class CacheSection(Section):
 class ValidationSection(Section):
     """Clips generated with the averaged weights."""
 
-    prompts: list[str] = []
-    seeds: list[int] = [0]
+    prompts: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
     every: Whole = 0
     """Steps between validations. 0 validates only at the end."""
     steps: Count = 25

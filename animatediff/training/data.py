@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import field_validator
 from torch.utils.data import Dataset
 
 from .section import Count, Section, Side, Whole
@@ -53,6 +54,13 @@ class DataSource(Section, ABC):
     """Reader processes for each training process; 0 reads in the training process."""
     seed: Whole = 0
     """Seed of the data. It is independent of the run's seed."""
+
+    @field_validator("kind")
+    @classmethod
+    def _check_kind(cls, kind: str) -> str:
+        if kind != cls.model_fields["kind"].default:
+            raise ValueError(cls.model_fields["kind"].default)
+        return kind
 
     @abstractmethod
     def open(self, num_frames: int, *, sketches: bool = False) -> "SourceDataset":
@@ -93,7 +101,7 @@ class SourceDataset(Dataset[Item], ABC):
             raise IndexError(index)
         return self.item(epoch, index)
 
-    def note(self, broken: Broken) -> None:  # noqa: B027 - only files can be broken
+    def note(self, broken: Broken) -> None:
         """Count the broken files of an item that another process read."""
 
     def report(self) -> Broken:

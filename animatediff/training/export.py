@@ -1,5 +1,6 @@
-"""What was trained, as files in the published layouts: float16 safetensors that say how
-they came to be.
+"""Trained weights as files in the published layouts.
+
+Files are safetensors in float16; their header states how they were made.
 """
 
 import json
@@ -10,31 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..atomic import written_whole
 from ..checkpoints.files import as_half
 from ..config import UNet3DConfig
 from ..errors import ConfigurationError
-from ..families import DEFAULT
 from ..models.motion_module import PositionalEncoding
 from ..models.unet import UNet3DConditionModel
 from .ldm_layout import single_file
 from .learners import Encoders
+from .libraries import (
+    ddim_scheduler,
+    diffusers_unet,
+    named_modules,
+    save_config,
+    save_tensors,
+)
 
-_UNET_FILE = "diffusion_pytorch_model.safetensors"
+_WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+_MOTION = ".motion_modules."
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What stands in a file's header."""
+    """How a file was made: the contents of its header."""
 
     stage: str
     config_hash: str
     steps: int
 
     def header(self) -> dict[str, str]:
+        """The header's entries."""
         return {
             "format": "pt",
             "stage": self.stage,
@@ -44,15 +52,13 @@ class Origin:
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], origin: Origin) -> Path:
-    """Write ``weights`` in float16, whole or not at all. A tensor that float16 cannot
-    hold stays as it is.
+    """Write ``weights`` in float16, atomically.
+
+    A tensor that float16 cannot represent keeps its type.
     """
+    halved = {key: _halved(tensor) for key, tensor in weights.items()}
     with written_whole(path) as part:
-        save_file(
-            {key: _halved(tensor) for key, tensor in weights.items()},
-            part,
-            metadata=origin.header(),
-        )
+        save_tensors(part, halved, origin.header())
     return path
 
 
@@ -63,90 +69,76 @@ def _halved(tensor: Tensor) -> Tensor:
 
 
 def motion_weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Motion modules in the published layout. Their positional tables are told too: by
-    them v1 is told from v3.
+    """Motion modules in the published layout.
+
+    Positional tables are included: they distinguish v1 from v3.
     """
-    return {
-        key: tensor
-        for key, tensor in with_tables(model).items()
-        if ".motion_modules." in key
-    }
+    weights = with_tables(model)
+    return {key: tensor for key, tensor in weights.items() if _MOTION in key}
 
 
 def with_tables(model: torch.nn.Module) -> dict[str, Tensor]:
-    """A model's weights and positional tables, under its own keys, which are the
-    published ones.
-    """
+    """A model's weights and positional tables, under the published keys."""
     tables = {
         f"{name}.pe": module.pe
-        for name, module in model.named_modules()
+        for name, module in named_modules(model)
         if isinstance(module, PositionalEncoding)
     }
     return {**model.state_dict(), **tables}
 
 
 def write_unet(folder: Path, unet: UNet3DConditionModel, origin: Origin) -> None:
-    """The image UNet in diffusers' layout, without motion modules."""
-    write_weights(folder / _UNET_FILE, image_weights(unet), origin)
-    diffusers_unet(unet.config).save_config(folder)
+    """Write the image UNet in diffusers' layout, without motion modules."""
+    write_weights(folder / _WEIGHTS_FILE, image_weights(unet), origin)
+    unet_without_weights(unet.config).save_config(folder)
 
 
 def image_weights(unet: UNet3DConditionModel) -> dict[str, Tensor]:
-    return {
-        key: tensor
-        for key, tensor in unet.state_dict().items()
-        if ".motion_modules." not in key
-    }
+    """The weights of the UNet without its motion modules."""
+    weights = unet.state_dict()
+    return {key: tensor for key, tensor in weights.items() if _MOTION not in key}
 
 
-def diffusers_unet(config: UNet3DConfig) -> Any:
-    """diffusers' own UNet of this architecture, without memory: for its config.json."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    make: Any = (
-        UNet2DConditionModel  # whose annotations are narrower than what it takes
-    )
-    kinds = [
-        "CrossAttnDownBlock2D" if attends else "DownBlock2D"
-        for attends in config.attention_blocks
-    ]
-    ups = [
-        "CrossAttnUpBlock2D" if attends else "UpBlock2D"
-        for attends in reversed(config.attention_blocks)
-    ]
-    heads = set(config.num_attention_heads)
+def unet_without_weights(config: UNet3DConfig) -> Any:
+    """A UNet of diffusers on the meta device, for its config.json."""
+    attends = config.attention_blocks
+    heads = config.num_attention_heads
+    same_heads = len(set(heads)) == 1
     with torch.device("meta"):
-        return make(
+        return diffusers_unet(
             sample_size=config.sample_size,
             in_channels=config.in_channels,
             out_channels=config.out_channels,
-            down_block_types=tuple(kinds),
-            up_block_types=tuple(ups),
+            down_block_types=_block_types("DownBlock2D", attends),
+            up_block_types=_block_types("UpBlock2D", attends[::-1]),
             block_out_channels=config.block_out_channels,
             layers_per_block=config.layers_per_block,
             cross_attention_dim=config.cross_attention_dim,
             norm_num_groups=config.norm_num_groups,
             norm_eps=config.norm_eps,
-            attention_head_dim=heads.pop()
-            if len(heads) == 1
-            else config.num_attention_heads,
+            attention_head_dim=heads[0] if same_heads else heads,
         )
 
 
+def _block_types(kind: str, attends: tuple[bool, ...]) -> tuple[str, ...]:
+    return tuple(f"CrossAttn{kind}" if each else kind for each in attends)
+
+
 def write_vae(folder: Path, vae: Any, origin: Origin) -> None:
-    write_weights(folder / _UNET_FILE, vae.state_dict(), origin)
+    """Write a VAE in diffusers' layout."""
+    write_weights(folder / _WEIGHTS_FILE, vae.state_dict(), origin)
     config = json.loads(vae.to_json_string())
-    config.pop("_name_or_path", None)  # where it was read from, on this machine
-    (folder / "config.json").write_text(
-        json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    config.pop("_name_or_path", None)  # a path of this machine
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
 
 
 def write_text_encoder(
     folder: Path, config: Any, weights: Mapping[str, Tensor], origin: Origin
 ) -> None:
-    """``weights`` by CLIPTextModel's keys; the file has them below ``text_model.``, as
-    the published one has.
+    """Write a text encoder from weights with CLIPTextModel's keys.
+
+    In the file the keys begin with ``text_model.``, as in the published file.
     """
     named = {
         f"text_model.{key.removeprefix('text_model.')}": tensor
@@ -154,19 +146,16 @@ def write_text_encoder(
     }
     write_weights(folder / "model.safetensors", named, origin)
     config.architectures = ["CLIPTextModel"]
-    config.save_pretrained(folder)
+    save_config(config, folder)
 
 
 def write_scheduler(folder: Path, beta_schedule: str) -> None:
-    """The scheduler of images, on the noise that they were learned with; clips have the
-    motion modules' own.
-    """
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    """Write the scheduler of images, with the noise that they were trained on.
 
-    images = {**DEFAULT.noise_schedule, "beta_schedule": beta_schedule}
-    DDIMScheduler(**images, clip_sample=False, set_alpha_to_one=False).save_pretrained(
-        folder
-    )
+    Clips use the motion modules' own schedule.
+    """
+    scheduler = ddim_scheduler(beta_schedule, clip_sample=False, set_alpha_to_one=False)
+    save_config(scheduler, folder)
 
 
 def write_model(
@@ -177,16 +166,16 @@ def write_model(
     beta_schedule: str,
     origin: Origin,
 ) -> list[Path]:
-    """A whole model twice: a folder in diffusers' layout, and one file in the first
-    release's.
+    """Write a whole model twice: as a folder in diffusers' layout, and as one file.
+
+    The file is in the LDM layout.
     """
     whole = folder / "model"
+    text = encoders.text_encoder.state_dict()
     write_unet(whole / "unet", unet, origin)
     write_vae(whole / "vae", encoders.vae, origin)
-    text = encoders.text_encoder.state_dict()
-    write_text_encoder(
-        whole / "text_encoder", encoders.text_encoder.config, text, origin
-    )
+    settings = encoders.text_encoder.config
+    write_text_encoder(whole / "text_encoder", settings, text, origin)
     write_scheduler(whole / "scheduler", beta_schedule)
     copy_folder(base / "tokenizer", whole / "tokenizer")
     weights = single_file(
@@ -199,9 +188,9 @@ def write_model(
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Raises ConfigurationError where there is nothing to copy."""
+    """Copy a folder of the base. Raises ConfigurationError if it does not exist."""
     if not source.is_dir():
         raise ConfigurationError(
-            f"model.base: there is no {source.name}/ in it", setting="model.base"
+            f"model.base: it has no folder {source.name}/", setting="model.base"
         )
     shutil.copytree(source, target, dirs_exist_ok=True)

@@ -1,9 +1,7 @@
-"""Which clip stands where in which step, what chance decides for it, and how it comes
-from the disk.
+"""Which clip has which place in which step, its random numbers, and how it is read.
 
 Everything about an item follows from the run's seed, the step and the item's place in
-the global batch. So neither the number of processes nor a resume changes what is
-trained on.
+the global batch. Neither the number of processes nor a resume changes what is trained.
 """
 
 import hashlib
@@ -14,28 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..atomic import written_whole
 from .data import SourceDataset, order
+from .libraries import load_tensors, save_tensors
 
 Item = Mapping[str, Any]
-"""As ``data.py`` describes it. From the cache it has ``mean`` and ``std`` (f, 4, h, w)
-in place of ``pixels``; for a scribble branch it has ``sketches``, uint8 (f, 1, H, W).
+"""An item of ``data.py``. From the cache it has ``mean`` and ``std`` (f, 4, h, w)
+instead of ``pixels``. For a scribble branch it has ``sketches``, uint8 (f, 1, H, W).
 """
 
 FRAMEWISE = ("mean", "std", "mask", "sketches")
-"""What the cache keeps of an item, beside its caption."""
+"""The tensors of an item that the cache stores, next to the caption."""
+_EDGE_FROM, _EDGE_RANGE = 0.15, 0.35
+"""Slopes, relative to a frame's steepest, at which a sketch is black, and the range
+over which it turns white.
+"""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place of the global batch of a step, and the clip that stands there."""
+    """One place of a step's global batch, and the clip that takes it."""
 
     step: int
     position: int
@@ -43,8 +45,11 @@ class Slot:
     index: int
 
     def generator(self, seed: int) -> torch.Generator:
-        """Chance for this place, on the CPU."""
+        """The CPU generator of this place."""
         return generator(seed, self.step, self.position)
+
+
+Entry = tuple[Slot, Item]
 
 
 def generator(*numbers: int) -> torch.Generator:
@@ -55,9 +60,7 @@ def generator(*numbers: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """How the places of a step's batch fall to processes and to the turns of gradient
-    accumulation.
-    """
+    """How a step's batch is divided among processes and accumulation turns."""
 
     batch_size: int
     accumulation: int = 1
@@ -67,38 +70,56 @@ class GlobalBatch:
         return self.batch_size * self.accumulation * self.num_processes
 
     def positions(self, turn: int, process: int) -> range:
+        """The places that ``process`` fills in ``turn``."""
         start = (turn * self.num_processes + process) * self.batch_size
         return range(start, start + self.batch_size)
+
+
+class _Epochs:
+    """Shuffled orders of all clips, one per epoch. Only recent ones are kept."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size, self._seed = size, seed
+        self._orders: dict[int, npt.NDArray[np.int64]] = {}
+
+    def forget_before(self, count: int) -> None:
+        """Drop the epochs that end before item ``count`` of the run."""
+        first = count // self._size
+        self._orders = {
+            epoch: indices for epoch, indices in self._orders.items() if epoch >= first
+        }
+
+    def locate(self, count: int) -> tuple[int, int]:
+        """The epoch and the clip of item ``count`` of the run."""
+        epoch, place = divmod(count, self._size)
+        if epoch not in self._orders:
+            self._orders[epoch] = order(self._seed, epoch, self._size)
+        return epoch, int(self._orders[epoch][place])
 
 
 def slots(
     batch: GlobalBatch, size: int, seed: int, process: int, steps: range
 ) -> Iterator[list[Slot]]:
-    """What ``process`` reads in ``steps``: one list for each turn of accumulation, in
-    order.
+    """Yield the slots of ``process`` in ``steps``: one list per accumulation turn.
 
-    Every epoch is one shuffled pass through all clips; a batch may end one epoch and
-    begin the next.
+    Each epoch is one shuffled pass through all ``size`` clips. A batch may contain the
+    end of one epoch and the beginning of the next.
     """
-    known: dict[int, np.ndarray] = {}
+    epochs = _Epochs(size, seed)
     for step in steps:
         first = step * len(batch)
-        known = {
-            epoch: indices for epoch, indices in known.items() if epoch >= first // size
-        }
+        epochs.forget_before(first)
         for turn in range(batch.accumulation):
-            places = []
-            for position in batch.positions(turn, process):
-                epoch, place = divmod(first + position, size)
-                if epoch not in known:
-                    known[epoch] = order(seed, epoch, size)
-                places.append(Slot(step, position, epoch, int(known[epoch][place])))
-            yield places
+            yield [
+                Slot(step, position, *epochs.locate(first + position))
+                for position in batch.positions(turn, process)
+            ]
 
 
 class LatentCache:
-    """Encoded clips in one file each. What is in them depends on ``key``: the data,
-    their cut, and the VAE.
+    """Encoded clips, one file each.
+
+    ``key`` must contain everything that determines them: the data, their cut, the VAE.
     """
 
     def __init__(self, folder: Path, key: str, variants: int) -> None:
@@ -106,127 +127,109 @@ class LatentCache:
         self.variants = variants
 
     def variant(self, epoch: int) -> int:
-        """The epoch whose cut of a clip stands for the one of ``epoch``."""
+        """The epoch whose cut of a clip is used in ``epoch``."""
         return epoch % self.variants
 
     def read(self, epoch: int, index: int) -> dict[str, Any] | None:
-        """The item without its pixels; None if it was not encoded yet."""
+        """The item without its pixels, or None if it is not encoded yet."""
         path = self._path(epoch, index)
         if not path.is_file():
             return None
-        with safe_open(path, framework="pt") as file:
-            item: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            item["caption"] = file.metadata()["caption"]
-        return item
+        tensors, metadata = load_tensors(path)
+        return {**tensors, "caption": metadata["caption"]}
 
     def write(
         self, epoch: int, index: int, caption: str, tensors: Mapping[str, Tensor]
     ) -> None:
-        """Whole or not at all, so that several processes may share a folder."""
-        whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        """Store an item atomically, so that several processes may share a folder."""
+        content = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         with written_whole(self._path(epoch, index)) as part:
-            save_file(whole, part, metadata={"caption": caption})
+            save_tensors(part, content, {"caption": caption})
 
     def _path(self, epoch: int, index: int) -> Path:
-        return (
-            self.folder
-            / f"{index // 1000:04}"
-            / f"{index}-{self.variant(epoch)}.safetensors"
-        )
+        name = f"{index}-{self.variant(epoch)}.safetensors"
+        return self.folder / f"{index // 1000:04}" / name
 
 
-class Reader(Dataset[tuple[Slot, Item]]):
-    """Slots to items, for torch's DataLoader: from the cache, or from the data set.
+class Reader(Dataset[Entry]):
+    """Reads the items of slots for torch's DataLoader, from the cache or the source.
 
-    ``words``, if given, says them anew in every epoch, also where a clip's latents are
-    kept.
+    ``captions``: a source of new captions in every epoch, for clips that are cached.
     """
 
     def __init__(
         self,
         clips: SourceDataset,
         cache: LatentCache | None = None,
-        words: SourceDataset | None = None,
+        captions: SourceDataset | None = None,
         *,
         sketches: bool = False,
     ) -> None:
-        self.clips, self.cache, self.words, self.sketches = (
-            clips,
-            cache,
-            words,
-            sketches,
-        )
+        self.clips, self.cache = clips, cache
+        self.captions, self.sketches = captions, sketches
 
-    def __getitem__(self, index: Any) -> tuple[Slot, Item]:
+    def __getitem__(self, index: Any) -> Entry:
+        """The entry of the slot ``index``."""
         slot: Slot = index
         item = self._frames(slot)
-        return slot, item if self.words is None else {
-            **item,
-            **self.words.item(slot.epoch, slot.index),
-        }
+        if self.captions is not None:
+            item = {**item, **self.captions.item(slot.epoch, slot.index)}
+        return slot, item
 
     def _frames(self, slot: Slot) -> Item:
-        epoch = slot.epoch if self.cache is None else self.cache.variant(slot.epoch)
-        if (
-            self.cache is not None
-            and (kept := self.cache.read(epoch, slot.index)) is not None
-        ):
-            return kept
+        epoch = slot.epoch
+        if self.cache is not None:
+            epoch = self.cache.variant(epoch)
+            cached = self.cache.read(epoch, slot.index)
+            if cached is not None:
+                return cached
         item = self.clips.item(epoch, slot.index)
-        if not self.sketches or "sketches" in item:
-            return item
-        return {**item, "sketches": sketched(item["pixels"])}
+        if self.sketches and "sketches" not in item:
+            item = {**item, "sketches": sketched(item["pixels"])}
+        return item
 
 
 def sketched(pixels: Tensor) -> Tensor:
-    """The edges of frames (f, 3, H, W), -1..1, white on black: uint8 (f, 1, H, W).
+    """Edges of frames, white on black: (f, 3, H, W) in -1..1 -> uint8 (f, 1, H, W).
 
-    Where the gray level's slope is steep against the frame's steepest; a plain stand-in
-    for the sketches that the published scribble branch was trained on.
+    An edge is where the slope of the grey level is steep relative to the steepest of
+    the frame. A simple replacement for the sketches of the published scribble branch.
     """
-    gray = F.avg_pool2d(
-        F.pad(pixels.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate"), 3, 1
-    )
-    across = F.pad(gray[..., 2:] - gray[..., :-2], (1, 1, 0, 0))
-    down = F.pad(gray[..., 2:, :] - gray[..., :-2, :], (0, 0, 1, 1))
+    grey = F.pad(pixels.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    grey = F.avg_pool2d(grey, 3, 1)
+    across = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1, 0, 0))
+    down = F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
     slope = (across**2 + down**2).sqrt()
     steepest = slope.flatten(1).amax(dim=1)[:, None, None, None].clamp(min=1e-3)
-    return (
-        ((slope / steepest - 0.15).clamp(0, 0.35) / 0.35 * 255).round().to(torch.uint8)
-    )
+    white = (slope / steepest - _EDGE_FROM).clamp(0, _EDGE_RANGE) / _EDGE_RANGE
+    return (white * 255).round().to(torch.uint8)
 
 
 def load(
-    reader: Dataset[tuple[Slot, Item]], batches: Iterator[list[Slot]], workers: int
-) -> Iterator[list[tuple[Slot, Item]]]:
-    """What ``batches`` name, read ahead by ``workers`` processes, or here if there are
-    none.
-    """
+    reader: Dataset[Entry], batches: Iterator[list[Slot]], workers: int
+) -> Iterator[list[Entry]]:
+    """Read ``batches`` ahead in ``workers`` processes, or here if there are none."""
     if workers == 0:
-        return ([reader[slot] for slot in places] for places in batches)
-    own = generator(
-        0
-    )  # the loader's own seed must not be taken from the process's chance
+        return ([reader[slot] for slot in batch] for batch in batches)
     loader = DataLoader(
         reader,
         batch_sampler=_Once(batches),
         num_workers=workers,
         collate_fn=list,
-        generator=own,
-        worker_init_fn=_begin_worker,
+        # without one of its own, the loader would draw from the process's generator
+        generator=generator(0),
+        worker_init_fn=_ignore_sigterm,
     )
     return iter(loader)
 
 
-def _begin_worker(_number: int) -> None:
-    """A launcher sends its SIGTERM to readers too: they go on, for the step that is not
-    over, and end with it.
-    """
+def _ignore_sigterm(_number: int) -> None:
+    """Keep readers alive to the end of a step: launchers send them SIGTERM as well."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Once:
-    """A sampler of batches that is gone through once."""
+    """A batch sampler for a single pass."""
 
     def __init__(self, batches: Iterator[list[Slot]]) -> None:
         self._batches = batches
@@ -236,8 +239,9 @@ class _Once:
 
 
 def stratified_place(seed: int, slot: Slot, total: int, draw: float) -> float:
-    """A place in 0..1 for one of ``total`` items of a step, such that each of ``total``
-    equal parts gets one.
+    """A place in 0..1 for one of the ``total`` items of a step.
+
+    Each of ``total`` equal parts of 0..1 gets one item; ``draw`` is its place inside.
     """
     parts = torch.randperm(total, generator=generator(seed, slot.step, -1))
     return (int(parts[slot.position]) + draw) / total

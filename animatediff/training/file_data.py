@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from ..controls.pictures import fit_picture, read_picture
 from ..errors import AssetError, InvalidRequest
 from ..video.reading import count_frames, read_frames
 from .data import Broken, DataSource, Item, SourceDataset, clip_indices
+from .libraries import from_numpy
 from .manifests import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Entry, open_listing
 from .section import Count
 
@@ -44,7 +45,7 @@ class ClipFolder(FolderSource):
     Frames are resized to cover height x width and cropped about the centre.
     """
 
-    kind: Literal["clips"] = "clips"
+    kind: str = "clips"
 
     def open(self, num_frames: int, *, sketches: bool = False) -> "ClipDataset":  # noqa: ARG002 - these have none
         """See ``DataSource.open``."""
@@ -55,7 +56,7 @@ class PictureFolder(FolderSource):
     """Still pictures (png, jpg, webp), fitted like the frames of a ``ClipFolder``."""
 
     moves: ClassVar[bool] = False
-    kind: Literal["pictures"] = "pictures"
+    kind: str = "pictures"
 
     def open(self, num_frames: int, *, sketches: bool = False) -> "PictureDataset":  # noqa: ARG002 - these have none
         """See ``DataSource.open``."""
@@ -147,9 +148,9 @@ class ClipDataset(FileDataset):
     def read(self, entry: Entry, rng: np.random.Generator) -> Item:
         """See ``FileDataset.read``."""
         indices, frames = self._frames(entry, rng)
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
         pixels = self._mirrored(pixels, rng).contiguous()
-        return {"pixels": pixels, "frames": torch.from_numpy(indices)}
+        return {"pixels": pixels, "frames": from_numpy(indices)}
 
     def _frames(
         self, entry: Entry, rng: np.random.Generator

@@ -1,11 +1,11 @@
-"""diffusers' keys -> the layout of the first latent-diffusion release, the
-single file that every program reads.
+"""diffusers' keys -> the LDM layout, in a single file.
 
-The way back from ``checkpoints.ldm``, for UNets and VAEs of any width.
+The inverse of ``checkpoints.ldm``, for UNets and VAEs of any
+width. Every program reads this layout.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -25,9 +25,12 @@ _UNET_ENDS = {
     "conv_out": "out.2",
 }
 _UNET_LAYER = re.compile(
-    r"(?P<side>down|up|mid)_blocks?\.(?:(?P<level>\d+)\.)?(?P<kind>resnets|attentions|downsamplers|upsamplers)"
+    r"(?P<side>down|up|mid)_blocks?\.(?:(?P<level>\d+)\.)?"
+    r"(?P<kind>resnets|attentions|downsamplers|upsamplers)"
     r"\.(?P<i>\d+)\.(?P<rest>.+)"
 )
+_UNET, _VAE = "model.diffusion_model", "first_stage_model"
+_TEXT = "cond_stage_model.transformer.text_model"
 
 
 def single_file(
@@ -36,51 +39,62 @@ def single_file(
     text_encoder: Mapping[str, Tensor],
     layers_per_block: int,
 ) -> dict[str, Tensor]:
-    """A whole model under the first release's keys."""
-    attentive = {
-        key.partition(".attentions.")[0] for key in unet if ".attentions." in key
-    }
-    vae_levels = 1 + max(
-        int(found[1]) for key in vae if (found := re.search(r"up_blocks\.(\d+)", key))
-    )
-    weights = {
-        f"model.diffusion_model.{_unet_key(key, layers_per_block, attentive)}": tensor
-        for key, tensor in unet.items()
-    }
+    """A whole model under the keys of the first release."""
+    weights: dict[str, Tensor] = {}
+    unet_keys = _UNetKeys(unet, layers_per_block)
+    for key, tensor in unet.items():
+        weights[f"{_UNET}.{unet_keys.renamed(key)}"] = tensor
+    levels = _vae_levels(vae)
     for key, tensor in vae.items():
-        new = _vae_key(key, vae_levels)
-        weights[f"first_stage_model.{new}"] = (
-            tensor[:, :, None, None] if _was_conv(new, tensor) else tensor
-        )
+        renamed = _vae_key(key, levels)
+        weights[f"{_VAE}.{renamed}"] = _vae_tensor(renamed, tensor)
     for key, tensor in text_encoder.items():
-        weights[
-            f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"
-        ] = tensor
+        weights[f"{_TEXT}.{key.removeprefix('text_model.')}"] = tensor
     return weights
 
 
-def _unet_key(key: str, layers: int, attentive: set[str]) -> str:
-    name, _, end = key.rpartition(".")
-    if name in _UNET_ENDS:
-        return f"{_UNET_ENDS[name]}.{end}"
-    match = _UNET_LAYER.fullmatch(key)
-    assert match, key
-    side, kind, i, rest = match["side"], match["kind"], int(match["i"]), match["rest"]
-    if kind == "resnets":
-        part, _, end = rest.partition(".")
-        rest = f"{_RESNET[part]}.{end}"
-    if side == "mid":
-        return f"middle_block.{2 * i if kind == 'resnets' else 1}.{rest}"
-    level = int(match["level"])
-    if side == "down":
-        first = 1 + level * (layers + 1)
+class _UNetKeys:
+    """Renames the keys of one UNet."""
+
+    def __init__(self, keys: Iterable[str], layers_per_block: int) -> None:
+        self._layers = layers_per_block
+        self._attentive = {
+            key.partition(".attentions.")[0] for key in keys if ".attentions." in key
+        }
+
+    def renamed(self, key: str) -> str:
+        name, _, end = key.rpartition(".")
+        if name in _UNET_ENDS:
+            return f"{_UNET_ENDS[name]}.{end}"
+        match = _UNET_LAYER.fullmatch(key)
+        if match is None:
+            raise ValueError(f"unknown UNet layer: {key}")
+        kind, i, rest = match["kind"], int(match["i"]), match["rest"]
+        if kind == "resnets":
+            part, _, end = rest.partition(".")
+            rest = f"{_RESNET[part]}.{end}"
+        if match["side"] == "mid":
+            return f"middle_block.{2 * i if kind == 'resnets' else 1}.{rest}"
+        rename = self._down if match["side"] == "down" else self._up
+        return rename(int(match["level"]), kind, i, rest)
+
+    def _down(self, level: int, kind: str, i: int, rest: str) -> str:
+        first = 1 + level * (self._layers + 1)
         if kind == "downsamplers":
-            return f"input_blocks.{first + layers}.0.{rest.replace('conv.', 'op.', 1)}"
-        return f"input_blocks.{first + i}.{int(kind == 'attentions')}.{rest}"
-    first = level * (layers + 1)
-    if kind == "upsamplers":
-        return f"output_blocks.{first + layers}.{2 if f'up_blocks.{level}' in attentive else 1}.{rest}"
-    return f"output_blocks.{first + i}.{int(kind == 'attentions')}.{rest}"
+            rest = rest.replace("conv.", "op.", 1)
+            return f"input_blocks.{first + self._layers}.0.{rest}"
+        return f"input_blocks.{first + i}.{_place(kind)}.{rest}"
+
+    def _up(self, level: int, kind: str, i: int, rest: str) -> str:
+        first = level * (self._layers + 1)
+        if kind == "upsamplers":
+            place = 2 if f"up_blocks.{level}" in self._attentive else 1
+            return f"output_blocks.{first + self._layers}.{place}.{rest}"
+        return f"output_blocks.{first + i}.{_place(kind)}.{rest}"
+
+
+def _place(kind: str) -> int:
+    return 1 if kind == "attentions" else 0
 
 
 _VAE_ATTENTION = {
@@ -90,37 +104,45 @@ _VAE_ATTENTION = {
     "to_v": "v",
     "to_out.0": "proj_out",
 }
+_VAE_NAMES = (
+    (r"mid_block\.attentions\.0", r"mid.attn_1"),
+    (r"down_blocks\.(\d+)\.resnets", r"down.\1.block"),
+    (r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample"),
+    (r"conv_norm_out", r"norm_out"),
+    (r"conv_shortcut", r"nin_shortcut"),
+)
+_VAE_UPSAMPLING = re.compile(r"up_blocks\.(\d+)\.(resnets|upsamplers\.0)")
+_VAE_MIDDLE = re.compile(r"mid_block\.resnets\.(\d)")
+
+
+def _vae_levels(keys: Iterable[str]) -> int:
+    matches = (re.search(r"up_blocks\.(\d+)", key) for key in keys)
+    return 1 + max(int(match[1]) for match in matches if match)
 
 
 def _vae_key(key: str, levels: int) -> str:
-    key = re.sub(
-        r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key
-    )
-    key = re.sub(r"mid_block\.attentions\.0", "mid.attn_1", key)
-    key = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", key)
-    key = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", key)
-    key = re.sub(
-        r"up_blocks\.(\d+)\.resnets",
-        lambda m: f"up.{levels - 1 - int(m[1])}.block",
-        key,
-    )
-    key = re.sub(
-        r"up_blocks\.(\d+)\.upsamplers\.0",
-        lambda m: f"up.{levels - 1 - int(m[1])}.upsample",
-        key,
-    )
-    key = key.replace("conv_norm_out", "norm_out").replace(
-        "conv_shortcut", "nin_shortcut"
-    )
-    if ".mid.attn_1." in key:
-        before, _, rest = key.partition(".mid.attn_1.")
-        name, _, end = rest.rpartition(".")
-        key = f"{before}.mid.attn_1.{_VAE_ATTENTION[name]}.{end}"
-    return key
+    """The first release counts upsampling levels from the other end."""
+
+    def middle(match: re.Match[str]) -> str:
+        return f"mid.block_{int(match[1]) + 1}"
+
+    def upsampling(match: re.Match[str]) -> str:
+        part = "block" if match[2] == "resnets" else "upsample"
+        return f"up.{levels - 1 - int(match[1])}.{part}"
+
+    key = _VAE_MIDDLE.sub(middle, key)
+    key = _VAE_UPSAMPLING.sub(upsampling, key)
+    for pattern, replacement in _VAE_NAMES:
+        key = re.sub(pattern, replacement, key)
+    before, attention, rest = key.partition(".mid.attn_1.")
+    if not attention:
+        return key
+    name, _, end = rest.rpartition(".")
+    return f"{before}{attention}{_VAE_ATTENTION[name]}.{end}"
 
 
-def _was_conv(key: str, tensor: Tensor) -> bool:
-    """The first release's VAE has convolutions over one point where diffusers has
-    linear layers.
-    """
-    return ".attn_1." in key and tensor.ndim == 2
+def _vae_tensor(key: str, tensor: Tensor) -> Tensor:
+    """Attention of the first release uses 1x1 convolutions, not linear layers."""
+    if ".attn_1." in key and tensor.ndim == 2:
+        return tensor[:, :, None, None]
+    return tensor

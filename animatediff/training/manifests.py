@@ -1,17 +1,18 @@
-"""Which files there are and what their captions say: a folder, or a table of one line a
-file.
+"""Lists of training files and their captions: a folder, or a table of one file a row.
 
-Of a table only the places of its lines are kept, 8 bytes a row, so that ten million
-rows fit.
+Only the position of each row is kept of a table, 8 bytes a row, so that ten million
+rows fit into memory.
 """
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from ..errors import AssetError, ConfigurationError, shorten
 
@@ -19,14 +20,16 @@ VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _FILE_COLUMNS = ("path", "file", "file_name", "video")
 _CAPTION_COLUMNS = ("caption", "text", "name")
-_ALLOWED = f"a column {' or '.join(_FILE_COLUMNS)} and a column caption or text, or WebVid's videoid, name, page_dir"
+_ALLOWED = (
+    f"a column {' or '.join(_FILE_COLUMNS)} and a column caption or text, or WebVid's"
+    " videoid, name, page_dir"
+)
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """``name`` is the file's path below the root, as reports show it. ``caption`` None:
-    there is none to be had.
-    """
+    """A file. ``name`` is its path below the root; ``caption`` None: it has none."""
 
     name: str
     path: Path
@@ -34,27 +37,29 @@ class Entry:
 
 
 class Listing(Protocol):
+    """A sequence of files."""
+
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Entry: ...
+    def __getitem__(self, index: int) -> Entry:
+        """File ``index``."""
+        ...
 
 
 def open_listing(
     root: Path, manifest: Path | None, suffixes: tuple[str, ...]
 ) -> Listing:
-    """The files below ``root``: all with a suffix of ``suffixes``, or those that
-    ``manifest`` (.csv, .jsonl) names.
+    """The files below ``root`` with one of ``suffixes``, or those in ``manifest``.
 
-    Raises ConfigurationError: no such folder or table, nothing in it, or a line without
-    a file or a caption.
+    Raises ConfigurationError if the folder or the table does not exist or is empty, or
+    if a row has no file or no caption.
     """
     if not root.is_dir():
         raise ConfigurationError(f"root: there is no folder {root}")
-    listing = _Table(root, manifest) if manifest else _Folder(root, suffixes)
+    listing = _open_table(root, manifest) if manifest else _Folder(root, suffixes)
     if not len(listing):
-        raise ConfigurationError(
-            f"{'manifest' if manifest else 'root'}: nothing is in {manifest or root}"
-        )
+        key, place = ("manifest", manifest) if manifest else ("root", root)
+        raise ConfigurationError(f"{key}: {place} contains no files")
     return listing
 
 
@@ -63,10 +68,9 @@ class _Folder:
 
     def __init__(self, root: Path, suffixes: tuple[str, ...]) -> None:
         self.root = root
+        files = (path for path in root.rglob("*") if path.suffix.lower() in suffixes)
         self.names = sorted(
-            path.relative_to(root).as_posix()
-            for path in root.rglob("*")
-            if path.suffix.lower() in suffixes and path.is_file()
+            path.relative_to(root).as_posix() for path in files if path.is_file()
         )
 
     def __len__(self) -> int:
@@ -82,24 +86,23 @@ class _Folder:
         return Entry(name, path, " ".join(caption.split()))
 
 
-class _Table:
-    """CSV with a header, or JSON objects, one a line. Files are below ``root``;
-    WebVid's are ``videoid``.mp4 there.
-    """
+def _open_table(root: Path, manifest: Path) -> "_Table":
+    kind = _TABLES.get(manifest.suffix.lower())
+    if kind is None:
+        raise ConfigurationError(
+            f"manifest: got {manifest.name}, allowed: a {' or '.join(_TABLES)} file"
+        )
+    return kind(root, manifest)
+
+
+class _Table(ABC):
+    """A file with one row per clip or picture. Files are below ``root``."""
 
     def __init__(self, root: Path, manifest: Path) -> None:
-        if manifest.suffix.lower() not in (".csv", ".jsonl"):
-            raise ConfigurationError(
-                f"manifest: got {manifest.name}, allowed: a .csv or .jsonl file"
-            )
         self.root, self.manifest = root, manifest
-        self.header: list[str] | None = None
         self.places = array("q")
         try:
-            with manifest.open("rb") as file:
-                for number, (place, row) in enumerate(self._rows(file), start=1):
-                    self._parse(row, f"{manifest.name}, row {number}")
-                    self.places.append(place)
+            self._index()
         except OSError as error:
             raise ConfigurationError(
                 f"manifest: {manifest} cannot be read: {error.strerror}"
@@ -109,6 +112,12 @@ class _Table:
                 f"manifest: {manifest.name} is not UTF-8"
             ) from error
 
+    def _index(self) -> None:
+        with self.manifest.open("rb") as file:
+            for number, (place, row) in enumerate(self.rows(file), start=1):
+                self._parse(row, number)
+                self.places.append(place)
+
     def __len__(self) -> int:
         return len(self.places)
 
@@ -116,77 +125,112 @@ class _Table:
         try:
             with self.manifest.open("rb") as file:
                 file.seek(self.places[index])
-                _, row = next(self._rows(file))
+                _, row = next(self.rows(file))
         except OSError as error:
             raise AssetError(
                 f"{self.manifest.name}: cannot be read: {error.strerror}"
             ) from error
-        name, caption = self._parse(row, f"{self.manifest.name}, row {index + 1}")
-        path = self.root / name
-        if (
-            "videoid" in row
-            and row.get("page_dir")
-            and (self.root / row["page_dir"] / name).is_file()
-        ):
-            path = (
-                self.root / row["page_dir"] / name
-            )  # as WebVid's own script lays its files out
-        return Entry(name, path, caption)
+        name, caption = self._parse(row, index + 1)
+        return Entry(name, _locate(self.root, row, name), caption)
 
-    def _rows(self, file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each row from where ``file`` stands, with the place where it begins. The
-        header is read at the start.
-        """
+    def _parse(self, row: Row, number: int) -> tuple[str, str]:
+        name, caption = _file_of(row), _caption_of(row)
+        if name is None or not isinstance(caption, str):
+            raise ConfigurationError(
+                f"manifest: {self.manifest.name}, row {number}: got"
+                f" {', '.join(row) or 'nothing'}, allowed: {_ALLOWED}"
+            )
+        return name, " ".join(caption.split())
+
+    @abstractmethod
+    def rows(self, file: BinaryIO) -> Iterator[tuple[int, Row]]:
+        """Each row from the position of ``file``, with the place where it begins."""
+
+
+class _Csv(_Table):
+    """Comma-separated values with a header."""
+
+    header: tuple[str, ...] = ()
+
+    def rows(self, file: BinaryIO) -> Iterator[tuple[int, Row]]:
         place = file.tell()
-
-        def lines() -> Iterator[str]:
-            for line in iter(file.readline, b""):
-                yield line.decode("utf-8-sig" if file.tell() == len(line) else "utf-8")
-
-        if self.manifest.suffix.lower() == ".csv":
-            rows = csv.reader(lines(), strict=True)
+        rows = csv.reader(_lines(file), strict=True)
+        with self._readable(rows):
             if not place:
-                self.header = [column.strip() for column in next(rows, [])]
+                self.header = _header(rows)
                 place = file.tell()
-            try:
-                for values in rows:
-                    if values:
-                        yield place, dict(zip(self.header or [], values, strict=False))
-                    place = file.tell()
-            except csv.Error as error:
-                raise ConfigurationError(
-                    f"manifest: {self.manifest.name}, line {rows.line_num}: {error}"
-                ) from error
-            return
-        for line in lines():
+            for values in rows:
+                if values:
+                    yield place, dict(zip(self.header, values, strict=False))
+                place = file.tell()
+
+    @contextmanager
+    def _readable(self, rows: Any) -> Generator[None]:
+        try:
+            yield
+        except csv.Error as error:
+            raise ConfigurationError(
+                f"manifest: {self.manifest.name}, line {rows.line_num}: {error}"
+            ) from error
+
+
+class _JsonLines(_Table):
+    """JSON objects, one per line."""
+
+    def rows(self, file: BinaryIO) -> Iterator[tuple[int, Row]]:
+        place = file.tell()
+        for line in _lines(file):
             if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise ConfigurationError(
-                        f"manifest: {self.manifest.name}: no JSON: {shorten(line)}"
-                    ) from error
-                if not isinstance(row, dict):
-                    raise ConfigurationError(
-                        f"manifest: {self.manifest.name}: no JSON object:"
-                        f" {shorten(line)}"
-                    )
-                yield place, row
+                yield place, self._object(line)
             place = file.tell()
 
-    def _parse(self, row: dict[str, Any], where: str) -> tuple[str, str]:
-        file = next(
-            (str(row[column]) for column in _FILE_COLUMNS if row.get(column)), None
-        )
-        if file is None and row.get("videoid"):
-            file = f"{row['videoid']}.mp4"
-        caption = next(
-            (row[column] for column in _CAPTION_COLUMNS if row.get(column) is not None),
-            None,
-        )
-        if file is None or not isinstance(caption, str):
+    def _object(self, line: str) -> Row:
+        try:
+            row = json.loads(line)
+        except ValueError as error:
             raise ConfigurationError(
-                f"manifest: {where}: got {', '.join(row) or 'nothing'}, allowed:"
-                f" {_ALLOWED}"
+                f"manifest: {self.manifest.name}: not JSON: {shorten(line)}"
+            ) from error
+        if not isinstance(row, dict):
+            raise ConfigurationError(
+                f"manifest: {self.manifest.name}: not a JSON object: {shorten(line)}"
             )
-        return file, " ".join(caption.split())
+        return cast("Row", row)
+
+
+_TABLES: dict[str, type[_Table]] = {".csv": _Csv, ".jsonl": _JsonLines}
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    for line in iter(file.readline, b""):
+        is_first = file.tell() == len(line)
+        yield line.decode("utf-8-sig" if is_first else "utf-8")
+
+
+def _header(rows: Iterator[list[str]]) -> tuple[str, ...]:
+    return tuple(column.strip() for column in next(rows, ()))
+
+
+def _file_of(row: Row) -> str | None:
+    for column in _FILE_COLUMNS:
+        if row.get(column):
+            return str(row[column])
+    if row.get("videoid"):
+        return f"{row['videoid']}.mp4"
+    return None
+
+
+def _caption_of(row: Row) -> Any:
+    for column in _CAPTION_COLUMNS:
+        if row.get(column) is not None:
+            return row[column]
+    return None
+
+
+def _locate(root: Path, row: Row, name: str) -> Path:
+    """The path of a file. WebVid's own script puts files into ``page_dir``."""
+    if "videoid" in row and row.get("page_dir"):
+        path = root / row["page_dir"] / name
+        if path.is_file():
+            return path
+    return root / name

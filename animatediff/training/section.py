@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -11,5 +11,7 @@ Positive = Annotated[float, Field(gt=0)]
 Side = Annotated[int, Field(ge=8, multiple_of=8)]
 
 
-class Section(BaseModel, extra="forbid", allow_inf_nan=False, frozen=True):
+class Section(BaseModel):
     """One table of a training config: it rejects unknown keys, NaN and changes."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)

@@ -70,7 +70,7 @@ def count(config: TrainConfig) -> Cost:
     """Of one process, where the device ``takes_gradients``. Raises what a step raises."""
     with (
         torch.device("meta"),
-        patch("animatediff.training.stages._loaded", _nothing_loaded),
+        patch("animatediff.training.builders.load_base", _nothing_loaded),
     ):
         learner: Any = build_learner(config, GlobalBatch(config.batch_size))
         vae: Any = AutoencoderKL(**VAE).to(memory_format=torch.channels_last)

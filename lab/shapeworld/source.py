@@ -12,7 +12,7 @@ from animatediff.training.section import Count, Section, Share
 
 from . import world
 from .captions import describe
-from .scene import NUM_FRAMES, Scene, Shot
+from .scene import NUM_FRAMES, SIZE, Scene, Shot
 
 _FORMER_KEYS = {
     "root": None,
@@ -46,14 +46,14 @@ class World(DataSource):
 
     has_captions_alone: ClassVar[bool] = True
 
-    kind: Literal["world"] = "world"
+    kind: str = "world"
     num_frames: Annotated[int, Field(ge=1, le=NUM_FRAMES)] = NUM_FRAMES
-    width: Literal[64] = 64
-    height: Literal[64] = 64
+    width: Annotated[int, Field(ge=SIZE, le=SIZE)] = SIZE
+    height: Annotated[int, Field(ge=SIZE, le=SIZE)] = SIZE
     size: Count = 4096
     """The number of different clips."""
     split: Literal["train", "validation", "held_out"] = "train"
-    shots: Annotated[list[ShotConfig], Field(min_length=1)] = [ShotConfig()]
+    shots: Annotated[tuple[ShotConfig, ...], Field(min_length=1)] = (ShotConfig(),)
     """Each clip is shown in one of these; one that is listed twice is used twice as
     often.
     """

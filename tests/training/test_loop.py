@@ -127,7 +127,7 @@ def unbroken(
 
 
 def last_state(folder: Path) -> dict[str, Any]:
-    return checkpoint.read(checkpoint.whole_ones(folder)[-1])
+    return checkpoint.read(checkpoint.complete_ones(folder)[-1])
 
 
 def said_losses(folder: Path) -> dict[int, float]:
@@ -379,7 +379,7 @@ def test_what_a_run_leaves_behind(make_config: MakeConfig) -> None:
     ]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert set(lines[0]) == {"step", "loss", "lr", "grad_norm", "seconds_per_step"}
-    assert [path.name for path in checkpoint.whole_ones(folder)] == [
+    assert [path.name for path in checkpoint.complete_ones(folder)] == [
         "step-0000002",
         "step-0000003",
     ]
@@ -430,7 +430,7 @@ def test_checkpoints_of_other_runs(
 ) -> None:
     config = make_config("vae", steps=1)
     run(config)
-    (last,) = checkpoint.whole_ones(Path(config.output_dir))
+    (last,) = checkpoint.complete_ones(Path(config.output_dir))
     with pytest.raises(CheckpointError, match="a checkpoint of the stage vae"):
         Trainer(make_config("lora"))
     with pytest.raises(CheckpointError, match="other weights"):
@@ -450,9 +450,9 @@ def test_what_a_killed_process_left_is_no_checkpoint(make_config: MakeConfig) ->
     folder = Path(make_config("vae").output_dir)
     part = checkpoint.begin(folder, 7)
     (part / checkpoint.STATE).write_bytes(b"half")
-    assert checkpoint.whole_ones(folder) == []
+    assert checkpoint.complete_ones(folder) == []
     checkpoint.finish(part, keep=1)
-    assert [path.name for path in checkpoint.whole_ones(folder)] == ["step-0000007"]
+    assert [path.name for path in checkpoint.complete_ones(folder)] == ["step-0000007"]
 
 
 @pytest.mark.slow

@@ -90,30 +90,32 @@ def test_webvid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "problem"),
     [
         ("a.csv", "path,caption\n1.mp4,x\n,y\n", "a.csv, row 2"),
         ("a.csv", "path,title\n1.mp4,x\n", "got path, title"),
-        ("a.csv", "path,caption\n", "nothing is in"),
+        ("a.csv", "path,caption\n", "contains no files"),
         ("a.csv", 'path,caption\n"1.mp4,x\n', "line"),
         ("a.csv", "path,caption\n1.mp4,\xff\n", "UTF-8"),
         ("a.jsonl", '{"path": "1.mp4", "caption": 7}\n', "row 1"),
-        ("a.jsonl", "[1]\n", "no JSON object"),
-        ("a.jsonl", "path: 1.mp4\n", "no JSON"),
+        ("a.jsonl", "[1]\n", "not a JSON object"),
+        ("a.jsonl", "path: 1.mp4\n", "not JSON"),
         ("a.parquet", "", ".csv or .jsonl"),
     ],
 )
-def test_tables_that_are_none(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_tables_that_are_none(
+    tmp_path: Path, name: str, text: str, problem: str
+) -> None:
     (tmp_path / name).write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigurationError, match="manifest") as raised:
         open_listing(tmp_path, tmp_path / name, VIDEO_SUFFIXES)
-    assert told in raised.value.message
+    assert problem in raised.value.message
 
 
 def test_places_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="root: there is no folder"):
         open_listing(tmp_path / "no", None, VIDEO_SUFFIXES)
-    with pytest.raises(ConfigurationError, match="root: nothing is in"):
+    with pytest.raises(ConfigurationError, match="root: .* contains no files"):
         open_listing(tmp_path, None, VIDEO_SUFFIXES)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         open_listing(tmp_path, tmp_path / "no.csv", VIDEO_SUFFIXES)

@@ -17,12 +17,12 @@ from torch import Tensor
 from animatediff.checkpoints.detect import FileKind, detect
 from animatediff.checkpoints.files import read_weights
 from animatediff.checkpoints.motion_module import read_motion_module
+from animatediff.controls.sparsectrl import SparseControl
 from animatediff.errors import CheckpointError, ConfigurationError
 from animatediff.families import SD15
 from animatediff.pipeline import (
     AnimationInputs,
     AnimationPipeline,
-    SparseControl,
     load_weights,
 )
 from animatediff.training.config import StageName, TrainConfig
@@ -85,7 +85,7 @@ def trained(config: TrainConfig, steps: int = 5) -> tuple[Learner, list[float]]:
 
 
 def clip_of(pipeline: AnimationPipeline, controls: Any = ()) -> Tensor:
-    return pipeline.denoise(INPUTS, pipeline.encode(INPUTS), controls=controls)
+    return pipeline.denoise(INPUTS, pipeline.encode(INPUTS, controls))
 
 
 @pytest.fixture
@@ -433,7 +433,7 @@ def test_named_parameters_alone(make_config: MakeConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "changes", "said"),
+    ("stage", "changes", "message"),
     [
         (
             "motion",
@@ -449,19 +449,23 @@ def test_named_parameters_alone(make_config: MakeConfig) -> None:
         (
             "text_to_image",
             {"model": {"unet": {"cross_attention_dim": 32}}},
-            "the text encoder's width is 64",
+            "got 32, allowed: 64",
         ),
         (
             "image",
             {"model": {"trainable": ["no.such"]}},
-            "model.trainable: no parameter",
+            "model.trainable: it selects no parameter",
         ),
-        ("lcm", {"model": {"motion_module": "new"}}, "nothing to distil"),
+        (
+            "lcm",
+            {"model": {"motion_module": "new"}},
+            "a new module cannot be distilled",
+        ),
         ("sparsectrl", {"model": {"control": None}}, "model.control"),
     ],
 )
 def test_what_a_stage_needs(
-    stage: str, changes: dict[str, Any], said: str, make_config: MakeConfig
+    stage: str, changes: dict[str, Any], message: str, make_config: MakeConfig
 ) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         build_learner(make_config(stage, **changes), GlobalBatch(2))

@@ -125,7 +125,7 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
     ]
     config = load_config(path, overrides)
     assert (config.optimizer.lr, config.seed) == (1e-5, 7)
-    assert config.validation.prompts == ["a red circle", "b"]
+    assert config.validation.prompts == ("a red circle", "b")
     assert isinstance(config.data, World)
     assert config.data.shots[0].style == "sepia"
     assert validated(config.model_dump(mode="json")) == config

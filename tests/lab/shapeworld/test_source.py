@@ -56,10 +56,10 @@ def test_world_sketches() -> None:
     [
         (lambda: World(size=0), "size"),
         (lambda: World(split="test"), "split"),  # pyright: ignore[reportArgumentType]
-        (lambda: World(shots=[]), "shots"),
+        (lambda: World(shots=()), "shots"),
         (lambda: World(two_objects=1.5), "two_objects"),
         (lambda: World(num_frames=17), "num_frames"),
-        (lambda: World(width=128), "width"),  # pyright: ignore[reportArgumentType]
+        (lambda: World(width=128), "width"),
         (lambda: World(seed=-1), "seed"),
     ],
 )
@@ -70,4 +70,4 @@ def test_values_out_of_range(make: Callable[[], object], field: str) -> None:
 
 def test_unknown_shots_are_rejected_before_training() -> None:
     with pytest.raises(ConfigurationError, match="^camera: got 'dolly'"):
-        World(shots=[ShotConfig(camera="dolly")]).open(16)
+        World(shots=(ShotConfig(camera="dolly"),)).open(16)
