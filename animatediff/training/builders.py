@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from ..checkpoints import diffusers_folder
-from ..families import DEFAULT
 from ..errors import ConfigurationError
+from ..families import DEFAULT
 from ..models.unet import UNet3DConditionModel
 from . import lora_layers
 from .config import TrainConfig

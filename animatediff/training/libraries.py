@@ -90,7 +90,10 @@ def channels_last(model: nn.Module) -> None:
 
 def ddim_scheduler(beta_schedule: str, **changes: Any) -> DDIMScheduler:
     """A DDIM scheduler on the family's noise levels, with the named beta schedule."""
-    settings: dict[str, Any] = {**DEFAULT.noise_schedule, "beta_schedule": beta_schedule}
+    settings: dict[str, Any] = {
+        **DEFAULT.noise_schedule,
+        "beta_schedule": beta_schedule,
+    }
     return DDIMScheduler(**settings, **changes)
 
 

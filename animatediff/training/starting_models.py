@@ -46,7 +46,9 @@ def load_encoders(config: TrainConfig) -> Encoders:
     base, text = base_folder(config), DEFAULT.text_encoders[0]
     return Encoders(
         diffusers_folder.load_vae(base / "vae", CPU, torch.float32),
-        diffusers_folder.load_text_encoder(base / "text_encoder", text, CPU, torch.float32),
+        diffusers_folder.load_text_encoder(
+            base / "text_encoder", text, CPU, torch.float32
+        ),
         diffusers_folder.load_tokenizer(base / "tokenizer", text),
     )
 
