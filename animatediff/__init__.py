@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # _HOMES once more, for type checkers and editors
 else:
     __version__ = "1.0.0.dev0"
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:

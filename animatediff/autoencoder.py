@@ -22,7 +22,7 @@ def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
     The latents are the posterior's mean, so there is no chance in them.
     """
     frames = (pixels[0].transpose(0, 1) * 2 - 1).to(vae.device, vae.dtype)
-    means = [vae.encode(frame).latent_dist.mean for frame in frames.split(1)]
+    means = [vae.encode(frame).latent_dist.mean for frame in torch.split(frames, 1)]
     scaled = torch.cat(means) * vae.config.scaling_factor
     return scaled.transpose(0, 1)[None]
 
@@ -34,7 +34,7 @@ def decode_video(vae: Any, latents: Tensor, chunk: int) -> Tensor:
     Values are 0..1, in float32 or better; ``chunk`` frames are decoded at once.
     """
     pictures = torch.cat([part.cpu() for part in _decoded(vae, latents, chunk)])
-    return pictures.unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
+    return torch.unflatten(pictures, 0, (latents.shape[0], -1)).transpose(1, 2)
 
 
 @torch.inference_mode()
@@ -51,13 +51,13 @@ def decode_frames(
         rounded = (part * 255).round().to(torch.uint8)
         frames.append(rounded.permute(0, 2, 3, 1).cpu())
         report(Progress("decode", min(len(frames) * chunk, total), total))
-    return torch.cat(frames).unflatten(0, (latents.shape[0], -1))
+    return torch.unflatten(torch.cat(frames), 0, (latents.shape[0], -1))
 
 
 def _decoded(vae: Any, latents: Tensor, chunk: int) -> Iterator[Tensor]:
     """Yield pictures (n, 3, H, W), values 0..1, ``chunk`` at a time."""
     frames = latents.transpose(1, 2).flatten(0, 1) / vae.config.scaling_factor
-    for part in frames.split(chunk):
+    for part in torch.split(frames, chunk):
         picture = _decode_chunk(vae, part)
         yield (picture / 2 + 0.5).clamp(0, 1)
 

@@ -1,5 +1,7 @@
 """The device of this machine: which one, in which precision, with how much memory."""
 
+from typing import Any
+
 import torch
 
 from .errors import ConfigurationError
@@ -37,8 +39,8 @@ def device_room(settings: Settings, device: torch.device) -> int | None:
     if settings.device_memory_bytes is not None:
         return settings.device_memory_bytes
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        return total - CONTEXT_BYTES
+        untyped: Any = torch.cuda
+        return untyped.get_device_properties(device).total_memory - CONTEXT_BYTES
     return None
 
 

@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -53,7 +53,7 @@ class Stopwatch:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Generator[None]:
         """Measure the time until the block ends."""
         start = time.perf_counter()
         try:
@@ -309,7 +309,7 @@ def _conditions(
 
 
 @contextmanager
-def _device_failures() -> Iterator[None]:
+def _device_failures() -> Generator[None]:
     try:
         yield
     except torch.AcceleratorError as error:

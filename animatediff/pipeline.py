@@ -306,7 +306,7 @@ def load_weights(  # noqa: PLR0913 - the parameters of the published function
 
 
 def _published_lora(path: str | Path, strength: float) -> LoraFile:
-    return LoraFile(path=path, strength=strength, ignore_file_alpha=True)
+    return LoraFile(path=str(path), strength=strength, ignore_file_alpha=True)
 
 
 def _read_motion(

@@ -61,7 +61,7 @@ def install_motion_module(unet: UNet3DConditionModel, motion: FittedMotion) -> N
         unet.set_motion(weights.config)
     for slot in motion.absent:
         modules, _, i = slot.rpartition(".")
-        unet.get_submodule(modules)._modules[i] = None
+        setattr(unet.get_submodule(modules), i, None)
     unet.load_state_dict(tensors, strict=False, assign=True)
     reset_positional_tables(unet, device, dtype)
     unet.eval().requires_grad_(False)

@@ -14,7 +14,7 @@ class Scheduler:
 
     diffusers_class: str
     title: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     max_steps: int = 150
 
 

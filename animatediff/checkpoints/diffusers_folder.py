@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -56,7 +56,8 @@ def load_unet(
     unet.load_state_dict(
         {key: tensor.to(device, dtype) for key, tensor in weights.items()}, assign=True
     )
-    return unet.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue]
+    unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return unet.eval().requires_grad_(False)
 
 
 def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
@@ -177,7 +178,7 @@ def _check_loading(name: str, info: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keep the libraries' progress bars and hints out of the log.
 
     Problems that matter are checked and raised.

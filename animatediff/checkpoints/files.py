@@ -9,11 +9,11 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from ..errors import AssetError, CheckpointError
@@ -148,7 +148,8 @@ def count_values(path: Path) -> int:
     if path.suffix not in SAFETENSORS:
         return path.stat().st_size // 4
     try:
-        with safe_open(path, framework="pt") as file:
+        untyped_open: Any = safe_open
+        with untyped_open(path, framework="pt") as file:
             return sum(
                 math.prod(file.get_slice(key).get_shape())
                 for key in file.keys()  # noqa: SIM118 - no mapping

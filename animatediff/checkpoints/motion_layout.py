@@ -128,7 +128,9 @@ def _covers(
     levels = model.motion_levels
     if levels is None:
         return False
-    sides = {f"{side}_blocks.{i}" for side in ("down", "up") for i in range(levels)}
+    sides = frozenset(
+        f"{side}_blocks.{i}" for side in ("down", "up") for i in range(levels)
+    )
     if levels == _MOST_LEVELS:
         return blocks >= sides
     # A file cut out of a deeper model's has these blocks too. It does not end at the

@@ -171,7 +171,7 @@ class _Run:
         _print_paths(_write(generated, stem, self._formats))
         for warning in generated.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        frames = torch.from_numpy(generated.video.frames).permute(3, 0, 1, 2)  # c f h w
+        frames = torch.as_tensor(generated.video.frames).permute(3, 0, 1, 2)  # c f h w
         _, num_frames, height, width = frames.shape
         shape = (num_frames, height, width, generated.video.fps)
         self._made.setdefault(shape, []).append(frames)

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -118,10 +118,10 @@ def _read_job(path: Path) -> dict[str, Any]:
         raise InvalidRequest(field, error.strerror, "a file that can be read") from None
     except ValueError as error:
         raise InvalidRequest(field, str(error), "JSON") from None
-    fields = job.get("input", job) if isinstance(job, dict) else job
+    fields: Any = cast(Any, job).get("input", job) if isinstance(job, dict) else job
     if not isinstance(fields, dict):
         raise InvalidRequest(field, fields, "a JSON object")
-    return dict(fields)
+    return dict(cast(Mapping[str, Any], fields))
 
 
 def _run(job: Mapping[str, Any], settings: Settings, folder: Path) -> Answer:

@@ -1,6 +1,6 @@
 """Token ids to text embeddings, with CLIP's text encoder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +48,7 @@ def encode_ids(
 
 
 @contextmanager
-def _replaced(text_encoder: Any, vectors: Mapping[int, Tensor]) -> Iterator[None]:
+def _replaced(text_encoder: Any, vectors: Mapping[int, Tensor]) -> Generator[None]:
     """Put ``vectors`` in place of the token embeddings at their positions, for a while.
 
     The weights stay as they are.

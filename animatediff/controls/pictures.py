@@ -59,7 +59,7 @@ def fit_picture(picture: Image.Image, width: int, height: int) -> Tensor:
     box = (left, top, left + max(crop_width, 1), top + max(crop_height, 1))
     cropped = picture.convert("RGB").crop(box)
     fitted = cropped.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255
+    return torch.as_tensor(np.array(fitted)).permute(2, 0, 1).float() / 255
 
 
 def normalize_picture(picture: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Tokens are (n_batch, n, d). Heads are split as views, so the kernels need no cop
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +25,19 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
+    from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
     # (b, n, heads, d): the folded (b heads, n, d) would reach MAX_BATCH at 512x512.
     queries, keys, values = (x.transpose(1, 2) for x in (q, k, v))
-    return memory_efficient_attention(queries, keys, values).transpose(1, 2)
+    attended = cast(Tensor, memory_efficient_attention(queries, keys, values))
+    return attended.transpose(1, 2)
 
 
 def _chunked(kernel: AttentionFunction) -> AttentionFunction:
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if q.shape[0] <= MAX_BATCH:
             return kernel(q, k, v)
-        split = (x.split(MAX_BATCH) for x in (q, k, v))
+        split = (torch.split(x, MAX_BATCH) for x in (q, k, v))
         return torch.cat([kernel(*part) for part in zip(*split, strict=True)])
 
     return attend
@@ -86,7 +88,7 @@ def _xformers_obstacle() -> str:
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
     """Split (b, n, d) into (b, heads, n, d / heads), a view."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(tokens, -1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 Spatial attention is on or off; motion slots are filled or empty.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from ..config import MotionModuleConfig, UNet3DConfig
 from .attention import Attention, FeedForward, merge_heads, split_heads
@@ -58,7 +60,7 @@ class PointwiseConv(nn.Conv2d):
     """A 1x1 convolution on tokens, with the parameter shape (c_out, c_in, 1, 1)."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 1)
+        super().__init__(channels, channels, 1)  # pyright: ignore[reportUnknownMemberType]
 
     def forward(self, input: Tensor) -> Tensor:
         """Map tokens (b f, n, c) to (b f, n, c)."""
@@ -133,7 +135,7 @@ class Layers(nn.Module):
         """Fill the block's motion slots with new modules, or empty them."""
         for i in range(len(self.motion_modules)):
             module = motion and VanillaTemporalModule(self.channels, motion)
-            self.motion_modules._modules[str(i)] = module  # pyright: ignore[reportPrivateUsage]
+            setattr(self.motion_modules, str(i), module)
 
     def layer(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
         """Run resnet ``i`` and its attention: (b f, c_in, h, w) to (b f, c, h, w)."""
@@ -146,9 +148,7 @@ class Layers(nn.Module):
         def run(x: Tensor) -> Tensor:
             return self.attend(i, self.resnets[i](x, context), context)
 
-        result = checkpoint(run, x, use_reentrant=False)
-        assert isinstance(result, Tensor)  # noqa: S101 - the library has no types
-        return result
+        return cast(Tensor, checkpoint(run, x, use_reentrant=False))
 
     def attend(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
         """Run spatial attention ``i``, then motion, on (b f, c, h, w)."""

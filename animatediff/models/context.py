@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .attention import AttentionFunction
@@ -73,7 +74,7 @@ class ControlResiduals:
             return self
 
         def repeat(x: Tensor) -> Tensor:
-            videos = x.unflatten(0, (-1, num_frames))
+            videos = torch.unflatten(x, 0, (-1, num_frames))
             return videos.repeat_interleave(count, dim=0).flatten(0, 1)
 
         return ControlResiduals([repeat(x) for x in self.down], repeat(self.mid))

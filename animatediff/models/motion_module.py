@@ -94,7 +94,8 @@ class TemporalTransformerBlock(nn.Module):
     def forward(self, tokens: Tensor, attend: AttentionFunction) -> Tensor:
         """Map tokens (n, f, d) to (n, f, d)."""
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            tokens = tokens + attention.attend_to_self(norm(tokens), attend)  # pyright: ignore[reportCallIssue]
+            assert isinstance(attention, TemporalAttention)  # noqa: S101 - for the types
+            tokens = tokens + attention.attend_to_self(norm(tokens), attend)
         return tokens + self.ff(self.ff_norm(tokens))
 
 

@@ -18,8 +18,8 @@ def group_norm(norm: nn.GroupNorm, x: Tensor, across_frames: int = 1) -> Tensor:
         # On the CPU, the backward pass of torch 2.13 for channels_last crashes.
         x = x.contiguous()
     if across_frames > 1:
-        video = x.unflatten(0, (-1, across_frames)).transpose(1, 2)  # (b, c, f, h, w)
-        x = _normed(norm, video).transpose(1, 2).flatten(0, 1)
+        video = torch.unflatten(x, 0, (-1, across_frames))  # (b, f, c, h, w)
+        x = _normed(norm, video.transpose(1, 2)).transpose(1, 2).flatten(0, 1)
     else:
         x = _normed(norm, x)
     return x.contiguous(memory_format=torch.channels_last)

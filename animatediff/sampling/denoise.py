@@ -24,7 +24,7 @@ def denoise(
         latents = steps.advance(noise_pred, step, latents)
         verdicts.append(latents.isfinite().all())
         report(Progress("denoise", step + 1, steps.total, latents))
-    finite = torch.stack(verdicts).tolist()
-    if not all(finite):
-        raise NonFiniteLatents(finite.index(False), "latents")
+    finite = torch.stack(verdicts).cpu()
+    if not finite.all():
+        raise NonFiniteLatents(int(finite.int().argmin()), "latents")
     return latents

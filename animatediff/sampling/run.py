@@ -83,7 +83,7 @@ class SamplerRun:
     def _predictor(self, steps: Steps) -> Predict:
         """Return the predictor of all steps, with all that they share computed."""
         embeds, schedule = self.conditions.embeds, self.unet.schedule(steps.timesteps)
-        passes = embeds.split(1) if self.inputs.sequential_guidance else [embeds]
+        passes = torch.split(embeds, 1) if self.inputs.sequential_guidance else [embeds]
         predict = OneByOne(
             [self._unet_predictor(texts, steps, schedule) for texts in passes]
         )
