@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -30,20 +30,13 @@ from .job.resolve import resolve
 from .job.result import Generated, Loaded
 from .pipeline import AnimationPipeline
 from .preflight import check_room, fits_at_once, work_of
-from .progress import Progress, Report, ignore
+from .progress import Check, Progress, Report, ignore, no_check
 from .sampling.inputs import AnimationInputs
 from .settings import Settings
 from .video.clip import Video
 from .warm_models import JobModels, Placement, WarmModels
 
 log = logging.getLogger(__name__)
-
-Check = Callable[[], None]
-"""Called between phases, steps and decoded frames. May raise, which ends the job."""
-
-
-def no_check() -> None:
-    """Never end the job."""
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""How far a job is, as one value: what a step, a download or a loading reports."""
+"""How far a job is, as one value: what a step, a download or a loading reports.
+
+And whether it must end: a check.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +36,13 @@ Report = Callable[[Progress], None]
 
 def ignore(_progress: Progress) -> None:
     """Take a report and do nothing with it."""
+
+
+Check = Callable[[], None]
+"""Called wherever a job can end: between phases, steps and decoded frames, and while a
+child process runs. May raise, which ends the job.
+"""
+
+
+def no_check() -> None:
+    """Never end the job."""

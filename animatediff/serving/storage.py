@@ -4,7 +4,7 @@ import base64
 import re
 import shutil
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,21 +13,16 @@ from urllib.parse import quote
 
 from ..atomic import written_whole
 from ..errors import StorageError
+from ..progress import Check, no_check
 from ..settings import BucketSettings, Settings
 from ..video import EncodedVideo
 from .s3 import S3Client, connect
-
-Check = Callable[[], None]
-
-
-def _no_check() -> None:
-    """Never end a job."""
 
 
 class Storage(Protocol):
     """Keeps finished files."""
 
-    def put(self, encoded: EncodedVideo, job_id: str, check: Check = _no_check) -> str:
+    def put(self, encoded: EncodedVideo, job_id: str, check: Check = no_check) -> str:
         """Store the file, and return its URL.
 
         Storing the same file of the same job again changes nothing. ``check`` may end
@@ -70,7 +65,7 @@ class InlineStorage:
     For RunPod's workers without a bucket: their disks do not outlive them.
     """
 
-    def put(self, encoded: EncodedVideo, job_id: str, check: Check = _no_check) -> str:
+    def put(self, encoded: EncodedVideo, job_id: str, check: Check = no_check) -> str:
         """Return the file as a data URL."""
         del job_id
         check()
@@ -84,7 +79,7 @@ class LocalStorage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
 
-    def put(self, encoded: EncodedVideo, job_id: str, check: Check = _no_check) -> str:
+    def put(self, encoded: EncodedVideo, job_id: str, check: Check = no_check) -> str:
         """Copy the file into the folder, and return its URL. Raises StorageError."""
         check()
         suffix = encoded.path.suffix
@@ -124,7 +119,7 @@ class S3Storage:
         except _client_error():
             client.list_objects_v2(Bucket=name, MaxKeys=1)
 
-    def put(self, encoded: EncodedVideo, job_id: str, check: Check = _no_check) -> str:
+    def put(self, encoded: EncodedVideo, job_id: str, check: Check = no_check) -> str:
         """Upload the file, and return its URL. Raises StorageError."""
         key = object_key(self.bucket.key_template, encoded, job_id)
         with _errors_as_storage_errors():
