@@ -1,3 +1,1 @@
-"""What puts the weights into the image: fetched as the manifest says, checked,
-converted once.
-"""
+"""Put the weights into the image: fetched as the manifest lists them, and checked."""

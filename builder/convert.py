@@ -1,17 +1,17 @@
-"""Pickled weights -> half-precision .safetensors, once, for a fast start: python -m
-builder.convert models --output DIR
+"""Convert pickled weights to half-precision .safetensors files, for a fast start.
 
-Motion modules, MotionLoRAs, the domain adapter and SparseCtrl branches are published as
-float32 pickles. The worker looks for a ``.safetensors`` file beside each ``.ckpt`` and
-takes that first: half the bytes, and nothing to unpickle. A motion module keeps its own
-keys alone, whatever the trainer saved around them; positional tables stay, as they say
-how many frames there may be.
+``python -m builder.convert models --output DIR``: motion modules, MotionLoRAs, the
+domain adapter and SparseCtrl branches are published as float32 pickles. The worker
+looks for a ``.safetensors`` file next to each ``.ckpt`` and takes that first: half the
+bytes, and nothing to unpickle. Of a motion module only the keys of the module are kept,
+whatever the trainer saved around them; positional tables stay, as they tell how many
+frames there may be.
 
 Every number is rounded to float16, so a float32 pipeline starts from rounded weights
 too; who must not round mounts the published files instead. A file with a number that
-float16 cannot hold is kept as it is. What was written is read again by the worker's own
-reader and compared before the pickle is given up. Its sha256 is another than the
-published file's.
+float16 cannot hold is kept as it is. The worker's own reader reads each new file, and
+the result is compared, before the pickle is given up. The sha256 differs from that of
+the published file.
 """
 
 import argparse
@@ -43,15 +43,15 @@ KINDS = ("motion module", "SparseCtrl", "MotionLoRA", "domain adapter")
 
 
 class ConversionError(Exception):
-    """A file that must stay as it is, and why."""
+    """The file must stay as it is; the text gives the reason."""
 
 
 def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` in float16, but for integers and single numbers (a LoRA's alpha).
+    """Return ``weights`` in float16, but for integers and a LoRA's single alpha.
 
     Raises ConversionError for a finite number that is not one in float16.
     """
-    result = {}
+    result: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         half = as_half(tensor)
         if half is None:
@@ -63,14 +63,12 @@ def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def needed(path: Path) -> dict[str, Tensor]:
-    """What the worker reads of ``path``, in the published layout.
+    """Return what the worker reads of ``path``, in the published layout.
 
     Raises ConversionError if it is none of ``KINDS``, and what ``read_weights`` does.
     """
-    weights = {
-        key.removeprefix("module."): tensor
-        for key, tensor in read_weights(path).items()
-    }
+    content = read_weights(path)
+    weights = {key.removeprefix("module."): value for key, value in content.items()}
     kind = detect(weights, path.name).kind
     if not kind.startswith(KINDS):
         raise ConversionError(f"it is {kind}, which is not converted")
@@ -81,8 +79,9 @@ def needed(path: Path) -> dict[str, Tensor]:
 
 
 def convert(path: Path, target: Path) -> None:
-    """Write ``target``, whole or not at all. Raises ConversionError, AssetError,
-    CheckpointError.
+    """Write ``target``, whole or not at all.
+
+    Raises ConversionError, AssetError, CheckpointError.
     """
     half = halved(needed(path))
     with written_whole(target) as part:
@@ -91,13 +90,12 @@ def convert(path: Path, target: Path) -> None:
 
 
 def check(written: Mapping[str, Tensor], original: Path, converted: Path) -> None:
-    """Raise ConversionError unless the worker reads ``written`` again, and of both
-    files the same architecture.
+    """Read ``converted`` as the worker does, and compare it with ``written``.
+
+    Raises ConversionError if they differ, or if ``original`` has another architecture.
     """
-    found = read_weights(converted)
-    if found.keys() != written.keys() or not all(
-        torch.equal(found[key], written[key]) for key in written
-    ):
+    read_back = read_weights(converted)
+    if not _are_equal(read_back, written):
         raise ConversionError("what was read again is not what was written")
     if read_motion_layers(converted)[1] != read_motion_layers(original)[1]:
         raise ConversionError(
@@ -105,40 +103,52 @@ def check(written: Mapping[str, Tensor], original: Path, converted: Path) -> Non
         )
 
 
+def _are_equal(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    if some.keys() != others.keys():
+        return False
+    return all(torch.equal(some[key], others[key]) for key in others)
+
+
 def convert_folder(source: Path, output: Path, remove: bool) -> list[str]:
-    """Convert every pickle below ``source`` that can be; what was done, one line a
-    file.
+    """Convert every pickle below ``source``, and return a line about each.
 
     With another ``output`` than ``source``, all other files are copied there.
     """
-    said = []
-    for path in sorted(
-        path
-        for path in source.rglob("*")
-        if path.is_file() and ".incoming" not in path.parts
-    ):
+    lines: list[str] = []
+    for path in _files_below(source):
         place = output / path.relative_to(source)
-        twin = place.with_suffix(".safetensors")
         place.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in PICKLES:
-            try:
-                convert(path, twin)
-            except (ConversionError, AnimateDiffError) as error:
-                said.append(f"{path.name}: kept as it is: {error}")
-            else:
-                said.append(
-                    f"{path.name}: {path.stat().st_size} -> {twin.name}:"
-                    f" {twin.stat().st_size} bytes"
-                )
-                if remove:
-                    path.unlink()
+            line, is_converted = _converted(path, place, remove)
+            lines.append(line)
+            if is_converted:
                 continue
         if place != path:
             shutil.copyfile(path, place)
-    return said
+    return lines
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return all files below ``folder``, sorted, without unfinished downloads."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if ".incoming" not in path.parts)
+
+
+def _converted(path: Path, place: Path, remove: bool) -> tuple[str, bool]:
+    """Return a line about the pickle ``path``, and whether it was converted."""
+    twin = place.with_suffix(".safetensors")
+    try:
+        convert(path, twin)
+    except (ConversionError, AnimateDiffError) as error:
+        return f"{path.name}: kept as it is: {error}", False
+    before, after = path.stat().st_size, twin.stat().st_size
+    if remove:
+        path.unlink()
+    return f"{path.name}: {before} -> {twin.name}: {after} bytes", True
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command. Return 0, or 2 if there is no such folder."""
     parser = argparse.ArgumentParser(
         prog="python -m builder.convert",
         description="Pickled weights to half-precision safetensors.",
@@ -152,12 +162,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     if not options.models.is_dir():
-        print(f"there is no folder {options.models}", file=sys.stderr)  # noqa: T201 - a CLI
+        print(f"there is no folder {options.models}", file=sys.stderr)
         return 2
-    for line in convert_folder(
-        options.models, options.output or options.models, options.remove
-    ):
-        print(line, file=sys.stderr)  # noqa: T201
+    output = options.output or options.models
+    for line in convert_folder(options.models, output, options.remove):
+        print(line, file=sys.stderr)
     return 0
 
 

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 from animatediff.fetch import profiles
 
-SECRET_HINT = (
+BUILD_HINT = (
     "A repository that needs a token gets it while an image is built by"
     " --secret id=hf_token."
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the returned numbers are those of ``animatediff fetch``."""
+    """Run the command. Return the exit code of ``animatediff fetch``."""
     code = profiles.main(arguments, "python -m builder.fetch_models")
     if code == 1:
-        profiles.show(SECRET_HINT)
+        profiles.show(BUILD_HINT)
     return code
 
 

@@ -6,7 +6,6 @@ is downloaded. Every module is imported from another folder; ``animatediff make`
 a clip with the embedded family, and ``animatediff serve`` answers a job.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -15,11 +14,12 @@ import sys
 import sysconfig
 import tempfile
 import time
-import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import requests
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("animatediff", "schemas")
@@ -30,37 +30,44 @@ START_SECONDS = 60
 
 
 def source_files() -> list[str]:
-    """Paths of a clean checkout with the edits of this one."""
+    """Return the paths of a clean checkout with the edits of this one."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     paths = _output_of(command, ROOT).splitlines()
     return [path for path in paths if (ROOT / path).is_file()]
 
 
 def expected_files() -> set[str]:
-    """What the wheel has to hold, apart from its own dist-info folder."""
-    return {path for path in source_files() if path.split("/")[0] in PACKAGES}
+    """Return the names that the wheel has to hold, apart from its dist-info folder."""
+    folders = tuple(f"{package}/" for package in PACKAGES)
+    return {path for path in source_files() if path.startswith(folders)}
 
 
 def build(folder: Path) -> tuple[Path, Path]:
     """Build the sdist, and the wheel from it. Return the paths of both."""
-    source = folder / "source"
-    for path in source_files():
-        target = source / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, target)
+    source, output = folder / "source", folder / "wheel"
+    _copy_source(source)
     _output_of([sys.executable, "-c", BUILD_SDIST], source)
     (sdist,) = (source / "dist").glob("*.tar.gz")
-    options = ("--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir")
-    pip = [sys.executable, "-m", "pip", "wheel", *options, str(folder / "wheel")]
-    _output_of([*pip, str(sdist)], folder)
-    (wheel,) = (folder / "wheel").glob("*.whl")
+    options = ["--no-deps", "--no-build-isolation", "--quiet"]
+    place = ["--wheel-dir", str(output)]
+    pip = [sys.executable, "-m", "pip", "wheel"]
+    _output_of([*pip, *options, *place, str(sdist)], folder)
+    (wheel,) = output.glob("*.whl")
     return sdist, wheel
 
 
+def _copy_source(folder: Path) -> None:
+    for path in source_files():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, target)
+
+
 def wheel_files(wheel: Path) -> set[str]:
-    """The names in a wheel, apart from its dist-info folder."""
+    """Return the names in a wheel, apart from its dist-info folder."""
     with zipfile.ZipFile(wheel) as archive:
-        return {name for name in archive.namelist() if ".dist-info/" not in name}
+        names = archive.namelist()
+    return {name for name in names if ".dist-info/" not in name}
 
 
 def install(wheel: Path, folder: Path) -> Path:
@@ -68,14 +75,16 @@ def install(wheel: Path, folder: Path) -> Path:
 
     A .pth file lends it the dependencies of this environment.
     """
-    _output_of([sys.executable, "-m", "venv", "--without-pip", str(folder)], ROOT)
-    purelib = sysconfig.get_path("purelib", "venv", vars={"base": str(folder)})
-    borrowed = sysconfig.get_path("purelib")
-    (Path(purelib) / "borrowed.pth").write_text(f"{borrowed}\n", encoding="utf-8")
-    python = str(folder / "bin" / "python")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install"]
-    _output_of([*pip, "--quiet", "--no-deps", str(wheel)], ROOT)
-    return folder / "bin"
+    base, commands = str(folder), folder / "bin"
+    _output_of([sys.executable, "-m", "venv", "--without-pip", base], ROOT)
+    purelib = sysconfig.get_path("purelib", "venv", vars={"base": base})
+    dependencies = sysconfig.get_path("purelib")
+    link = Path(purelib, "borrowed.pth")
+    link.write_text(f"{dependencies}\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", str(commands / "python")]
+    options = ["install", "--quiet", "--no-deps"]
+    _output_of([*pip, *options, str(wheel)], ROOT)
+    return commands
 
 
 def import_all(commands: Path, modules: Sequence[str], folder: Path) -> None:
@@ -92,17 +101,22 @@ def import_all(commands: Path, modules: Sequence[str], folder: Path) -> None:
 
 
 def modules_of(files: set[str]) -> list[str]:
-    """Names of the modules among ``files``; programs (__main__) are left out."""
-    paths = (Path(name).with_suffix("") for name in files if name.endswith(".py"))
-    names = (".".join(path.parts) for path in paths if path.name != "__main__")
-    return sorted(name.removesuffix(".__init__") for name in names)
+    """Return the names of the modules among ``files``, without programs (__main__)."""
+    sources = (Path(name) for name in files if name.endswith(".py"))
+    modules = (path for path in sources if path.stem != "__main__")
+    return sorted(_module_name(path) for path in modules)
+
+
+def _module_name(path: Path) -> str:
+    name = ".".join(path.with_suffix("").parts)
+    return name.removesuffix(".__init__")
 
 
 def make_clip(commands: Path, folder: Path) -> str:
     """Make a clip by ``animatediff make``. Return the path that it prints."""
     command = [str(commands / "animatediff"), "make", "a red circle, moving right"]
-    text = _output_of([*command, *CLIP, "--output", "clips"], folder, _environment())
-    path = text.strip()
+    command += [*CLIP, "--output", "clips"]
+    path = _output_of(command, folder, _environment()).strip()
     if not (folder / path).stat().st_size:
         raise SystemExit(f"{path} is empty")
     return path
@@ -111,11 +125,9 @@ def make_clip(commands: Path, folder: Path) -> str:
 def serve_job(commands: Path, folder: Path) -> str:
     """Post a job to ``animatediff serve``. Return the status of the answer."""
     with _service(commands, folder) as url:
-        body = json.dumps({"input": JOB}).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{url}/runsync", body, headers)
-        with urllib.request.urlopen(request, timeout=120) as reply:
-            answer = json.load(reply)
+        reply = requests.post(f"{url}/runsync", json={"input": JOB}, timeout=120)
+        reply.raise_for_status()
+        answer = reply.json()
     if answer["status"] != "COMPLETED":
         raise SystemExit(f"the served job ended with {answer}")
     return answer["status"]
@@ -146,21 +158,26 @@ def _free_port() -> int:
 def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if _is_open(port):
+            return
         time.sleep(0.1)
     raise SystemExit(f"animatediff serve did not start:\n{log.read_text()}")
 
 
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _environment() -> dict[str, str]:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("ANIMATEDIFF_", "BUCKET_", "RUNPOD_", "PYTHON"))
+    dropped = ("ANIMATEDIFF_", "BUCKET_", "RUNPOD_", "PYTHON")
+    return {
+        **{
+            key: text for key, text in os.environ.items() if not key.startswith(dropped)
+        },
+        "ANIMATEDIFF_MODELS_DIR": str(ROOT / "models"),
+        "ANIMATEDIFF_DEFAULT_MODEL": "shapeworld",
     }
-    models = {"ANIMATEDIFF_MODELS_DIR": str(ROOT / "models")}
-    return kept | models | {"ANIMATEDIFF_DEFAULT_MODEL": "shapeworld"}
 
 
 def _output_of(
@@ -179,12 +196,15 @@ def main() -> int:
     """Run all checks, each with a line. Raises SystemExit at the first failure."""
     with tempfile.TemporaryDirectory(prefix="animatediff-wheel-") as name:
         folder = Path(name)
-        sdist, wheel = build(folder)
-        for path in (sdist, wheel):
-            print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
+        archives = build(folder)
+        for path in archives:
+            size = path.stat().st_size / 1e3
+            print(f"{path.name}: {size:.0f} kB")
+        _, wheel = archives
         files = wheel_files(wheel)
-        if different := sorted(files ^ expected_files()):
-            raise SystemExit(f"wheel and packages differ in {', '.join(different)}")
+        differences = sorted(files ^ expected_files())
+        if differences:
+            raise SystemExit(f"wheel and packages differ in {', '.join(differences)}")
         commands = install(wheel, folder / "environment")
         elsewhere = folder / "elsewhere"
         elsewhere.mkdir()

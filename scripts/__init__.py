@@ -1,0 +1,1 @@
+"""Commands around the project, each run by ``python -m scripts.NAME``."""

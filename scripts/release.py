@@ -29,7 +29,7 @@ class ReleaseError(Exception):
 
 
 def notes_of(changelog: str, version: str) -> str:
-    """The section of a version, without its heading. Raises ReleaseError."""
+    """Return the section of a version, without its heading. Raises ReleaseError."""
     heading = rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$"
     section = re.search(rf"{heading}\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
     notes = section[1].strip() if section else ""
@@ -51,9 +51,10 @@ def check_tree(root: Path, version: str) -> None:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """The output of a git command. Raises ReleaseError."""
+    """Run a git command and return its output. Raises ReleaseError."""
+    command = ["git", *arguments]
     done = subprocess.run(
-        ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        command, cwd=root, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise ReleaseError(f"git {arguments[0]}: {done.stderr.strip()}")

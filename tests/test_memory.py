@@ -65,7 +65,8 @@ def test_refusal_names_what_came_and_what_fits() -> None:
     )
     with pytest.raises(
         InvalidRequest,
-        match="up to 784x784 at 32 frames, up to 19 frames at 1024x1024: the device has 8.00 GB",
+        match="up to 784x784 at 32 frames, up to 19 frames at 1024x1024:"
+        " the device has 8.00 GB",
     ):
         MODEL.check(Work(32, 1024, 1024), 8_000_000_000)
 

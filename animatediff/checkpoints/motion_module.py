@@ -1,8 +1,9 @@
 """Motion-module files -> weights and architecture.
 
-They may have the published layout, or that of diffusers' MotionAdapter. Source of the published layout: load_weights of the published code (util.py). It also
-accepts files in which its own trainer saved the UNet around the modules; issue #185
-there has the ``module.`` prefix.
+They may have the published layout, or that of diffusers' MotionAdapter. Source of the
+published layout: load_weights of the published code (util.py). It also accepts files in
+which its own trainer saved the UNet around the modules; issue #185 there has the
+``module.`` prefix.
 """
 
 from collections.abc import Mapping

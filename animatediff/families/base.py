@@ -39,7 +39,7 @@ class ModelMarks:
     name: str
     """As messages show it."""
     single_file_mark: str = ""
-    """A prefix of keys that only this model's single files have; "" if there is none."""
+    """A prefix of keys that only this model's single files have, or ""."""
     text_width: int | None = None
     """Numbers in a vector of a textual inversion, if one vector makes a token."""
     embedding_keys: frozenset[str] | None = None

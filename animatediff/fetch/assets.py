@@ -78,9 +78,10 @@ class Assets:
         names = installed_base_models(self.models.path)
         if names:
             return names[0]
+        known = ", ".join(catalog.BASE_MODELS)
         raise AssetError(
             f"no model is installed in {self._shown_folder()}:"
-            f"{_command(catalog.DEFAULT_MODEL)} put one of {', '.join(catalog.BASE_MODELS)} there, in"
+            f"{_command(catalog.DEFAULT_MODEL)} put one of {known} there, in"
             f" diffusers' layout",
         )
 

@@ -13,9 +13,9 @@ def make_scheduler(
 ) -> Any:
     """Return the catalog's scheduler ``name``, set to ``num_inference_steps``.
 
-    ``noise_schedule`` is the family's. The
-    scheduler's timesteps stay on the CPU. So a step indexes CPU tables with CPU numbers and
-    multiplies by CPU scalars, and never waits for the GPU.
+    ``noise_schedule`` is the family's. The scheduler's timesteps stay on the CPU. So a
+    step indexes CPU tables with CPU numbers and multiplies by CPU scalars, and never
+    waits for the GPU.
     """
     row = SCHEDULERS[name]
     scheduler_class = getattr(importlib.import_module("diffusers"), row.diffusers_class)

@@ -136,7 +136,7 @@ def test_the_worker_finds_the_twin(motion: dict[str, Tensor], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda w: {
@@ -152,7 +152,7 @@ def test_the_worker_finds_the_twin(motion: dict[str, Tensor], tmp_path: Path) ->
 )
 def test_what_cannot_be_converted_is_kept(
     change,
-    told: str,
+    message: str,
     motion: dict[str, Tensor],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -162,7 +162,7 @@ def test_what_cannot_be_converted_is_kept(
     assert main([str(tmp_path), "--remove"]) == 0
     assert files(tmp_path) == ["a/x.ckpt"]
     assert path.read_bytes() == content
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_damaged_file_is_kept(tmp_path: Path) -> None:

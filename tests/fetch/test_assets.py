@@ -213,9 +213,7 @@ def test_pictures(assets: Assets, tmp_path: Path) -> None:
         assets.picture("big.png", "f")
 
 
-def test_a_published_file_gets_its_pin_and_its_hash(
-    assets: Assets, tmp_path: Path
-) -> None:
+def test_a_published_file_gets_its_pin_and_its_hash(assets: Assets) -> None:
     row = catalog.PUBLISHED_FILES["mm_sd_v15_v2.ckpt"]
     for reference, field in {
         "mm_sd_v15_v2": "motion_module",

@@ -4,6 +4,7 @@ import json
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -230,7 +231,7 @@ def test_a_download_from_the_hub_reports_its_bytes(
 def test_bytes_on_the_wire_are_not_counted_twice() -> None:
     """The library shows two bars for one file where a store compresses."""
     reports: list[Progress] = []
-    bar = _bar_that_reports(reports.append)(total=10)
+    bar: Any = _bar_that_reports(reports.append)(total=10)
     bar.update_transfer(7)
     bar.update(10)
     assert reports[-1].step == 10

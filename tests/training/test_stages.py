@@ -155,7 +155,10 @@ USES: dict[str, Callable[[AnimationPipeline, list[Path]], Tensor]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", USES)
 def test_a_stage_learns_and_its_file_changes_a_clip(
-    stage: str, make_config: MakeConfig, pipeline: AnimationPipeline, tmp_path: Path
+    stage: StageName,
+    make_config: MakeConfig,
+    pipeline: AnimationPipeline,
+    tmp_path: Path,
 ) -> None:
     config = make_config(stage, optimizer={"lr": RATES.get(stage, 1e-3)})
     learner, losses = trained(config)
