@@ -1,9 +1,8 @@
-"""A CUDA device without a GPU: operators check shapes, dtypes and devices, and compute
-nothing.
+"""Simulate a CUDA device, whose operators check shapes and dtypes and compute nothing.
 
-torch's FakeTensorMode does all of it but what a CPU build has not: a device guard for
-CUDA, and, for gradients, somebody who says that there is a device. Both are compiled
-here, as little as torch asks for.
+torch's FakeTensorMode does that, but for two parts that a CPU build lacks: a device
+guard for CUDA, and, for gradients, hooks that report a device. Both are compiled here,
+with the few functions that torch calls.
 """
 
 import ctypes
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +38,8 @@ struct Guard : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Stream getStream(c10::Device) const noexcept override { return stream(); }
   c10::Stream getDefaultStream(c10::Device) const override { return stream(); }
   c10::Stream exchangeStream(c10::Stream) const noexcept override { return stream(); }
-  void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
+  void record(void**, const c10::Stream&, const c10::DeviceIndex,
+              const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
   void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
@@ -64,31 +64,22 @@ _registered = False
 
 
 def _compile(folder: Path) -> Path:
-    """Raises OSError where there is no C++ compiler."""
+    """Return the path of the library. Raises OSError where there is no C++ compiler."""
     home = Path(torch.__file__).parent
     source, library = folder / "fake_cuda.cpp", folder / "fake_cuda.so"
     source.write_text(_LIBRARY)
-    command = [
-        "g++",
-        "-shared",
-        "-fPIC",
-        "-std=c++20",
-        f"-I{home / 'include'}",
-        str(source),
-        "-o",
-        str(library),
-    ]
+    compiler = ["g++", "-shared", "-fPIC", "-std=c++20", f"-I{home / 'include'}"]
+    files = [str(source), "-o", str(library)]
     links = [f"-L{home / 'lib'}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{home / 'lib'}"]
-    done = subprocess.run(
-        [*command, *links], capture_output=True, text=True, check=False
-    )
+    command = [*compiler, *files, *links]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"the device does not compile: {done.stderr[-300:]}")
     return library
 
 
 def register_guard() -> None:
-    """Enough for all but gradients. Raises OSError where there is no C++ compiler."""
+    """Load the device, without gradients. Raises OSError without a C++ compiler."""
     global _registered
     if _registered or takes_gradients():
         return
@@ -98,28 +89,29 @@ def register_guard() -> None:
 
 
 def takes_gradients() -> bool:
-    """torch asks once, when it is loaded, whether there is a device:
-    ``run_with_gradients`` is before that.
+    """Return whether backward runs on the device in this process.
+
+    torch looks for a device once, when it is loaded. ``run_with_gradients`` starts a
+    process that has the device before.
     """
     return torch.accelerator.current_accelerator() is not None
 
 
 def run_with_gradients(module: str, argv: Sequence[str]) -> int:
-    """``python -m module argv`` where backward runs on the device too; its exit code.
+    """Run ``python -m module argv`` where backward runs on the device too.
 
-    Raises OSError where there is no C++ compiler, or something else is loaded before
-    all.
+    Returns the exit code. Raises OSError where there is no C++ compiler, or where
+    LD_PRELOAD is in use.
     """
     if "LD_PRELOAD" in os.environ:
         raise OSError(
             f"LD_PRELOAD is {os.environ['LD_PRELOAD']}: here that is the fake"
             f" device's place"
         )
+    command = [sys.executable, "-m", module, *argv]
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "LD_PRELOAD": str(_compile(Path(folder)))}
-        return subprocess.run(
-            [sys.executable, "-m", module, *argv], env=env, check=False
-        ).returncode
+        return subprocess.run(command, env=env, check=False).returncode
 
 
 def to_fake(
@@ -129,33 +121,39 @@ def to_fake(
     *,
     trainable: bool = False,
 ) -> nn.Module:
-    """``module``, built on the meta device, as if it were on the GPU in ``dtype``.
+    """Turn ``module``, built on the meta device, into one on the GPU in ``dtype``.
 
-    ``trainable``: parameters that require gradients still do. What parts share stays
-    shared.
+    ``trainable``: parameters that require gradients keep that. A tensor that several
+    parts share stays shared.
     """
-    made: dict[Tensor, nn.Parameter] = {}
+
+    def fake(tensor: Tensor) -> FakeTensor:
+        return FakeTensor(mode, tensor.detach().to(dtype), DEVICE)
+
+    parameters: dict[Tensor, nn.Parameter] = {}
     for part in module.modules():
-        for name, tensor in list(part._parameters.items()):
-            if tensor is not None and tensor not in made:
-                fake = FakeTensor(mode, tensor.detach().to(dtype), DEVICE)
-                made[tensor] = nn.Parameter(
-                    fake, requires_grad=trainable and tensor.requires_grad
-                )
-            if tensor is not None:
-                part._parameters[name] = made[tensor]
-        for name, tensor in list(part._buffers.items()):
-            if tensor is not None:
-                part._buffers[name] = FakeTensor(mode, tensor.to(dtype), DEVICE)
+        for name, tensor in _present(part._parameters):
+            if tensor not in parameters:
+                grad = trainable and tensor.requires_grad
+                parameters[tensor] = nn.Parameter(fake(tensor), requires_grad=grad)
+            part._parameters[name] = parameters[tensor]
+        for name, tensor in _present(part._buffers):
+            part._buffers[name] = fake(tensor)
     return module
 
 
-class LiveStorages(TorchDispatchMode):
-    """Counts the bytes of the device that operators' results hold: ``live`` now,
-    ``peak`` at most.
+def _present(
+    tensors: Mapping[str, Tensor | None],
+) -> list[tuple[str, Tensor]]:
+    return [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
 
-    Tensors made before this mode are not counted, nor are views of them. Each storage
-    counts once, for as long as something holds it.
+
+class LiveStorages(TorchDispatchMode):
+    """Count the bytes of the device that operators' results hold.
+
+    ``live`` bytes are held now, ``peak`` bytes were held at most. Tensors made before
+    this mode are not counted, nor are views of them. Each storage counts once, for as
+    long as something holds it.
     """
 
     def __init__(self) -> None:
@@ -166,36 +164,42 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        inputs = {_key(tensor.untyped_storage()) for tensor in _tensors((args, kwargs))}
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
             if tensor.device.type == DEVICE.type:
-                self._hold(tensor.untyped_storage(), given)
+                self._hold(tensor.untyped_storage(), inputs)
         return result
 
-    def _hold(self, storage: torch.UntypedStorage, given: set[int]) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._seen and key not in given:
-            self._seen.add(key)
-            self.live += size
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self._free, key, size)
+    def _hold(self, storage: torch.UntypedStorage, inputs: set[int]) -> None:
+        key, size = _key(storage), storage.nbytes()
+        if key in self._seen or key in inputs:
+            return
+        self._seen.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.live -= size
 
 
+def _key(storage: torch.UntypedStorage) -> int:
+    return storage._cdata
+
+
 def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
+    for leaf in tree_iter(tree):
+        if isinstance(leaf, Tensor):
+            yield leaf
 
 
 class Flops(TorchDispatchMode):
-    """Adds up ``total``, the operations of matrix products, convolutions and attention,
-    as torch's table counts them.
+    """Add up ``total``, the operations of matrix products, convolutions and attention.
 
-    torch's own FlopCounterMode keeps what gradient checkpointing lets go, so that no
-    memory could be counted beside it.
+    torch's table counts them. torch's FlopCounterMode keeps the tensors that gradient
+    checkpointing frees, so no memory could be counted at the same time.
     """
 
     def __init__(self) -> None:
@@ -212,8 +216,9 @@ class Flops(TorchDispatchMode):
 
 
 class PlainScheduler:
-    """Stands for diffusers' ones, which read numbers off CPU tensors: in this mode no
-    tensor has any.
+    """Stand for diffusers' schedulers, which read numbers off CPU tensors.
+
+    Under FakeTensorMode no tensor has numbers.
     """
 
     init_noise_sigma = 1.0
@@ -224,9 +229,11 @@ class PlainScheduler:
     def scale_model_input(
         self, sample: torch.Tensor, _timestep: torch.Tensor
     ) -> torch.Tensor:
+        """Return ``sample`` as it is."""
         return sample
 
     def step(
         self, noise_pred: torch.Tensor, _timestep: torch.Tensor, sample: torch.Tensor
     ) -> SimpleNamespace:
+        """Return a step as diffusers' schedulers do."""
         return SimpleNamespace(prev_sample=sample - 0.1 * noise_pred)

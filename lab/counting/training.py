@@ -1,16 +1,16 @@
-"""What a step of training SD 1.5 takes of a GPU, counted without one: python -m
-lab.counting.training [CONFIG ...]
+"""Count the GPU memory and the operations of a training step of SD 1.5, without a GPU.
 
-Each config's forward, backward and optimizer run in its precision on a CUDA device that
-computes nothing (``fake_cuda``), with the optimizer, the moving average and the
-encoders beside them. A mistake of device or dtype ends it. Not seen: gaps of the
-allocator, work space of cuDNN and cuBLAS, the driver's context, the reading of videos.
+``python -m lab.counting.training [CONFIG ...]``: each config's forward, backward and
+optimizer run in its precision on a CUDA device that computes nothing (``fake_cuda``),
+with the optimizer, the moving average and the encoders in memory. A mistake of device
+or dtype ends it. Not seen: gaps of the allocator, work space of cuDNN and cuBLAS, the
+driver's context, the reading of videos.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,87 +57,105 @@ PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Cost:
-    """``trained``: values that the optimizer moves. ``bytes``: at the peak. ``tflop``:
-    of a turn, forward and back.
-    """
+    """The cost of one turn of a training."""
 
     trained: int
+    """Values that the optimizer changes."""
     bytes: int
+    """Device memory at the peak."""
     tflop: float
+    """Operations of a turn, forward and backward, in 10^12."""
 
 
 def count(config: TrainConfig) -> Cost:
-    """Of one process, where the device ``takes_gradients``. Raises what a step raises."""
+    """Return the cost of one process, where the device ``takes_gradients``.
+
+    Raises what a step raises, TypeError for a loss that is not float32, and ValueError
+    for a trained parameter without a gradient.
+    """
+    learner, vae = _models(config)
+    with _as_on_a_gpu() as mode:
+        to_fake(learner, mode, torch.float32, trainable=True)
+        learner.encoders = Encoders(to_fake(vae, mode, torch.float32), None, None)
+        resting = 4 * TEXT_VALUES + _unique_bytes(learner) + _unique_bytes(vae)
+        with LiveStorages() as live, Flops() as counter:
+            operations = _turn(learner, config, counter)
+    return Cost(
+        trained=sum(parameter.numel() for parameter in learner.trained().values()),
+        bytes=resting + live.peak,
+        tflop=operations / 1e12,
+    )
+
+
+def _models(config: TrainConfig) -> tuple[Any, Any]:
+    """Return the learner and the autoencoder on the meta device."""
     with (
         torch.device("meta"),
         patch("animatediff.training.builders.load_base", _nothing_loaded),
     ):
-        learner: Any = build_learner(config, GlobalBatch(config.batch_size))
-        vae: Any = AutoencoderKL(**VAE).to(memory_format=torch.channels_last)
+        learner = build_learner(config, GlobalBatch(config.batch_size))
+        vae: Any = AutoencoderKL(**VAE)
+        return learner, vae.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def _as_on_a_gpu() -> Iterator[FakeTensorMode]:
+    """Answer torch and the attention as a GPU with half precision does."""
+    answers = {  # torch.autocast asks these
+        "amp.common.amp_definitely_not_available": False,
+        "is_bf16_supported": True,
+    }
     with ExitStack() as stack:
-        for name, value in (
-            ("amp.common.amp_definitely_not_available", False),
-            ("is_bf16_supported", True),
-        ):
-            stack.enter_context(
-                patch(f"torch.cuda.{name}", return_value=value)
-            )  # asked by torch.autocast
+        for name, answer in answers.items():
+            stack.enter_context(patch(f"torch.cuda.{name}", return_value=answer))
         stack.enter_context(patch("animatediff.models.attention._sdpa", _flash))
-        mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        to_fake(learner, mode, torch.float32, trainable=True)
-        learner.encoders = Encoders(to_fake(vae, mode, torch.float32), None, None)
-        resting = 4 * TEXT_VALUES + sum(
-            _unique_bytes(model) for model in (learner, vae)
-        )
-        live = stack.enter_context(LiveStorages())
-        counter = stack.enter_context(Flops())
-        parameters = learner.trained()
-        average = MovingAverage(parameters, config.ema.decay)
-        optimizer = torch.optim.AdamW(
-            parameters.values(), capturable=True
-        )  # reads no number off the device
-        _have_state(optimizer, parameters.values())
-        _encode(learner, config)
-        batch, before = _batch(learner, config), counter.total
-        with _autocast(config.precision):
-            losses = learner(batch)
-        if losses.dtype != torch.float32:
-            raise TypeError(f"the loss is {losses.dtype}")
-        losses.mean().backward()
-        tflop = (counter.total - before) / 1e12
-        if without := [
-            name for name, parameter in parameters.items() if parameter.grad is None
-        ]:
-            raise ValueError(f"no gradient: {', '.join(without)}")
-        torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
-        optimizer.step()
-        learner.after_step()
-        average.update()
-    return Cost(
-        sum(parameter.numel() for parameter in parameters.values()),
-        resting + live.peak,
-        tflop,
-    )
+        yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+
+
+def _turn(learner: Any, config: TrainConfig, counter: Flops) -> int:
+    """Run one turn. Return the operations of forward and backward."""
+    parameters = learner.trained()
+    average = MovingAverage(parameters, config.ema.decay)
+    # capturable: the optimizer reads no number off the device
+    optimizer = torch.optim.AdamW(parameters.values(), capturable=True)
+    _have_state(optimizer, parameters.values())
+    _encode(learner, config)
+    batch, before = _batch(learner, config), counter.total
+    with _autocast(config.precision):
+        losses = learner(batch)
+    if losses.dtype != torch.float32:
+        raise TypeError(f"the loss is {losses.dtype}")
+    losses.mean().backward()
+    operations = counter.total - before
+    _check_gradients(parameters)
+    torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
+    optimizer.step()
+    learner.after_step()
+    average.update()
+    return operations
+
+
+def _check_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
+    missing = [name for name, weight in parameters.items() if weight.grad is None]
+    if missing:
+        raise ValueError(f"no gradient: {', '.join(missing)}")
 
 
 def _nothing_loaded(
     config: TrainConfig, *, motion: bool
 ) -> tuple[UNet3DConditionModel, Any]:
-    """Stands for what reads the base model and its motion module."""
-    unet = UNet3DConditionModel(
-        SD15.unet_config,
-        MOTION_MODULE_VERSIONS[str(config.model.motion_module_version)]
-        if motion
-        else None,
-    )
-    unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    """Stand for the reading of the base model and its motion module."""
+    version = str(config.model.motion_module_version)
+    module = MOTION_MODULE_VERSIONS[version] if motion else None
+    unet: Any = UNet3DConditionModel(SD15.unet_config, module)
+    unet.to(memory_format=torch.channels_last)
     return unet.requires_grad_(False), SimpleNamespace()
 
 
 def _have_state(
     optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]
 ) -> None:
-    """As after a run's first step."""
+    """Give the optimizer the state that it has after a run's first step."""
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -145,8 +163,9 @@ def _have_state(
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What a GPU's attention takes in half precision; without one torch would choose
-    the way that writes all scores.
+    """Attend as a GPU does in half precision.
+
+    Without a GPU torch would choose the way that writes all scores.
     """
     if q.dtype == torch.float32:
         return F.scaled_dot_product_attention(q, k, v)
@@ -154,68 +173,73 @@ def _flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _unique_bytes(model: nn.Module) -> int:
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    """Return the bytes of all weights; each counts once."""
+    tensors = {id(tensor): tensor for tensor in model.parameters()}
+    tensors |= {id(tensor): tensor for tensor in model.buffers()}
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _frames(config: TrainConfig) -> int:
+    """Return the frames of an item."""
     return 1 if STAGES[config.stage].single_frames else config.data.num_frames
 
 
 def _encode(learner: DenoisingLearner, config: TrainConfig) -> None:
-    """The pictures of a turn, all at once where they are single frames."""
-    frames, data = (
-        _frames(config)
-        * (config.batch_size if STAGES[config.stage].single_frames else 1),
-        config.data,
-    )
+    """Encode the pictures of a clip, or all pictures of a turn of single frames."""
+    items = config.batch_size if STAGES[config.stage].single_frames else 1
+    shape = (items * _frames(config), 3, config.data.height, config.data.width)
     with torch.no_grad():
-        learner.encoders.moments(torch.empty(frames, 3, data.height, data.width))
+        learner.encoders.moments(torch.empty(shape))
 
 
 def _batch(learner: DenoisingLearner, config: TrainConfig) -> dict[str, Tensor]:
-    """What ``learner.prepare`` makes of a turn's clips."""
-    items, frames, height, width = (
-        config.batch_size,
-        _frames(config),
-        config.data.height // 8,
-        config.data.width // 8,
-    )
-    text, place = (
-        torch.empty(items, 77, SD15.unet_config.cross_attention_dim, device=DEVICE),
-        learner.draw_timesteps(0.5),
-    )
-    latents = torch.empty(items, 4, frames, height, width, device=DEVICE)
-    condition = {}
-    if config.model.control:
-        factor = 1 if config.model.control == "rgb" else 8
-        channels = 5 if config.model.control == "rgb" else 4
-        condition["condition"] = torch.empty(
-            items, channels, frames, height * factor, width * factor, device=DEVICE
-        )
+    """Return a batch as ``learner.prepare`` makes it of a turn's clips."""
+    items = config.batch_size
     times = {
-        name: torch.zeros(items, dtype=torch.long, device=DEVICE) for name in place
+        name: torch.zeros(items, dtype=torch.long, device=DEVICE)
+        for name in learner.draw_timesteps(0.5)
     }
-    return {
+    text = torch.empty(items, 77, SD15.unet_config.cross_attention_dim, device=DEVICE)
+    latents = torch.empty(_shape(config, 4, 8), device=DEVICE)
+    batch = {
         "latents": latents,
         "noise": latents.clone(),
         "text": text,
         "no_text": text,
         **times,
-        **condition,
     }
+    if config.model.control:
+        channels, factor = (5, 8) if config.model.control == "rgb" else (4, 1)
+        batch["condition"] = torch.empty(
+            _shape(config, channels, factor), device=DEVICE
+        )
+    return batch
+
+
+def _shape(config: TrainConfig, channels: int, factor: int) -> tuple[int, ...]:
+    """Return (b, c, f, h, w), with pixels divided by ``factor``."""
+    height, width = config.data.height // factor, config.data.width // factor
+    return config.batch_size, channels, _frames(config), height, width
 
 
 def _autocast(precision: str) -> AbstractContextManager[Any]:
-    """What accelerate's mixed precision is in."""
-    return (
-        nullcontext()
-        if precision == "no"
-        else torch.autocast("cuda", PRECISIONS[precision])
-    )
+    """Return the context of accelerate's mixed precision."""
+    if precision == "no":
+        return nullcontext()
+    return torch.autocast("cuda", PRECISIONS[precision])
+
+
+def _row(name: str, config: TrainConfig) -> str:
+    """Return a row of the table."""
+    cost, data = count(config), config.data
+    size = f"{config.batch_size} x {_frames(config)} | {data.width}x{data.height}"
+    millions, gigabytes = cost.trained / 1e6, cost.bytes / GB
+    figures = f"{millions:.1f} | {gigabytes:.1f} | {cost.tflop:.1f}"
+    return f"| {name} | {size} | {config.precision} | {figures} |"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table. Return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m lab.counting.training",
         description=(__doc__ or "").split("\n")[0],
@@ -229,23 +253,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, help="in place of the configs' own")
     options = parser.parse_args(argv)
     if not takes_gradients():
-        return run_with_gradients(
-            "lab.counting.training", sys.argv[1:] if argv is None else argv
-        )
-    overrides = (
-        [] if options.batch_size is None else [f"batch_size={options.batch_size}"]
-    )
+        arguments = sys.argv[1:] if argv is None else argv
+        return run_with_gradients("lab.counting.training", arguments)
+    overrides: list[str] = []
+    if options.batch_size is not None:
+        overrides = [f"batch_size={options.batch_size}"]
     print(
         "| config | batch x frames | pixels | precision | millions trained | GB |"
         " TFLOP a turn |"
     )
     print("|---|---|---|---|---|---|---|")
     for file in options.configs or [CONFIGS / f"{name}.yaml" for name in COUNTED]:
-        config = load_config(file, overrides)
-        cost, data = count(config), config.data
-        what = f"{config.batch_size} x {_frames(config)} | {data.width}x{data.height} | {config.precision}"
-        figures = f"{cost.trained / 1e6:.1f} | {cost.bytes / GB:.1f} | {cost.tflop:.1f}"
-        print(f"| {file.stem} | {what} | {figures} |", flush=True)
+        print(_row(file.stem, load_config(file, overrides)), flush=True)
     return 0
 
 

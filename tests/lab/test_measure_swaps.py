@@ -9,7 +9,7 @@ from animatediff.checkpoints.single_file import read_single_file
 from animatediff.families import SD15
 from lab import measure_swaps
 from lab.measure_swaps import (
-    OWN,
+    OURS,
     PEER,
     PEER_LORA,
     Measured,
@@ -40,7 +40,7 @@ def test_every_swap_is_measured_and_leaves_no_trace(
     head, *lines, machine, verdict = capsys.readouterr().out.splitlines()
     assert head.split("  ")[-1].strip() == "copies MB"
     texts = {line[:34].strip(): line[34:] for line in lines}
-    assert texts.keys() == {PEER, OWN, *PEER_LORA, *SWAPS}
+    assert texts.keys() == {PEER, OURS, *PEER_LORA, *SWAPS}
     for name in PEER_LORA:
         assert "peft" in texts.pop(name)
     rows = {
@@ -53,7 +53,7 @@ def test_every_swap_is_measured_and_leaves_no_trace(
     reads = {name for name, row in rows.items() if row[3]}
     assert reads == {
         PEER,
-        OWN,
+        OURS,
         *MOTION,
         *(name for name in SWAPS if name.endswith(": on")),
     }
@@ -66,7 +66,7 @@ def test_every_swap_is_measured_and_leaves_no_trace(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lasting_change_is_told(
+def test_a_lasting_change_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure_swaps, "RandomFiles", lambda *_: None)
@@ -75,8 +75,8 @@ def test_a_lasting_change_is_told(
     )
     monkeypatch.setattr(
         measure_swaps,
-        "measure_own",
-        lambda *_: ({OWN: [Measured(0.5, 1, 1, 0)]}, False),
+        "measure_ours",
+        lambda *_: ({OURS: [Measured(0.5, 1, 1, 0)]}, False),
     )
     assert main(["--tiny", "--repeat", "1"]) == 1
     assert "NOT those" in capsys.readouterr().out.splitlines()[-1]
