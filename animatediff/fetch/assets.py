@@ -185,9 +185,9 @@ class Assets:
 
     def _published(self, path: PurePosixPath, title: str) -> Source:
         """Return where a file of the catalog is: on the disk, or on the hub."""
-        found = find_published(self.models.path, path)
-        if found is not None:
-            return _here(found)
+        published = find_published(self.models.path, path)
+        if published is not None:
+            return _here(published)
         row = catalog.PUBLISHED_FILES.get(path.name)
         may_fetch = not self.rules.offline and self.rules.hosts != ()
         if row is not None and may_fetch:

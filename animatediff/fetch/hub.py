@@ -140,10 +140,10 @@ def _size(file: HubFile) -> int | None:
     )
 
     with _failures_named(file.name):
-        found = hf_hub_download(
+        dry_run = hf_hub_download(
             file.repo, file.path, revision=file.revision, dry_run=True
         )
-    return found.file_size
+    return dry_run.file_size
 
 
 def _bar_that_reports(report: Report) -> "type[tqdm[Any]]":
