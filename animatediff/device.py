@@ -1,5 +1,11 @@
-"""The device of this machine: which one, in which precision, with how much memory."""
+"""The device of this machine: which one, in which precision, with how much memory.
 
+And what a failure says about it.
+"""
+
+import re
+from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import torch
@@ -48,3 +54,77 @@ def free_memory(device: torch.device) -> None:
     """Return cached memory of the device to it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+class Trouble(Enum):
+    """What is wrong with a device, by an error."""
+
+    MEMORY = "memory"
+    """It has too little memory for this work; less work may fit."""
+    BROKEN = "broken"
+    """Its later answers may be wrong, or there may be none: replace the worker."""
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|ALLOC(?:ATION)?_FAILED|DefaultCPUAllocator"
+    r"|unable to find (?:a valid cuDNN algorithm|an engine to execute)",
+    re.IGNORECASE,
+)
+_DEVICE_ERROR = re.compile(
+    r"\b(?:cuda|hip|cudnn|cufft|cusolver|nvrtc|nccl|miopen|triton)\b"
+    r"(?: \w+)?:? error\b"
+    r"|\b(?:cudnn|cublas|cusolver|cusparse|rocblas|hipblas)_status_\w+"
+    r"|\b(?:nccl\w*error|miopenstatus)|unhandled cuda error|cuda driver"
+    r"|no cuda gpus|cuda-capable device|cuda unknown error|nvidia driver"
+    r"|out of resource",
+    re.IGNORECASE,
+)
+
+
+def trouble_of(error: BaseException) -> Trouble | None:
+    """Return what ``error``, or an error behind it, says about the device.
+
+    None if it says nothing. The libraries beneath torch (cuDNN, cuBLAS, NCCL, Triton)
+    report both kinds of trouble as RuntimeError, and only the text tells them apart.
+    Other classes are not read: their texts may quote a job or its files.
+    """
+    for each in _chain(error):
+        if isinstance(each, torch.OutOfMemoryError | MemoryError):
+            return Trouble.MEMORY
+        if _is_from_below(each) and (trouble := _trouble_in(str(each))):
+            return trouble
+        if isinstance(each, torch.AcceleratorError):
+            return Trouble.BROKEN
+    return None
+
+
+def _is_from_below(error: BaseException) -> bool:
+    """Whether ``error`` comes from torch, or from Triton, which has own classes."""
+    return isinstance(error, RuntimeError) or type(error).__module__.startswith(
+        "triton"
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """``error``, and those that led to it. Python allows no circle here."""
+    each: BaseException | None = error
+    while each is not None:
+        yield each
+        each = each.__cause__ or each.__context__
+
+
+def _trouble_in(text: str) -> Trouble | None:
+    if _NO_MEMORY.search(text):
+        return Trouble.MEMORY
+    return Trouble.BROKEN if _DEVICE_ERROR.search(text) else None
+
+
+def answers(device: torch.device) -> bool:
+    """Whether ``device`` still works. A broken one reports its error at every call."""
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True

@@ -18,8 +18,16 @@ from .conditioning.conditions import Conditions
 from .conditioning.inversions import read_embeddings
 from .controls.kinds import ControlPictures
 from .controls.pictures import read_picture
-from .device import choose_device, choose_dtype, device_room, free_memory
-from .errors import ConfigurationError, DeviceFailed, OutOfMemory
+from .device import (
+    Trouble,
+    answers,
+    choose_device,
+    choose_dtype,
+    device_room,
+    free_memory,
+    trouble_of,
+)
+from .errors import AnimateDiffError, ConfigurationError, DeviceFailed, OutOfMemory
 from .fetch.assets import Assets, Source
 from .fetch.installed import installed_motion_modules
 from .fetch.weight_file import WeightFile
@@ -171,8 +179,11 @@ class Engine:
         self.configure(self.prepare(GenerationRequest(prompt="")).stack)
 
     def configure(self, stack: StackKey) -> AnimationPipeline:
-        """Load the weights of ``stack``, see ``WarmModels.load``."""
-        with self._lock:
+        """Load the weights of ``stack``, see ``WarmModels.load``.
+
+        Raises DeviceFailed too.
+        """
+        with self._lock, _device_failures(self.device):
             return self.models.configure(stack)
 
     def generate(
@@ -188,7 +199,7 @@ class Engine:
         OutOfMemory, DeviceFailed, and whatever ``report`` and ``check`` raise.
         """
         watch = Stopwatch()
-        with self._lock, _device_failures():
+        with self._lock, _device_failures(self.device):
             frames = self._frames(job, watch, report, check)
         with watch.phase("hash"):
             model = self._loaded(job.base)
@@ -219,7 +230,9 @@ class Engine:
                 return None
             self._start_hashing(attempt.job)
             return make_frames(models, attempt)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if trouble_of(error) is not Trouble.MEMORY:
+                raise
             fields = {"lean": attempt.lean, "error": str(error)}
             log.warning("out of memory", extra={"fields": fields})
             return None
@@ -302,12 +315,20 @@ def _conditions(
 
 
 @contextmanager
-def _device_failures() -> Generator[None]:
+def _device_failures(device: torch.device) -> Generator[None]:
+    """Raise an error of ``device`` as DeviceFailed, however torch wraps it.
+
+    After an error that says nothing about the device, the device itself is asked.
+    """
     try:
         yield
-    except torch.AcceleratorError as error:
-        message = "the device reported an error, so this worker has to be replaced"
-        raise DeviceFailed(message) from error
+    except AnimateDiffError:
+        raise
+    except Exception as error:
+        if trouble_of(error) is Trouble.BROKEN or not answers(device):
+            message = "the device reported an error, so this worker has to be replaced"
+            raise DeviceFailed(message) from error
+        raise
 
 
 def _out_of_memory(clip: Clip, device: torch.device) -> OutOfMemory:

@@ -56,6 +56,12 @@ class WorkerStatus:
     gpu_seconds: float = 0.0
     fatal: AnimateDiffError | None = None
 
+    def end_with(self, error: AnimateDiffError) -> None:
+        """Take no further job, because of ``error``."""
+        if self.fatal is None:
+            message = f"this worker has to be replaced: {error.message}"
+            self.fatal = EngineCorrupted(message)
+
     def snapshot(self) -> dict[str, float]:
         """The status as numbers, for a job's output."""
         uptime = time.monotonic() - self.started
@@ -152,7 +158,7 @@ class RunningJob:
         self._log_failure(error)
         answer: Answer = {"error": error.to_dict()}
         if error.fatal:
-            self._end_worker(error)
+            self._runner.status.end_with(error)
             answer["refresh_worker"] = True
         return answer
 
@@ -166,12 +172,6 @@ class RunningJob:
             cause=error.__cause__,
             error=loggable(error),
         )
-
-    def _end_worker(self, error: AnimateDiffError) -> None:
-        status = self._runner.status
-        if status.fatal is None:
-            message = f"this worker has to be replaced: {error.message}"
-            status.fatal = EngineCorrupted(message)
 
     def _check_worker(self) -> None:
         if self._runner.status.fatal is not None:

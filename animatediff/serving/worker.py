@@ -42,7 +42,7 @@ class Worker:
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._others = ThreadPoolExecutor(2 * concurrency, thread_name_prefix="others")
         if warm is not None:
-            self._device.submit(_warm, warm)
+            self._device.submit(_warm, warm, runner)
 
     @property
     def settings(self) -> Settings:
@@ -100,12 +100,17 @@ class Worker:
             raise
 
 
-def _warm(warm: Callable[[], None]) -> None:
-    """Load the models. A failure is only logged: jobs may name a model that is here."""
+def _warm(warm: Callable[[], None], runner: JobRunner) -> None:
+    """Load the models. A failure is only logged: jobs may name a model that is here.
+
+    After a fatal one, the worker takes no job.
+    """
     start = time.perf_counter()
     try:
         warm()
     except AnimateDiffError as error:
         log_event("nothing_loaded", level=logging.WARNING, error=error.to_dict())
+        if error.fatal:
+            runner.status.end_with(error)
     else:
         log_event("models_loaded", seconds=round(time.perf_counter() - start, 2))

@@ -257,11 +257,22 @@ def test_every_failure_is_an_answer(
     assert "host-7" not in str(answer)
 
 
-def test_no_room_on_the_device(runner: JobRunner, engine: Engine) -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_no_room_on_the_device(
+    failure: Exception, runner: JobRunner, engine: Engine
+) -> None:
     unet = engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet
 
     def no_room(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise failure
 
     handle = unet.conv_in.register_forward_pre_hook(no_room)
     error = run(runner)["error"]
@@ -304,13 +315,22 @@ def test_memory_that_runs_out_once_is_given_a_leaner_try(
     assert run(runner, format="apng")["sha256"] == usual["sha256"]
 
 
-def test_a_device_error_ends_the_worker(engine: Engine, runner: JobRunner) -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `x`"),
+    ],
+    ids=["CUDA", "cuDNN", "cuBLAS"],
+)
+def test_a_device_error_ends_the_worker(
+    failure: Exception, engine: Engine, runner: JobRunner
+) -> None:
     unet = engine.configure(engine.prepare(GenerationRequest(prompt="")).stack).unet
 
     def broken(*_: Any) -> None:
-        raise torch.AcceleratorError(
-            "CUDA error: an illegal memory access was encountered"
-        )
+        raise failure
 
     handle = unet.conv_in.register_forward_pre_hook(broken)
     answer = run(runner)

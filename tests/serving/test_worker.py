@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from animatediff.errors import AssetError
+from animatediff.errors import AssetError, DeviceFailed
 from animatediff.progress import Progress, Report
+from animatediff.serving.job import WorkerStatus
 from animatediff.serving.worker import Worker
 
 Stage = Callable[[], Any]
@@ -22,6 +23,7 @@ class Stages:
 
     def __init__(self, **stages: Callable[[str, threading.Event], Any]) -> None:
         self._stages = stages
+        self.status = WorkerStatus()
 
     def start(
         self, job: Mapping[str, Any], _report: Report, cancelled: threading.Event
@@ -206,3 +208,13 @@ def test_models_are_loaded_before_the_first_job_and_a_failure_is_only_logged(
     assert "no model is installed" in str(
         [record.__dict__.get("fields") for record in caplog.records]
     )
+
+
+def test_a_device_that_fails_while_models_load_ends_the_worker() -> None:
+    def warm() -> None:
+        raise DeviceFailed("the device reported an error")
+
+    broken = worker(warm=warm)
+    asyncio.run(broken({"id": "a"}))
+    runner = cast(Any, broken)._runner
+    assert "has to be replaced" in runner.status.fatal.message
