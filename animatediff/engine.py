@@ -18,6 +18,7 @@ from .conditioning.conditions import Conditions
 from .conditioning.inversions import read_embeddings
 from .controls.kinds import ControlPictures
 from .controls.pictures import read_picture
+from .deadline import Deadline
 from .device import (
     Trouble,
     answers,
@@ -38,7 +39,7 @@ from .job.resolve import resolve
 from .job.result import Generated, Loaded
 from .pipeline import AnimationPipeline
 from .preflight import check_room, fits_at_once, work_of
-from .progress import Check, Progress, Report, ignore, no_check
+from .progress import Progress, Report, ignore
 from .sampling.inputs import AnimationInputs
 from .settings import Settings
 from .video.clip import Video
@@ -49,8 +50,9 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Stopwatch:
-    """Seconds by phase, on the wall clock."""
+    """Seconds by phase, on the wall clock. ``deadline`` learns the phases too."""
 
+    deadline: Deadline
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
@@ -58,7 +60,8 @@ class Stopwatch:
         """Measure the time until the block ends."""
         start = time.perf_counter()
         try:
-            yield
+            with self.deadline.phase(name):
+                yield
         finally:
             self.seconds[name] = round(time.perf_counter() - start, 3)
 
@@ -73,12 +76,16 @@ class Attempt:
     job: PreparedJob
     watch: Stopwatch
     report: Report
-    check: Check
     lean: bool
+
+    @property
+    def deadline(self) -> Deadline:
+        """When the job must end."""
+        return self.watch.deadline
 
     def on_progress(self, progress: Progress) -> None:
         """End the job here if it must end; report the progress otherwise."""
-        self.check()
+        self.deadline.check()
         self.report(progress)
 
 
@@ -133,13 +140,18 @@ class Engine:
         )
 
     def prepare(
-        self, request: GenerationRequest, report: Report = ignore
+        self,
+        request: GenerationRequest,
+        report: Report = ignore,
+        deadline: Deadline | None = None,
     ) -> PreparedJob:
         """Decide all fields of ``request``, and find or fetch the files it names.
 
         The models are not touched, so this may run beside ``generate``. Raises
-        InvalidRequest before anything is fetched; AssetError.
+        InvalidRequest before anything is fetched; AssetError; and what ``deadline``
+        raises.
         """
+        deadline = deadline or Deadline()
         clip = self.resolve(request)
         base = self.assets.base_model_folder(clip.model)
         located = named_files(clip).map(self._locate)
@@ -151,28 +163,32 @@ class Engine:
             clip=clip,
             base=WeightFile.at(base, clip.model),
             files=located.map(
-                lambda pair: self.assets.fetch(pair[1], pair[0].field, report)
+                lambda pair: self.assets.fetch(pair[1], pair[0].field, report, deadline)
             ),
             motion_module_version=clip.motion_module_version or version,
-            pictures=self._pictures(clip, report),
+            pictures=self._pictures(clip, report, deadline),
         )
 
     def _locate(self, file: NamedFile) -> tuple[NamedFile, Source]:
         return file, self.assets.locate(file.reference, file.field)
 
     def _pictures(
-        self, clip: Clip, report: Report
+        self, clip: Clip, report: Report, deadline: Deadline
     ) -> tuple[tuple[Image.Image, ...], ...]:
         return tuple(
             tuple(
-                self._picture(image, f"controls.{i}.images.{j}", report)
+                self._picture(image, f"controls.{i}.images.{j}", report, deadline)
                 for j, image in enumerate(control.images)
             )
             for i, control in enumerate(clip.controls)
         )
 
-    def _picture(self, reference: str, place: str, report: Report) -> Image.Image:
-        return read_picture(self.assets.picture(reference, place, report), place)
+    def _picture(
+        self, reference: str, place: str, report: Report, deadline: Deadline
+    ) -> Image.Image:
+        content = self.assets.picture(reference, place, report, deadline)
+        deadline.check()
+        return read_picture(content, place)
 
     def warm(self) -> None:
         """Load what a job that names nothing will need, before there is one."""
@@ -187,33 +203,35 @@ class Engine:
             return self.models.configure(stack)
 
     def generate(
-        self, job: PreparedJob, report: Report = ignore, check: Check = no_check
+        self,
+        job: PreparedJob,
+        report: Report = ignore,
+        deadline: Deadline | None = None,
     ) -> Generated:
         """Make the clip of ``job``. On return the device is idle.
 
         Where memory runs out, it is freed and the job runs once more in the lean way.
-        It runs that way at once if the counted memory demands it. ``check`` may end the
-        job by raising.
+        It runs that way at once if the counted memory demands it. ``deadline`` is
+        checked between phases, files, steps and decoded frames.
 
         Raises InvalidRequest, AssetError, CheckpointError, NonFiniteLatents,
-        OutOfMemory, DeviceFailed, and whatever ``report`` and ``check`` raise.
+        OutOfMemory, DeviceFailed, and whatever ``report`` and ``deadline`` raise.
         """
-        watch = Stopwatch()
-        with self._lock, _device_failures(self.device):
-            frames = self._frames(job, watch, report, check)
+        deadline = deadline or Deadline()
+        watch = Stopwatch(deadline)
+        with deadline.holding(self._lock), _device_failures(self.device):
+            frames = self._frames(job, watch, report)
         with watch.phase("hash"):
-            model = self._loaded(job.base)
-            files = job.files.map(self._loaded)
+            model = self._loaded(job.base, deadline)
+            files = job.files.map(lambda file: self._loaded(file, deadline))
         video = Video(frames.pixels.numpy(), job.clip.fps)
         warnings = (*_model_notes(job.clip), *frames.warnings)
         return Generated(video, job.clip, model, files, watch.seconds, warnings)
 
-    def _frames(
-        self, job: PreparedJob, watch: Stopwatch, report: Report, check: Check
-    ) -> Frames:
+    def _frames(self, job: PreparedJob, watch: Stopwatch, report: Report) -> Frames:
         """Make the frames, in the lean way if there is no other. Raises OutOfMemory."""
         for lean in (False, True):
-            attempt = Attempt(job, watch, report, check, lean)
+            attempt = Attempt(job, watch, report, lean)
             frames = self._attempt(attempt)
             if frames is not None:
                 return frames
@@ -239,7 +257,8 @@ class Engine:
 
     def _load(self, attempt: Attempt) -> JobModels:
         attempt.on_progress(Progress("load", 0, 1))
-        models = self.models.load(attempt.job.stack, attempt.job.files.controls)
+        stack, controls = attempt.job.stack, attempt.job.files.controls
+        models = self.models.load(stack, controls, attempt.deadline.check)
         attempt.on_progress(Progress("load", 1, 1))
         return models
 
@@ -253,8 +272,9 @@ class Engine:
         for file in (job.base, *job.files):
             self.assets.sha256_later(file.path)
 
-    def _loaded(self, file: WeightFile) -> Loaded:
-        return Loaded(file.name, self.assets.sha256_later(file.path).result())
+    def _loaded(self, file: WeightFile, deadline: Deadline) -> Loaded:
+        sha256 = deadline.result(self.assets.sha256_later(file.path))
+        return Loaded(file.name, sha256)
 
 
 def make_frames(models: JobModels, attempt: Attempt) -> Frames:
@@ -262,7 +282,7 @@ def make_frames(models: JobModels, attempt: Attempt) -> Frames:
     watch, pipeline, lean = attempt.watch, models.pipeline, attempt.lean
     with watch.phase("encode"):
         inputs, warnings = _inputs(models, attempt)
-        conditions = _conditions(models, inputs, attempt.job)
+        conditions = _conditions(models, inputs, attempt)
     with watch.phase("denoise"):
         latents = pipeline.denoise(inputs, conditions, report=attempt.on_progress)
     with watch.phase("decode"):
@@ -300,9 +320,10 @@ def _inputs(
 
 
 def _conditions(
-    models: JobModels, inputs: AnimationInputs, job: PreparedJob
+    models: JobModels, inputs: AnimationInputs, attempt: Attempt
 ) -> Conditions:
-    clip, vae = job.clip, models.pipeline.vae
+    job, vae = attempt.job, models.pipeline.vae
+    clip = job.clip
     asked = [
         ControlPictures(file, pictures, clip.width, clip.height)
         for file, pictures in zip(clip.controls, job.pictures, strict=True)
@@ -311,6 +332,7 @@ def _conditions(
         control.condition(vae, pictures)
         for control, pictures in zip(models.controls, asked, strict=True)
     ]
+    attempt.deadline.check()
     return models.pipeline.encode(inputs, controls)
 
 

@@ -9,7 +9,8 @@
     │   ├── NonFiniteLatents  NaN or infinity, with the step where it began
     │   ├── OutOfMemory       the device has too little memory for the job
     │   ├── JobCancelled      the job was cancelled
-    │   └── JobTimedOut       the job took longer than the service allows
+    │   └── JobTimedOut       the job's own work took longer than the service allows
+    ├── WorkerStopped         the worker is being stopped before the job's end
     ├── EncodeError           the frames could not be written in the job's format
     ├── StorageError          the finished file could not be stored
     ├── OutputTooLarge        the file is too large for an answer; there is no bucket
@@ -145,18 +146,32 @@ class OutOfMemory(GenerationError):
 
 
 class JobCancelled(GenerationError):
-    """The job was cancelled, and stopped between two denoising steps."""
+    """The job was cancelled."""
 
     code = "CANCELLED"
 
 
 class JobTimedOut(GenerationError):
-    """The job took longer than the service allows.
+    """The job's own work took longer than the service allows.
 
-    It was stopped between two denoising steps.
+    Time in which it waited for other jobs does not count. ``retryable`` if it was spent
+    on a transfer, which another host slowed down.
     """
 
     code = "TIMED_OUT"
+
+    def __init__(
+        self, message: str, *, retryable: bool = False, **details: Any
+    ) -> None:
+        super().__init__(message, **details)
+        self.retryable = retryable
+
+
+class WorkerStopped(AnimateDiffError):
+    """The worker is being stopped, and the job did not end in time before it."""
+
+    code = "WORKER_STOPPED"
+    retryable = True
 
 
 class OutputTooLarge(AnimateDiffError):

@@ -270,7 +270,7 @@ class Settings(_Declaration):
         default=None,
         ge=0.001,
         le=1e6,
-        description="a job that takes longer is stopped at its next step",
+        description="limit of a job's own work; waiting for other jobs does not count",
     )
     max_inline_bytes: Bytes = Field(
         default=7_000_000,

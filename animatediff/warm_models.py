@@ -11,6 +11,7 @@ from .errors import AssetError, CheckpointError
 from .fetch.weight_file import WeightFile
 from .job.prepared import StackKey
 from .pipeline import AnimationPipeline
+from .progress import Check, no_check
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,29 @@ class WarmModels:
         self._pipeline: AnimationPipeline | None = None
         self._weight_warnings: tuple[str, ...] = ()
 
-    def load(self, stack: StackKey, controls: Sequence[WeightFile]) -> JobModels:
+    def load(
+        self, stack: StackKey, controls: Sequence[WeightFile], check: Check = no_check
+    ) -> JobModels:
         """Return the models of a job.
 
-        Raises AssetError and CheckpointError; the parts that were not reached are then
-        as before. After any other error, everything is loaded anew the next time.
+        Raises AssetError and CheckpointError, and what ``check`` raises; the parts that
+        were not reached are then as before. After any other error, everything is loaded
+        anew the next time.
         """
-        pipeline = self.configure(stack)
-        branches = self._load_controls(pipeline, controls)
+        pipeline = self.configure(stack, check)
+        branches = self._load_controls(pipeline, controls, check)
         warnings = (*pipeline.warnings, *self._weight_warnings)
         return JobModels(pipeline, branches, warnings)
 
-    def configure(self, stack: StackKey) -> AnimationPipeline:
+    def configure(self, stack: StackKey, check: Check = no_check) -> AnimationPipeline:
         """Return the pipeline with the weights of ``stack``, see ``load``."""
         pipeline = self._pipeline
         if pipeline is None or self._base != stack.base:
+            check()
             pipeline = self._load_base(stack.base)
         if self.stack != stack:
-            self._exchange(pipeline, stack)
+            check()
+            self._exchange(pipeline, stack, check)
         return pipeline
 
     def forget(self) -> None:
@@ -85,12 +91,15 @@ class WarmModels:
         self._base = base
         return self._pipeline
 
-    def _exchange(self, pipeline: AnimationPipeline, stack: StackKey) -> None:
+    def _exchange(
+        self, pipeline: AnimationPipeline, stack: StackKey, check: Check
+    ) -> None:
         """Load the weights of ``stack`` over the base model that is loaded."""
         motion = None
         if self.stack is None or self.stack.motion != stack.motion:
             path, version = stack.motion_module.path, stack.motion_module_version
             motion = read_motion_module(path, pipeline.family, version=version)
+            check()
         dreambooth = stack.dreambooth and stack.dreambooth.path
         vae = stack.vae and stack.vae.path
         loras = [lora for _, lora in stack.loras]
@@ -104,13 +113,17 @@ class WarmModels:
         self.stack, self._weight_warnings = stack, warnings
 
     def _load_controls(
-        self, pipeline: AnimationPipeline, files: Sequence[WeightFile]
+        self,
+        pipeline: AnimationPipeline,
+        files: Sequence[WeightFile],
+        check: Check,
     ) -> list[LoadedControl]:
         """Load the controls of a job; others are dropped first."""
         for file in self.controls.keys() - set(files):
             del self.controls[file]
         for file in files:
             if file not in self.controls:
+                check()
                 self.controls[file] = load_control(
                     pipeline.unet, file.path, self.placement.attention
                 )

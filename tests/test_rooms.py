@@ -13,6 +13,7 @@ import animatediff
 PACKAGE = Path(animatediff.__file__).parent
 FLOORS = (
     ("atomic", "errors", "progress", "variables"),
+    ("deadline",),
     ("sandbox",),
     ("config", "video"),
     ("families",),

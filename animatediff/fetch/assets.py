@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from .. import catalog
 from ..catalog.files import TABLE, PublishedFile
+from ..deadline import Deadline
 from ..errors import AssetError, InvalidRequest, shorten
 from ..progress import Report, ignore
 from ..settings import Settings
@@ -123,22 +124,40 @@ class Assets:
         source = replace(self._source(parsed, field), reference=parsed.name)
         return replace(source, sha256=parsed.sha256 or source.sha256)
 
-    def fetch(self, source: Source, field: str, report: Report = ignore) -> WeightFile:
+    def fetch(
+        self,
+        source: Source,
+        field: str,
+        report: Report = ignore,
+        deadline: Deadline | None = None,
+    ) -> WeightFile:
         """Return the file at ``source``, fetched if need be.
 
-        Raises AssetError if it cannot be fetched or has another hash than expected.
+        Raises AssetError if it cannot be fetched or has another hash than expected, and
+        what ``deadline`` raises.
         """
+        deadline = deadline or Deadline()
+        deadline.check()
         path = source.path or self._download(source, report)
         if source.sha256 is not None and not isinstance(source.remote, WebFile):
-            self._check_hash(path, source.sha256, field)
+            self._check_hash(path, source.sha256, field, deadline)
         return WeightFile.at(path, source.reference)
 
-    def picture(self, reference: str, field: str, report: Report = ignore) -> bytes:
+    def picture(
+        self,
+        reference: str,
+        field: str,
+        report: Report = ignore,
+        deadline: Deadline | None = None,
+    ) -> bytes:
         """Return the content of a picture file.
 
         Raises InvalidRequest for ``field`` if it is no reference to a picture;
-        AssetError if the picture cannot be read or fetched.
+        AssetError if the picture cannot be read or fetched; and what ``deadline``
+        raises.
         """
+        deadline = deadline or Deadline()
+        deadline.check()
         if is_url(reference):
             rules = replace(self.rules, max_bytes=MAX_PICTURE_BYTES)
             return fetch_bytes(reference, rules, report)
@@ -236,8 +255,10 @@ class Assets:
         assert source.remote is not None  # noqa: S101 - a source without path has one
         return fetch_hub(source.remote, self.rules, report)
 
-    def _check_hash(self, path: Path, expected: str, field: str) -> None:
-        digest = self.sha256_later(path).result()
+    def _check_hash(
+        self, path: Path, expected: str, field: str, deadline: Deadline
+    ) -> None:
+        digest = deadline.result(self.sha256_later(path))
         if digest != expected:
             raise AssetError(
                 f"{field}: {path.name} has the sha256 {digest}, expected {expected}",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import written_whole
+from ..deadline import Deadline
 from ..engine import Engine
 from ..errors import (
     AnimateDiffError,
@@ -23,7 +24,6 @@ from ..errors import (
     InternalError,
     InvalidRequest,
     JobCancelled,
-    JobTimedOut,
 )
 from ..job.clip import GenerationRequest
 from ..job.fields import echo
@@ -49,12 +49,14 @@ class WorkerStatus:
     """What this worker has done since it started. Its jobs share it.
 
     ``fatal`` is the error after which this worker must not take another job.
+    ``stopped`` is set when no job may go on, because the process must end.
     """
 
     started: float = field(default_factory=time.monotonic)
     jobs: int = 0
     gpu_seconds: float = 0.0
     fatal: AnimateDiffError | None = None
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def end_with(self, error: AnimateDiffError) -> None:
         """Take no further job, because of ``error``."""
@@ -121,7 +123,11 @@ class RunningJob:
         self._runner = runner
         self._job = job
         self._report = report
-        self._cancelled = cancelled
+        self.deadline = Deadline(
+            runner.settings.job_timeout_seconds,
+            cancelled=cancelled,
+            stopped=runner.status.stopped,
+        )
         self._start = self._ready = time.perf_counter()
         self._timings: dict[str, float] = {}
         self._prepared: PreparedJob | None = None
@@ -143,7 +149,7 @@ class RunningJob:
         try:
             if stage != self._finish:
                 self._check_worker()
-            self._check()
+            self.deadline.check()
             return stage()
         except AnimateDiffError as error:
             return self._failed(error)
@@ -177,27 +183,22 @@ class RunningJob:
         if self._runner.status.fatal is not None:
             raise self._runner.status.fatal
 
-    def _check(self) -> None:
-        """Raise JobCancelled or JobTimedOut if the job must end."""
-        if self._cancelled.is_set():
-            raise JobCancelled("the job was cancelled")
-        limit = self._runner.settings.job_timeout_seconds
-        if limit is not None and time.perf_counter() - self._start > limit:
-            message = f"the job took longer than the allowed {limit:g} s"
-            raise JobTimedOut(message, limit=limit)
-
     @contextmanager
     def _timed(self, phase: str) -> Generator[None]:
         began = time.perf_counter()
         try:
-            yield
+            with self.deadline.phase(phase):
+                yield
         finally:
             self._timings[phase] = round(time.perf_counter() - began, 3)
 
     def _prepare(self) -> None:
         settings = self._runner.settings
-        request = self._with_seed(self._parsed())
-        self._prepared = self._runner.engine.prepare(request, self._report)
+        with self.deadline.phase("prepare"):
+            request = self._with_seed(self._parsed())
+            self._prepared = self._runner.engine.prepare(
+                request, self._report, self.deadline
+            )
         if settings.inline_limit is not None:
             check_inline_size(self._prepared.clip, settings.inline_limit)
         self._ready = time.perf_counter()
@@ -228,7 +229,7 @@ class RunningJob:
             self._generated = self._runner.engine.generate(
                 self._prepared,
                 self._report,
-                self._check,
+                self.deadline,
             )
         self._timings |= self._generated.timings
 
@@ -249,7 +250,7 @@ class RunningJob:
         assert self._generated is not None  # noqa: S101 - the stages run in order
         with tempfile.TemporaryDirectory(prefix="animatediff-") as folder:
             encoded, warnings = self._written(self._generated, Path(folder))
-            self._check()
+            self.deadline.check()
             url = self._stored(encoded)
         self._timings["total"] = round(time.perf_counter() - self._start, 3)
         status = self._runner.status
@@ -282,7 +283,7 @@ class RunningJob:
     def _stored(self, encoded: EncodedVideo) -> str:
         self._report(Progress("store", 0, 1))
         with self._timed("store"):
-            url = self._runner.storage.put(encoded, self.id, self._check)
+            url = self._runner.storage.put(encoded, self.id, self.deadline.check)
         self._report(Progress("store", 1, 1))
         return url
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -354,7 +355,24 @@ def test_a_job_that_takes_too_long(engine: Engine, tmp_path: Path) -> None:
     error = run(runner, num_inference_steps=150)["error"]
     assert error["code"] == "TIMED_OUT"
     assert not error["retryable"]
+    assert error["phase"] == "denoise"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_job_that_waits_for_another_does_not_use_up_its_time(
+    engine: Engine, tmp_path: Path
+) -> None:
+    settings = engine.settings.replace(job_timeout_seconds=1.0)
+    runner = JobRunner(
+        engine, LocalStorage(tmp_path), settings, parse_job_input, render_job_output
+    )
+    run(runner)
+    running = runner.start({"id": "j", "input": SMALL}, ignore, threading.Event())
+    assert running.prepare() is None
+    time.sleep(1.2)
+    assert running.generate() is None
+    time.sleep(1.2)
+    assert "url" in (running.finish() or {})
 
 
 def on_platform(engine: Engine, limit: int) -> JobRunner:
