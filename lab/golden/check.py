@@ -1,14 +1,15 @@
 """Compare this code with reference numbers: python -m scripts.check_golden DIR.
 
-DIR holds one folder a case beside ``common/``. Every folder is run by the check that
-its name begins with; a line a comparison says the largest error and the limit, the last
-line how many passed and failed. Exit status 1 on any failure, and on a folder that no
-check knows.
+DIR holds a folder for each case next to ``common/``. The check of that name compares
+the folder's numbers; every comparison prints a line with the largest error and the
+limit, and the last line counts those that passed and failed. The exit code is 1 if one
+failed or if no check knows a folder.
 """
 
 import argparse
+import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,58 +21,78 @@ from lab.golden.reference import Comparison, Golden
 def run(
     golden: Golden, folders: list[Path], report: Callable[[Comparison], None]
 ) -> None:
+    """Check each folder, and report every comparison."""
     for folder in folders:
-        case = CASES.get(folder.name)
-        if case is None:
-            report(
-                Comparison(
-                    folder.name,
-                    float("inf"),
-                    0.0,
-                    f"no check knows this folder; known: {', '.join(CASES)}",
-                )
-            )
-            continue
-        count = 0
-        for comparison in case(golden, folder):
+        for comparison in _check(golden, folder):
             report(comparison)
-            count += 1
-        if count == 0:
-            report(
-                Comparison(
-                    folder.name,
-                    float("inf"),
-                    0.0,
-                    "the folder holds nothing to compare",
-                )
-            )
+
+
+def _check(golden: Golden, folder: Path) -> Iterator[Comparison]:
+    """Yield the comparisons of a folder, or a failed one that explains their lack."""
+    case = CASES.get(folder.name)
+    if case is None:
+        note = f"no check knows this folder; known: {', '.join(CASES)}"
+        yield Comparison(folder.name, math.inf, 0.0, note)
+        return
+    is_empty = True
+    for comparison in case(golden, folder):
+        is_empty = False
+        yield comparison
+    if is_empty:
+        note = "the folder holds nothing to compare"
+        yield Comparison(folder.name, math.inf, 0.0, note)
 
 
 def chosen(directory: Path, only: set[str], skip: set[str]) -> list[Path]:
-    folders = [
-        path
-        for path in sorted(directory.iterdir())
-        if path.is_dir() and path.name != "common"
-    ]
-    names = {folder.name for folder in folders}
-    for option, given in (("--only", only), ("--skip", skip)):
-        if unknown := sorted(given - names):
-            raise SystemExit(
-                f"{option}: no such case folder: {', '.join(unknown)}; there are"
-                f" {', '.join(sorted(names))}"
-            )
-    return [
-        folder
-        for folder in folders
-        if (not only or folder.name in only) and folder.name not in skip
-    ]
+    """Return the case folders to check, sorted.
+
+    ``only``: their names, all if it is empty. Raises SystemExit for an unknown name.
+    """
+    folders = {path.name: path for path in directory.iterdir() if path.is_dir()}
+    folders.pop("common", None)
+    _check_names("--only", only, folders)
+    _check_names("--skip", skip, folders)
+    names = (only or set(folders)) - skip
+    return [folders[name] for name in sorted(names)]
+
+
+def _check_names(option: str, names: set[str], folders: Mapping[str, Path]) -> None:
+    unknown = sorted(names - folders.keys())
+    if unknown:
+        raise SystemExit(
+            f"{option}: no such case folder: {', '.join(unknown)}; there are"
+            f" {', '.join(sorted(folders))}"
+        )
 
 
 def names(text: str) -> set[str]:
-    return {name for name in text.split(",") if name}
+    """Return the names in a text that separates them by commas."""
+    return set(text.split(",")) - {""}
+
+
+class Report:
+    """Prints comparisons, and counts them."""
+
+    def __init__(self) -> None:
+        self.passed = self.failed = 0
+
+    def add(self, comparison: Comparison) -> None:
+        """Print a line about the comparison."""
+        verdict = "ok" if comparison.ok else "FAIL"
+        if comparison.ok:
+            self.passed += 1
+        else:
+            self.failed += 1
+        note = f"  {comparison.note}" if comparison.note else ""
+        print(
+            f"{comparison.name:44} {comparison.error:9.2e}  limit"
+            f" {comparison.limit:7.1e}  {verdict}{note}",
+            flush=True,
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Print the comparisons. Return 0 if there are any and all passed."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.check_golden", description=(__doc__ or "").split(":")[0]
     )
@@ -82,23 +103,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not (options.directory / "common").is_dir():
         parser.error(f"{options.directory} has no folder common/")
-
-    counts: Mapping[bool, list[str]] = {True: [], False: []}
-
-    def report(comparison: Comparison) -> None:
-        counts[comparison.ok].append(comparison.name)
-        verdict = "ok" if comparison.ok else "FAIL"
-        note = f"  {comparison.note}" if comparison.note else ""
-        print(
-            f"{comparison.name:44} {comparison.error:9.2e}  limit"
-            f" {comparison.limit:7.1e}  {verdict}{note}",
-            flush=True,
-        )
-
+    report = Report()
     folders = chosen(options.directory, options.only, options.skip)
-    run(Golden(options.directory, getattr(torch, options.dtype)), folders, report)
-    print(f"{len(counts[True])} passed, {len(counts[False])} failed")
-    return 0 if counts[True] and not counts[False] else 1
+    golden = Golden(options.directory, getattr(torch, options.dtype))
+    run(golden, folders, report.add)
+    print(f"{report.passed} passed, {report.failed} failed")
+    return 0 if report.passed and not report.failed else 1
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""The check of scripts/check_golden.py on weight files: what load_weights makes of
-them.
-"""
+"""Compare what load_weights makes of weight files with reference numbers."""
 
 import gzip
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from animatediff.job.clip import LoraFile
 from animatediff.pipeline import AnimationPipeline, load_weights
@@ -27,148 +26,174 @@ from .reference import (
     read,
 )
 
+LORA_STRENGTH = 0.6
+"""Of the LoRA whose alpha is checked."""
+
 
 @torch.inference_mode()
 def check_loading(golden: Golden, folder: Path) -> Iterator[Comparison]:
+    """Load the files of each step, one after the other, and compare the models."""
     io, case = read(folder, "io.safetensors")
     checksums = json.loads(gzip.decompress((folder / "checksums.json.gz").read_bytes()))
     pipeline = golden.pipeline
     version = case["inference_config"]
     for step, described in case["steps"].items():
-        name = f"loading/{step}"
-        kwargs = _located(described["load_weights_kwargs"], folder)
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".* which do nothing"
-            )  # one file is a part, on purpose
-            load_weights(pipeline, motion_module_version=version, **kwargs)
-        inputs = [
-            io["sample"].to(golden.dtype),
-            case["timestep"],
-            io["encoder_hidden_states"].to(golden.dtype),
-        ]
-        yield compare(
-            f"{name}.unet_out",
-            pipeline.unet(*inputs),
-            io[f"{step}.unet_out"],
-            UNET_LIMIT,
-        )
-        text = pipeline.text_encoder(io["prompt_ids"].long()).last_hidden_state
-        yield compare(f"{name}.text_out", text, io[f"{step}.text_out"], TEXT_LIMIT)
-        if f"{step}.vae_decode" in io:
-            decoded = pipeline.vae.decode(io["vae_latent"].to(golden.dtype)).sample
-            yield compare(
-                f"{name}.vae_decode", decoded, io[f"{step}.vae_decode"], UNET_LIMIT
-            )
-        prefix = f"{step}.merged."
-        weights = pipeline.unet.state_dict()
-        for key in sorted(key for key in io if key.startswith(prefix)):
-            got = weights[key.removeprefix(prefix)].reshape(io[key].shape)
-            yield compare(f"loading/{key}", got, io[key], MERGED_LIMIT)
+        arguments = _located(described["load_weights_kwargs"], folder)
+        _load(pipeline, motion_module_version=version, **arguments)
+        yield from _check_outputs(golden, case["timestep"], io, step)
+        yield from _check_merged(pipeline, io, step)
         if step in checksums:
-            yield _compare_checksums(f"{name}.checksums", pipeline, checksums[step])
+            name = f"loading/{step}.checksums"
+            yield _compare_checksums(name, pipeline, checksums[step])
     yield _check_module_prefix(pipeline, folder, version)
     yield from _check_file_alpha(pipeline, folder)
     pipeline.configure_weights(None, None, ())
 
 
-def _located(kwargs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """File names in the arguments of load_weights as paths."""
+def _load(pipeline: AnimationPipeline, **arguments: Any) -> None:
+    """Load without the warning about weights that fit no layer; one file has some."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* which do nothing")
+        load_weights(pipeline, **arguments)
+
+
+def _located(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the arguments of load_weights with paths in place of file names."""
     located = {
         key: folder / value if key.endswith("_path") else value
-        for key, value in kwargs.items()
+        for key, value in arguments.items()
     }
-    loras = [
-        {**lora, "path": folder / lora["path"]}
-        for lora in kwargs.get("motion_module_lora_configs", ())
+    loras = arguments.get("motion_module_lora_configs", ())
+    located["motion_module_lora_configs"] = [
+        {**lora, "path": folder / lora["path"]} for lora in loras
     ]
-    return {**located, "motion_module_lora_configs": loras}
+    return located
+
+
+def _check_outputs(
+    golden: Golden, timestep: int, io: Mapping[str, Tensor], step: str
+) -> Iterator[Comparison]:
+    """Compare what the three models compute after a step."""
+    name, pipeline = f"loading/{step}", golden.pipeline
+    sample, states = (
+        io[key].to(golden.dtype) for key in ("sample", "encoder_hidden_states")
+    )
+    output = pipeline.unet(sample, timestep, states)
+    yield compare(f"{name}.unet_out", output, io[f"{step}.unet_out"], UNET_LIMIT)
+    text = pipeline.text_encoder(io["prompt_ids"].long()).last_hidden_state
+    yield compare(f"{name}.text_out", text, io[f"{step}.text_out"], TEXT_LIMIT)
+    expected = io.get(f"{step}.vae_decode")
+    if expected is not None:
+        decoded = pipeline.vae.decode(io["vae_latent"].to(golden.dtype)).sample
+        yield compare(f"{name}.vae_decode", decoded, expected, UNET_LIMIT)
+
+
+def _check_merged(
+    pipeline: AnimationPipeline, io: Mapping[str, Tensor], step: str
+) -> Iterator[Comparison]:
+    """Compare the UNet's weights that the reference lists."""
+    prefix = f"{step}.merged."
+    weights = pipeline.unet.state_dict()
+    for key in sorted(key for key in io if key.startswith(prefix)):
+        expected = io[key]
+        merged = weights[key.removeprefix(prefix)].reshape(expected.shape)
+        yield compare(f"loading/{key}", merged, expected, MERGED_LIMIT)
 
 
 def _compare_checksums(
-    name: str, pipeline: AnimationPipeline, wanted: Mapping[str, list[float]]
+    name: str, pipeline: AnimationPipeline, listed: Mapping[str, Sequence[float]]
 ) -> Comparison:
-    """Sum and sum of magnitudes of every weight, relative to the latter. The file also
-    lists a table of positions.
+    """Compare sum and sum of magnitudes of every weight, relative to the latter.
+
+    The file also lists a table of positions, which is no weight.
     """
-    got = dict(pipeline.unet.state_dict())
-    got |= {
-        f"text_encoder.text_model.{key}": value
-        for key, value in pipeline.text_encoder.state_dict().items()
-    }
-    wanted = {
-        key: sums for key, sums in wanted.items() if not key.endswith("position_ids")
-    }
-    if got.keys() != wanted.keys():
-        return Comparison(
-            name, math.inf, 0.0, f"other keys: {sorted(got.keys() ^ wanted.keys())[:3]}"
-        )
-    errors = []
-    for key, (total, magnitude) in wanted.items():
-        ours = got[key].double()
-        errors += [
-            abs(ours.sum().item() - total),
-            abs(ours.abs().sum().item() - magnitude),
-        ]
-        errors[-2:] = [error / max(magnitude, 1e-6) for error in errors[-2:]]
+    weights = _weights_by_published_key(pipeline)
+    sums = {key: listed[key] for key in listed if not key.endswith("position_ids")}
+    different = sorted(weights.keys() ^ sums.keys())
+    if different:
+        return Comparison(name, math.inf, 0.0, f"other keys: {different[:3]}")
+    errors: list[float] = []
+    for key, (total, magnitude) in sums.items():
+        weight = weights[key].double()
+        unit = max(magnitude, 1e-6)
+        errors.append(abs(weight.sum().item() - total) / unit)
+        errors.append(abs(weight.abs().sum().item() - magnitude) / unit)
     return Comparison(name, max(errors, default=math.inf), MERGED_LIMIT)
+
+
+def _weights_by_published_key(pipeline: AnimationPipeline) -> dict[str, Tensor]:
+    prefix = "text_encoder.text_model."
+    text = pipeline.text_encoder.state_dict()
+    return {
+        **pipeline.unet.state_dict(),
+        **{f"{prefix}{key}": value for key, value in text.items()},
+    }
 
 
 def _check_module_prefix(
     pipeline: AnimationPipeline, folder: Path, version: str
 ) -> Comparison:
-    """Keys behind ``module.``, as the published trainer writes them: its loader refuses
-    these, ours takes them.
+    """Check a file with keys behind ``module.``, as the published trainer writes them.
+
+    The published loader refuses such a file; ours takes it.
     """
     name = "loading/module_prefix (ours: accepted)"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* which do nothing")
-        load_weights(pipeline, folder / "mm_v2_module_prefix.ckpt", version)
-    content = torch.load(folder / "mm_v2_module_prefix.ckpt", weights_only=True)
-    content = content.get("state_dict", content)
+    path = folder / "mm_v2_module_prefix.ckpt"
+    _load(pipeline, motion_module_path=path, motion_module_version=version)
+    content = torch.load(path, weights_only=True)
     weights = pipeline.unet.state_dict()
-    compared = [
-        compare("", weights[key.removeprefix("module.")], tensor, 0).error
-        for key, tensor in content.items()
-        if ".motion_modules." in key and not key.endswith("pos_encoder.pe")
-    ]
-    return Comparison(name, max(compared, default=math.inf), 0.0)
+    errors: list[float] = []
+    for key, tensor in content.get("state_dict", content).items():
+        if ".motion_modules." in key and not key.endswith("pos_encoder.pe"):
+            weight = weights[key.removeprefix("module.")]
+            errors.append(compare("", weight, tensor, 0).error)
+    return Comparison(name, max(errors, default=math.inf), 0.0)
 
 
 def _check_file_alpha(
     pipeline: AnimationPipeline, folder: Path
 ) -> Iterator[Comparison]:
-    """Our own rule for LoRA files, alpha / rank, which the published loader leaves out:
-    against a recomputation.
+    """Compare merged LoRA weights with a recomputation that applies alpha / rank.
+
+    The published loader leaves alpha out; ours applies it.
     """
-    models = {"unet": pipeline.unet, "te": pipeline.text_encoder}
+    path = folder / "kohya_lora.safetensors"
     pipeline.configure_weights(None, None, ())
-    before = {
-        name: {key: value.clone() for key, value in model.state_dict().items()}
-        for name, model in models.items()
-    }
-    pipeline.configure_weights(
-        None,
-        None,
-        [LoraFile(path=str(folder / "kohya_lora.safetensors"), strength=0.6)],
-    )
-    raw = load_file(folder / "kohya_lora.safetensors")
-    changed = 0
+    before = _kohya_layers(pipeline)
+    lora = [LoraFile(path=str(path), strength=LORA_STRENGTH)]
+    pipeline.configure_weights(None, None, lora)
+    raw = load_file(path)
     error = 0.0
-    for name, model in models.items():
-        prefix = "lora_te_text_model_" if name == "te" else "lora_unet_"
-        for key, merged in model.state_dict().items():
-            layer = prefix + key.removesuffix(".weight").replace(".", "_")
-            wanted = before[name][key]
-            if f"{layer}.alpha" in raw:
-                down, up = (
-                    raw[f"{layer}.lora_{part}.weight"].to(wanted.dtype)
-                    for part in ("down", "up")
-                )
-                delta = torch.einsum("or...,ri...->oi...", up, down)
-                wanted = wanted + 0.6 * raw[f"{layer}.alpha"].item() / len(down) * delta
-                changed += 1
-            error = max(error, compare("", merged, wanted, 0).error)
+    for layer, merged in _kohya_layers(pipeline).items():
+        expected = before[layer] + _lora_change(raw, layer, before[layer])
+        error = max(error, compare("", merged, expected, 0).error)
+    changed = sum(f"{layer}.alpha" in raw for layer in before)
     alphas = sum(key.endswith(".alpha") for key in raw)
     yield Comparison("loading/file_alpha (ours: alpha / rank)", error, MERGED_LIMIT)
     yield equal("loading/file_alpha layers", changed, alphas)
+
+
+def _kohya_layers(pipeline: AnimationPipeline) -> dict[str, Tensor]:
+    """Return copies of all weights, by the names that kohya's trainer gives layers."""
+    models = {
+        "lora_unet_": pipeline.unet,
+        "lora_te_text_model_": pipeline.text_encoder,
+    }
+    return {
+        prefix + key.removesuffix(".weight").replace(".", "_"): value.clone()
+        for prefix, model in models.items()
+        for key, value in model.state_dict().items()
+    }
+
+
+def _lora_change(
+    raw: Mapping[str, Tensor], layer: str, weight: Tensor
+) -> Tensor | float:
+    """Return what the LoRA adds to a weight: strength * alpha / rank * up @ down."""
+    alpha = raw.get(f"{layer}.alpha")
+    if alpha is None:
+        return 0.0
+    up = raw[f"{layer}.lora_up.weight"].to(weight.dtype)
+    down = raw[f"{layer}.lora_down.weight"].to(weight.dtype)
+    scale = LORA_STRENGTH * alpha.item() / len(down)
+    return scale * torch.einsum("or...,ri...->oi...", up, down)

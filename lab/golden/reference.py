@@ -1,4 +1,4 @@
-"""Reference data: the models that it describes, and how a number is held against it."""
+"""Build the models that reference data describe, and compare numbers with theirs."""
 
 import json
 import math
@@ -22,22 +22,21 @@ from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.pipeline import AnimationPipeline
 
 FLOAT64_LIMIT = 1e-9
-UNET_LIMIT, TEXT_LIMIT, SCHEDULER_LIMIT, LATENTS_LIMIT, VIDEO_LIMIT = (
-    5e-5,
-    5e-5,
-    1e-5,
-    2e-3,
-    1e-4,
-)
-# float32 rounding of weights around 1, and of their sums relative to their size
+UNET_LIMIT = 5e-5
+TEXT_LIMIT = 5e-5
+SCHEDULER_LIMIT = 1e-5
+LATENTS_LIMIT = 2e-3
+VIDEO_LIMIT = 1e-4
 MERGED_LIMIT = 1e-6
-# as the UNet's, for numbers six times as large (std 3 against 0.5); given in float32
-# only
+"""float32 rounding of weights around 1, and of their sums relative to their size."""
 RESIDUAL_LIMIT = 3e-4
+"""The UNet's limit for numbers six times as large (std 3, not 0.5), in float32 only."""
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """A line of the report: the largest error of some numbers, and its limit."""
+
     name: str
     error: float
     limit: float
@@ -45,18 +44,21 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
+        """Whether the error is within the limit."""
         return self.error <= self.limit
 
 
 class Golden:
-    """A folder of reference data, with the models that its ``common/`` describes, built
-    when first asked for.
+    """A folder of reference data, with the models that its ``common/`` describes.
+
+    Each model is built at its first use.
     """
 
     def __init__(self, directory: Path, dtype: torch.dtype) -> None:
         self.directory, self.dtype = directory, dtype
 
     def limit(self, float32_limit: float) -> float:
+        """Return the limit in this object's dtype."""
         return FLOAT64_LIMIT if self.dtype == torch.float64 else float32_limit
 
     def compare(
@@ -67,8 +69,9 @@ class Golden:
         key: str,
         float32_limit: float,
     ) -> "Comparison":
-        """``got`` against ``io[key]``, or in float64 against its ``_f64`` twin; where
-        there is none, float32 bounds.
+        """Compare ``got`` with ``io[key]``, or in float64 with its ``_f64`` twin.
+
+        Without a twin the limit is that of float32.
         """
         if self.dtype == torch.float64 and f"{key}_f64" in io:
             return compare(name, got, io[f"{key}_f64"], FLOAT64_LIMIT)
@@ -76,43 +79,43 @@ class Golden:
 
     @cached_property
     def pipeline(self) -> AnimationPipeline:
-        """``common/`` read through the loader that users' model folders go through."""
+        """The models of ``common/``, read by the loader of users' model folders."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = model_folder(self.directory / "common", Path(scratch))
             pipeline = AnimationPipeline.from_pretrained(folder, dtype=torch.float32)
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            torch.nn.Module.to(
-                module, self.dtype
-            )  # diffusers' own ``to`` logs about a list that is empty here
+            # diffusers overrides ``to``, and logs about a list that is empty here
+            torch.nn.Module.to(module, self.dtype)
         return pipeline
 
     @cached_property
     def motion_weights(self) -> dict[str, Tensor]:
-        return load_file(self.directory / "common" / "motion.safetensors")
+        """The weights of a motion module with every layer."""
+        path = self.directory / "common" / "motion.safetensors"
+        return load_file(path)
 
     def use_motion(self, config: MotionModuleConfig) -> AnimationPipeline:
-        unet = self.pipeline.unet
-        kept = {
-            key: value
-            for key, value in self.motion_weights.items()
-            if config.use_mid_block or not key.startswith("mid_block.")
-        }
-        weights = MotionModuleWeights("motion.safetensors", config, kept)
+        """Install a motion module of this config into the pipeline, and return that."""
+        unet, tensors = self.pipeline.unet, self.motion_weights
+        if not config.use_mid_block:
+            tensors = _without(tensors, "mid_block.")
+        weights = MotionModuleWeights("motion.safetensors", config, tensors)
         install_motion_module(unet, fit_motion_module(unet, weights))
         return self.pipeline
 
     def control(self, name: str) -> SparseControlNetModel:
-        """The branch in the case folder ``name``, read through the loader that users'
-        files go through.
-        """
-        weights = read_sparse_controlnet(self.directory / name / "weights.safetensors")
+        """Return the branch of a case folder, read by the loader of users' files."""
+        path = self.directory / name / "weights.safetensors"
+        weights = read_sparse_controlnet(path)
         return build_sparse_controlnet(self.pipeline.unet, weights)
 
 
+def _without(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key: value for key, value in tensors.items() if not key.startswith(prefix)}
+
+
 def model_folder(common: Path, folder: Path) -> Path:
-    """``folder``, made into a model folder in diffusers' layout of the files in
-    ``common``.
-    """
+    """Fill ``folder`` with the files in ``common``, in diffusers' layout. Return it."""
     places = {
         "unet/config.json": "unet2d_config.json",
         "unet/diffusion_pytorch_model.safetensors": "unet2d.safetensors",
@@ -129,33 +132,31 @@ def model_folder(common: Path, folder: Path) -> Path:
     return folder
 
 
-def compare(name: str, got: Any, wanted: Any, limit: float) -> Comparison:
-    """The largest absolute difference; infinite where shapes differ, there is nothing,
-    or a number is not finite.
+def compare(name: str, got: Any, expected: Any, limit: float) -> Comparison:
+    """Return the largest absolute difference.
+
+    It is infinite where shapes differ, where there are no numbers, or where one is not
+    finite.
     """
-    got, wanted = torch.as_tensor(got), torch.as_tensor(wanted)
-    if got.shape != wanted.shape:
-        return Comparison(
-            name,
-            math.inf,
-            limit,
-            f"shape {tuple(got.shape)} instead of {tuple(wanted.shape)}",
-        )
+    got, expected = torch.as_tensor(got), torch.as_tensor(expected)
+    if got.shape != expected.shape:
+        note = f"shape {tuple(got.shape)} instead of {tuple(expected.shape)}"
+        return Comparison(name, math.inf, limit, note)
     if got.numel() == 0:
         return Comparison(name, math.inf, limit, "nothing to compare")
-    error = (got.double() - wanted.double()).abs().max().item()
+    error = (got.double() - expected.double()).abs().max().item()
     return Comparison(name, error if math.isfinite(error) else math.inf, limit)
 
 
-def equal(name: str, got: Any, wanted: Any) -> Comparison:
-    same = got == wanted
-    return Comparison(
-        name,
-        0.0 if same else math.inf,
-        0.0,
-        "" if same else f"{got!r} instead of {wanted!r}"[:200],
-    )
+def equal(name: str, got: Any, expected: Any) -> Comparison:
+    """Return an error of 0 where both are equal, an infinite one where they differ."""
+    if got == expected:
+        return Comparison(name, 0.0, 0.0)
+    note = f"{got!r} instead of {expected!r}"
+    return Comparison(name, math.inf, 0.0, note[:200])
 
 
 def read(folder: Path, file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    return load_file(folder / file), json.loads((folder / "case.json").read_text())
+    """Return the tensors of a file in a case folder, and its case.json."""
+    case = json.loads((folder / "case.json").read_text())
+    return load_file(folder / file), case
