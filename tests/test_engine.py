@@ -143,8 +143,10 @@ def test_job_that_fits_only_in_lean_ways_gets_them_at_first(
             Settings(device="cpu", device_memory_bytes=room, vae_decode_chunk=2)
         )
         made.append(engine.generate(engine.prepare(request)))
-    said = [any("one by one" in warning for warning in clip.warnings) for clip in made]
-    assert said == [True, False]
+    message = [
+        any("one by one" in warning for warning in clip.warnings) for clip in made
+    ]
+    assert message == [True, False]
     assert not [
         record for record in caplog.records if "out of memory" in record.message
     ]

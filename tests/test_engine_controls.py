@@ -196,7 +196,7 @@ def test_the_output_and_the_file_say_what_took_part(runner: JobRunner) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fields", "code", "said"),
+    ("fields", "code", "message"),
     [
         ({"controls": [{**RGB, "images": []}]}, "INVALID_REQUEST", "controls.0.images"),
         (
@@ -276,12 +276,12 @@ def test_the_output_and_the_file_say_what_took_part(runner: JobRunner) -> None:
     ],
 )
 def test_a_refused_job_changes_nothing(
-    fields: dict[str, Any], code: str, said: str, runner: JobRunner
+    fields: dict[str, Any], code: str, message: str, runner: JobRunner
 ) -> None:
     before = pixels(runner.engine, controls=[RGB])
     error = run(runner, **fields)["error"]
     assert error["code"] == code
-    assert said in error["message"]
+    assert message in error["message"]
     assert pixels(runner.engine, controls=[RGB]) == before
 
 

@@ -138,9 +138,9 @@ def test_memory_model_says_what_is_counted(
     counted = (
         count_memory.count_denoise(work, V3, controls, lean=lean) + model.weight_bytes
     )
-    said = model.needed_lean(work) if lean else model.needed(work, 1)
-    print(f"counted {counted / 1e9:.2f} GB, said {said / 1e9:.2f} GB")
-    assert said == pytest.approx(counted, rel=0.03)
+    message = model.needed_lean(work) if lean else model.needed(work, 1)
+    print(f"counted {counted / 1e9:.2f} GB, said {message / 1e9:.2f} GB")
+    assert message == pytest.approx(counted, rel=0.03)
 
 
 @pytest.mark.slow

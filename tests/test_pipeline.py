@@ -137,10 +137,10 @@ def test_clip_skip_ends_one_layer_earlier(shapeworld: AnimationPipeline) -> None
     ).input_ids
     with torch.inference_mode():
         hidden = encoder(ids, output_hidden_states=True).hidden_states
-        wanted = encoder.final_layer_norm(hidden[-2])
+        expected = encoder.final_layer_norm(hidden[-2])
         last = encoder.final_layer_norm(hidden[-1])
     assert torch.allclose(
-        encode_prompt(tokenizer, encoder, "a red circle", 1).embeds, wanted
+        encode_prompt(tokenizer, encoder, "a red circle", 1).embeds, expected
     )
     assert torch.allclose(
         encode_prompt(tokenizer, encoder, "a red circle", 0).embeds, last, atol=1e-6
@@ -161,12 +161,12 @@ def test_long_prompt_is_cut_with_a_warning(shapeworld: AnimationPipeline) -> Non
 
 def test_latents_go_in_and_out(shapeworld: AnimationPipeline) -> None:
     generator = torch.Generator().manual_seed(7)
-    given = torch.randn(1, 4, 4, 8, 8, generator=generator)
+    values = torch.randn(1, 4, 4, 8, 8, generator=generator)
     assert torch.equal(
-        shapeworld(INPUTS, latents=given).videos, shapeworld(INPUTS).videos
+        shapeworld(INPUTS, latents=values).videos, shapeworld(INPUTS).videos
     )
     with pytest.raises(InvalidRequest, match="latents"):
-        shapeworld(INPUTS, latents=given[:, :, :2])
+        shapeworld(INPUTS, latents=values[:, :, :2])
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ def test_a_gated_repository_needs_a_token_as_a_build_secret(
     give(hub, Answer(b"", status, headers))
     options = ["--files", str(table(row())), "--models-dir", str(tmp_path / "models")]
     assert main(["small", *options]) == 1
-    said = capsys.readouterr().err
-    assert "HF_TOKEN" in said
-    assert "--secret id=hf_token" in said
+    message = capsys.readouterr().err
+    assert "HF_TOKEN" in message
+    assert "--secret id=hf_token" in message
 
 
 def test_the_image_gets_its_files_as_everybody_does(

@@ -78,7 +78,7 @@ def test_another_content_than_known_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reports"),
     [
         (
             Answer(b"", 404, {"X-Error-Code": "RepoNotFound"}),
@@ -92,7 +92,7 @@ def test_another_content_than_known_changes_nothing(
 )
 def test_what_the_hub_does_not_have(
     answer: Answer | None,
-    told: str,
+    reports: str,
     hub: Site,
     table: Make,
     capsys: pytest.CaptureFixture[str],
@@ -103,7 +103,7 @@ def test_what_the_hub_does_not_have(
     path = table(row(**NOTHING))
     before = path.read_text()
     assert main(["--files", str(path)]) == 1
-    assert told in capsys.readouterr().err
+    assert reports in capsys.readouterr().err
     assert path.read_text() == before
 
 

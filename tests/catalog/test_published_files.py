@@ -16,7 +16,7 @@ KEYS = Path(__file__).parents[1] / "data" / "keys"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reports"),
     [
         ({"profiles": ["nobody's"]}, "not all are profiles"),
         ({"repo": "repo"}, "not owner/name"),
@@ -28,12 +28,12 @@ KEYS = Path(__file__).parents[1] / "data" / "keys"
         ({"more": 1}, "exactly the keys"),
     ],
 )
-def test_a_table_that_cannot_be(change: dict, told: str, table: Make) -> None:
+def test_a_table_that_cannot_be(change: dict, reports: str, table: Make) -> None:
     path = table(row())
     content = json.loads(path.read_text())
     content["files"][0].update(change)
     path.write_text(json.dumps(content))
-    with pytest.raises(FileTableError, match=told):
+    with pytest.raises(FileTableError, match=reports):
         read_files(path)
 
 

@@ -232,11 +232,11 @@ class Cluster:
             ]
             if ended or time.monotonic() > deadline:
                 files = [*self.folder.glob("*.out"), *self.folder.glob("*.log")]
-                said = {
+                message = {
                     path.name: path.read_text(errors="replace")[-1000:]
                     for path in files
                 }
-                raise OSError(f"{what} is not ready; ended: {ended}; {said}")
+                raise OSError(f"{what} is not ready; ended: {ended}; {message}")
             time.sleep(0.1)
 
 

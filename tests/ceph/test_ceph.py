@@ -109,9 +109,9 @@ class TestBucket(any_server.TestBucket):
         self, server: S3Server, tmp_path: Path
     ) -> None:
         S3Storage(bucket(server, "parts")).put(file_of(LARGE, tmp_path), "j")
-        found = server.client().head_object(Bucket="clips", Key="parts/j.mp4")
-        assert found["ETag"].endswith('-3"')
-        assert found["ContentLength"] == len(LARGE)
+        result = server.client().head_object(Bucket="clips", Key="parts/j.mp4")
+        assert result["ETag"].endswith('-3"')
+        assert result["ContentLength"] == len(LARGE)
 
     def test_a_public_bucket_needs_no_signature(
         self, server: S3Server, clip: EncodedVideo

@@ -39,8 +39,8 @@ SHAPEWORLD = Path(__file__).parents[2] / "models" / "shapeworld"
     ],
 )
 def test_reference_files(file: str, kind: str, version: str) -> None:
-    found = detect(read_weights(DATA / "golden" / file))
-    assert (found.kind, found.version) == (kind, version)
+    result = detect(read_weights(DATA / "golden" / file))
+    assert (result.kind, result.version) == (kind, version)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_published_keys(
     keys: str, kind: str, version: str, ranks: tuple[int, ...]
 ) -> None:
     shapes = json.loads((DATA / "keys" / f"{keys}.json").read_text())
-    found = detect(
+    result = detect(
         {
             f"module.{key}": torch.empty(shape, device="meta")
             for key, shape in shapes.items()
         }
     )
-    assert (found.kind, found.version, found.ranks) == (kind, version, ranks)
+    assert (result.kind, result.version, result.ranks) == (kind, version, ranks)
 
 
 @pytest.mark.parametrize(("length", "version"), [(24, "v1"), (32, "v3"), (64, "v3")])
@@ -77,8 +77,11 @@ def test_the_table_tells_v1_from_v3(length: int, version: str) -> None:
     weights[
         f"{key}.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
     ] = torch.empty(1, length, 320, device="meta")
-    found = detect(weights)
-    assert (found.version, found.parts) == (version, (f"positional table of {length}",))
+    result = detect(weights)
+    assert (result.version, result.parts) == (
+        version,
+        (f"positional table of {length}",),
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,8 +141,8 @@ def test_the_width_of_a_lone_tensor_makes_it_a_textual_inversion() -> None:
     ],
 )
 def test_other_kinds(keys: list[str], kind: str, version: str) -> None:
-    found = detect({key: torch.zeros(4, 4) for key in keys})
-    assert (found.kind, found.version) == (kind, version)
+    result = detect({key: torch.zeros(4, 4) for key in keys})
+    assert (result.kind, result.version) == (kind, version)
 
 
 def test_unknown_content_names_its_keys() -> None:

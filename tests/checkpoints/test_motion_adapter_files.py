@@ -55,10 +55,12 @@ def test_keys_and_version_are_exact(
 ) -> None:
     read = read_motion_module(saved(adapter(tiny_config, motion), tmp_path), SD15)
     with torch.device("meta"):
-        wanted = UNet3DConditionModel(tiny_config, motion).state_dict()
+        expected = UNet3DConditionModel(tiny_config, motion).state_dict()
     assert read.config == motion
     assert {key: tensor.shape for key, tensor in read.tensors.items()} == {
-        key: tensor.shape for key, tensor in wanted.items() if ".motion_modules." in key
+        key: tensor.shape
+        for key, tensor in expected.items()
+        if ".motion_modules." in key
     }
 
 
@@ -88,9 +90,9 @@ def test_every_slot_computes_what_diffusers_computes(
         x = torch.randn(2 * 5, channels, 3, 4, generator=generator, dtype=torch.float64)
         x = x.contiguous(memory_format=torch.channels_last)
         got = ours.get_submodule(place)(x, 5, attention_backend("sdpa").attend)
-        wanted = module(x, num_frames=5)
-        assert (wanted - x).abs().max() > 0.1
-        assert (got - wanted).abs().max() < 1e-9, place
+        expected = module(x, num_frames=5)
+        assert (expected - x).abs().max() > 0.1
+        assert (got - expected).abs().max() < 1e-9, place
 
 
 @pytest.mark.parametrize(
@@ -159,8 +161,8 @@ def test_an_sdxl_module_is_named(tiny_config: UNet3DConfig, tmp_path: Path) -> N
     sdxl = adapter(replace(tiny_config, block_out_channels=(32, 64, 128)), V3)
     with pytest.raises(CheckpointError, match="for SDXL"):
         read_motion_module(saved(sdxl, tmp_path), SD15)
-    found = detect(sdxl.state_dict())
-    assert (found.kind, found.version) == (
+    result = detect(sdxl.state_dict())
+    assert (result.kind, result.version) == (
         "motion module, diffusers MotionAdapter layout",
         "SDXL",
     )

@@ -91,10 +91,10 @@ def test_dry_run_of_every_config(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--config", str(file), "--dry-run"]) == 0
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     entries = yaml.safe_load(file.read_text())
     for i, entry in enumerate(entries):
-        assert f"entry {i}\n" in said
+        assert f"entry {i}\n" in message
         for key in (
             "motion_module",
             "dreambooth_path",
@@ -102,16 +102,16 @@ def test_dry_run_of_every_config(
             "adapter_lora_path",
             "controlnet_path",
         ):
-            assert Path(entry.get(key, "")).name in said
-    assert "nothing is missing" in said
+            assert Path(entry.get(key, "")).name in message
+    assert "nothing is missing" in message
     if "0_shapeworld" not in str(file):
         monkeypatch.setenv("ANIMATEDIFF_OFFLINE", "1")
         assert main(["--config", str(file), "--dry-run"]) == 1
-        said = capsys.readouterr().out
-        assert "MISSING: v3_sd15_mm" not in said
+        message = capsys.readouterr().out
+        assert "MISSING: v3_sd15_mm" not in message
         assert (
             "from https://huggingface.co/guoyww/animatediff into the folder"
-            " motion_modules" in said
+            " motion_modules" in message
         )
 
 
@@ -143,7 +143,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"prompt": ["a", "b", "c"], "seed": [1, 2]}, "entry 0: seed: got 2 values"),
         (
@@ -174,14 +174,14 @@ SMALL = {
 )
 def test_a_wrong_config_is_an_error_that_names_it(
     change: dict[str, Any],
-    said: str,
+    message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = write(tmp_path / "wrong.yaml", {**SMALL, "prompt": "a", **change})
     assert main(["--config", str(config), "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert "Traceback" not in error
 
 

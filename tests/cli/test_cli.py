@@ -126,13 +126,16 @@ def test_options_take_precedence_over_the_job(tmp_path: Path, wrapped: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(None, "No such file"), ("{", "JSON"), ("[1]", "a JSON object")]
+    ("text", "message"),
+    [(None, "No such file"), ("{", "JSON"), ("[1]", "a JSON object")],
 )
-def test_unreadable_job_is_named(tmp_path: Path, text: str | None, said: str) -> None:
+def test_unreadable_job_is_named(
+    tmp_path: Path, text: str | None, message: str
+) -> None:
     file = tmp_path / "job.json"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(InvalidRequest, match=said):
+    with pytest.raises(InvalidRequest, match=message):
         parsed("--job", str(file))
 
 

@@ -47,8 +47,8 @@ def name_of(page: Path) -> str:
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of ``page`` in ``language``, without their indentation."""
     text = page.read_text(encoding="utf-8")
-    found = [match for match in _FENCE.finditer(text) if match[2] == language]
-    return [re.sub(rf"^{match[1]}", "", match[3], flags=re.M) for match in found]
+    result = [match for match in _FENCE.finditer(text) if match[2] == language]
+    return [re.sub(rf"^{match[1]}", "", match[3], flags=re.M) for match in result]
 
 
 def prose(page: Path) -> str:

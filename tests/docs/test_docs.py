@@ -365,9 +365,9 @@ def snippets() -> list[str]:
 
 
 def test_python_snippets_compile_and_name_what_exists() -> None:
-    found = snippets()
-    assert len(found) >= 3
-    for snippet in found:
+    result = snippets()
+    assert len(result) >= 3
+    for snippet in result:
         tree = ast.parse(snippet)
         for node in ast.walk(tree):
             check_import(node)

@@ -30,9 +30,9 @@ def run(
                 *arguments,
             ]
         )
-        said = capsys.readouterr()
-        assert said.out == ""
-        return code, said.err
+        message = capsys.readouterr()
+        assert message.out == ""
+        return code, message.err
 
     return call
 
@@ -55,9 +55,9 @@ def test_a_pinned_file_gets_its_place(
     hub: Site, table: Make, run: Callable, tmp_path: Path
 ) -> None:
     give(hub, hub_answer())
-    code, said = run(table(row()))
+    code, message = run(table(row()))
     assert code == 0
-    assert "weights/file.bin: 2048 bytes, checked" in said
+    assert "weights/file.bin: 2048 bytes, checked" in message
     assert files(tmp_path / "models") == ["weights/file.bin"]
     assert (tmp_path / "models/weights/file.bin").read_bytes() == CONTENT
 
@@ -67,9 +67,9 @@ def test_what_is_here_is_not_asked_for(hub: Site, table: Make, run: Callable) ->
     path = table(row())
     run(path)
     hub.asked.clear()
-    code, said = run(path)
+    code, message = run(path)
     assert (code, hub.asked) == (0, [])
-    assert "1 of 1 files are here" in said
+    assert "1 of 1 files are here" in message
 
 
 def test_what_is_here_but_wrong_is_fetched_anew(
@@ -99,10 +99,10 @@ def test_a_mismatch_keeps_nothing(
     change: dict, hub: Site, table: Make, run: Callable, tmp_path: Path
 ) -> None:
     give(hub, hub_answer())
-    code, said = run(table(row(**change)), "--cache", str(tmp_path / "cache"))
+    code, message = run(table(row(**change)), "--cache", str(tmp_path / "cache"))
     assert code == 1
-    assert "FAILED owner/repo/folder/file.bin: has" in said
-    assert "expected" in said
+    assert "FAILED owner/repo/folder/file.bin: has" in message
+    assert "expected" in message
     assert files(tmp_path / "models") == []
     assert not list((tmp_path / "cache").rglob("file.bin"))
 
@@ -115,10 +115,10 @@ def test_one_failure_does_not_stop_the_others(
     path = table(
         row(file="good.bin", target="good.bin"), row(file="none.bin", target="none.bin")
     )
-    code, said = run(path, "--jobs", "1", "--cache", str(tmp_path / "cache"))
+    code, message = run(path, "--jobs", "1", "--cache", str(tmp_path / "cache"))
     assert code == 1
-    assert "FAILED none.bin of owner/repo at revision" in said
-    assert "the repository has no such file" in said
+    assert "FAILED none.bin of owner/repo at revision" in message
+    assert "the repository has no such file" in message
     assert files(tmp_path / "models") == ["good.bin"]
 
 
@@ -129,9 +129,9 @@ def test_a_gate_is_said_to_need_a_token(
     status: int, headers: dict, hub: Site, table: Make, run: Callable
 ) -> None:
     give(hub, Answer(b"", status, headers))
-    code, said = run(table(row()))
+    code, message = run(table(row()))
     assert code == 1
-    assert "HF_TOKEN" in said
+    assert "HF_TOKEN" in message
 
 
 def test_the_token_comes_from_a_file(
@@ -148,12 +148,12 @@ def test_the_token_comes_from_a_file(
         constants, "HF_TOKEN_PATH", str(tmp_path / "token")
     )  # what the variable HF_TOKEN_PATH sets
     give(hub, hub_answer())
-    code, said = run(table(row()))
+    code, message = run(table(row()))
     assert code == 0
     assert {
         h.get("authorization") for _, path, h in hub.asked if "/resolve/" in path
     } == {"Bearer hf_from_a_file"}
-    assert "hf_from_a_file" not in said
+    assert "hf_from_a_file" not in message
 
 
 def test_a_broken_download_goes_on_where_it_broke(
@@ -173,8 +173,8 @@ def test_a_broken_download_goes_on_where_it_broke(
     rest = hub_answer(CONTENT[half:], status=206)
     rest.headers["Content-Range"] = f"bytes {half}-{len(CONTENT) - 1}/{len(CONTENT)}"
     give(hub, hub_answer(), hub_answer(CONTENT[:half], length=len(CONTENT)), rest)
-    code, said = run(table(row()))
-    assert code == 0, said
+    code, message = run(table(row()))
+    assert code == 0, message
     assert (tmp_path / "models/weights/file.bin").read_bytes() == CONTENT
     ranges = [
         headers.get("range")
@@ -215,12 +215,12 @@ def test_a_kept_cache_serves_the_next_run(
 def test_unpinned_is_refused(
     field: str, hub: Site, table: Make, run: Callable, tmp_path: Path
 ) -> None:
-    code, said = run(
+    code, message = run(
         table(row(), row(file="other.bin", target="other.bin", **{field: None}))
     )
     assert code == 2
-    assert "not pinned: owner/repo/other.bin" in said
-    assert "make pin" in said
+    assert "not pinned: owner/repo/other.bin" in message
+    assert "make pin" in message
     assert hub.asked == []
     assert not (tmp_path / "models").exists()
 
@@ -229,11 +229,11 @@ def test_unpinned_is_taken_when_it_is_allowed(
     hub: Site, table: Make, run: Callable, tmp_path: Path
 ) -> None:
     give(hub, hub_answer(), revision="main")
-    code, said = run(
+    code, message = run(
         table(row(revision=None, sha256=None, bytes=None)), "--allow-unpinned"
     )
-    assert code == 0, said
-    assert "NOT PINNED, not checked" in said
+    assert code == 0, message
+    assert "NOT PINNED, not checked" in message
     assert files(tmp_path / "models") == ["weights/file.bin"]
 
 
@@ -251,22 +251,22 @@ def test_what_an_unpinned_row_does_say_is_checked(
 def test_dry_run_asks_nobody(
     hub: Site, table: Make, run: Callable, tmp_path: Path
 ) -> None:
-    code, said = run(
+    code, message = run(
         table(row(), row(file="b.bin", target="b.bin", sha256=None, bytes=None)),
         "--dry-run",
     )
     assert code == 0
     assert (
         f"weights/file.bin  <-  owner/repo/folder/file.bin  (0.0 MB, pinned at"
-        f" {COMMIT[:12]})" in said
+        f" {COMMIT[:12]})" in message
     )
-    assert "b.bin  <-  owner/repo/b.bin  (size unknown, NOT PINNED)" in said
-    assert "2 files, 0.00 GB and 1 of unknown size" in said
+    assert "b.bin  <-  owner/repo/b.bin  (size unknown, NOT PINNED)" in message
+    assert "2 files, 0.00 GB and 1 of unknown size" in message
     assert hub.asked == []
     assert not (tmp_path / "models").exists()
 
 
 def test_no_such_profile(table: Make, run: Callable) -> None:
-    code, said = run(table(row()), profile="sd21")
+    code, message = run(table(row()), profile="sd21")
     assert code == 2
-    assert "no profile 'sd21', only small, all" in said
+    assert "no profile 'sd21', only small, all" in message

@@ -174,8 +174,8 @@ def test_command_line(
         )
         == 1
     )
-    said = capsys.readouterr().out
-    assert "not installed: elsewhere" in said
+    message = capsys.readouterr().out
+    assert "not installed: elsewhere" in message
     assert {
         row["count"]
         for row in json.loads(figures.read_text())

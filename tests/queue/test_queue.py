@@ -219,8 +219,8 @@ def test_progress_is_in_order_and_never_after_the_result(service: Service) -> No
     (job,) = service.run({**SECONDS, "num_inference_steps": 40})
     assert job.state is State.COMPLETED
     time.sleep(seconds + 0.5)  # for what is under way
-    told = [call.body["output"] for call in service.queue.of("progress", job=job.id)]
-    steps = [update["step"] for update in told if "step" in update]
+    reports = [call.body["output"] for call in service.queue.of("progress", job=job.id)]
+    steps = [update["step"] for update in reports if "step" in update]
     assert steps
     assert steps == sorted(set(steps))
     assert service.queue.late_progress() == []
@@ -287,8 +287,8 @@ def test_cancel_while_denoising_frees_the_gpu_within_two_steps(
     (long,) = service.submit(LONG)
     start = service.worker.until_event("gpu_start", job=long)
     service.queue.until(lambda: service.queue.of("progress", job=long), 30, "progress")
-    told = service.queue.of("progress", job=long)[-1]
-    step_seconds = (told.began - start.time) / told.body["output"]["step"]
+    reports = service.queue.of("progress", job=long)[-1]
+    step_seconds = (reports.began - start.time) / reports.body["output"]["step"]
     (after,) = service.submit(TINY)
     service.queue.cancel(long)
     begun = service.worker.until_event("gpu_start", job=after, timeout=20)

@@ -124,14 +124,14 @@ def test_edges_of_a_frame() -> None:
 def test_the_moving_average() -> None:
     parameter = torch.nn.Parameter(torch.zeros(2))
     ema = MovingAverage({"weight": parameter}, 0.9)
-    own = torch.tensor([1.0, 3.0])
+    value = torch.tensor([1.0, 3.0])
     expected = torch.zeros(2)
     for n in range(1, 200):
         with torch.no_grad():
-            parameter.copy_(own)
+            parameter.copy_(value)
         ema.update()
-        expected = expected + (1 - min(0.9, (1 + n) / (10 + n))) * (own - expected)
+        expected = expected + (1 - min(0.9, (1 + n) / (10 + n))) * (value - expected)
     assert torch.allclose(ema.average["weight"], expected)
     with ema.in_place():
         assert torch.equal(parameter, ema.average["weight"])
-    assert torch.equal(parameter, own)
+    assert torch.equal(parameter, value)

@@ -183,8 +183,8 @@ def test_two_processes_are_one_with_twice_the_batch(
         "--local-addr",
         "127.0.0.1",
     ]
-    said = tmp_path / "said.txt"
-    with said.open("w") as stderr:
+    message = tmp_path / "said.txt"
+    with message.open("w") as stderr:
         ended = subprocess.run(
             [
                 *command,
@@ -202,8 +202,8 @@ def test_two_processes_are_one_with_twice_the_batch(
             stderr=stderr,
             check=False,
         )
-    assert ended.returncode == 0, said.read_text()
-    assert "(1 x 1 turns x 2 processes)" in said.read_text()
+    assert ended.returncode == 0, message.read_text()
+    assert "(1 x 1 turns x 2 processes)" in message.read_text()
     for stage in STAGES:
         one, two = last_state(unbroken(stage)), last_state(tmp_path / stage)
         assert distance(one["trained"], two["trained"]) < TOLERANCE, stage
@@ -284,10 +284,10 @@ def test_readers_beside_the_trainer_change_nothing(
         return whole_step(self, turns)
 
     monkeypatch.setattr(Trainer, "_train", train_and_signal)
-    beside = run(
+    neighbours = run(
         make_config("vae", output_dir=str(tmp_path / "beside"), data={"workers": 1})
     )
-    assert different(here["trained"], beside["trained"]) == []
+    assert different(here["trained"], neighbours["trained"]) == []
 
 
 @pytest.fixture

@@ -118,8 +118,10 @@ def test_attributes_are_what_the_caption_says() -> None:
     scene = Scene("blue", "square", "white", "left", "small")
     for _ in range(50):
         caption = describe(scene, rng)
-        told = world.attributes(scene, caption)
-        values = {name: world.ATTRIBUTES[name][place] for name, place in told.items()}
+        reports = world.attributes(scene, caption)
+        values = {
+            name: world.ATTRIBUTES[name][place] for name, place in reports.items()
+        }
         assert (values["colour"], values["shape"], values["other_colour"]) == (
             "blue",
             "square",
