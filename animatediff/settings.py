@@ -272,6 +272,12 @@ class Settings(_Declaration):
         le=1e6,
         description="limit of a job's own work; waiting for other jobs does not count",
     )
+    stop_seconds: Annotated[float, Words(unit="seconds")] = Field(
+        default=20.0,
+        ge=0.0,
+        le=3600.0,
+        description="time that running jobs have to end after SIGTERM",
+    )
     max_inline_bytes: Bytes = Field(
         default=7_000_000,
         ge=1,

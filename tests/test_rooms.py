@@ -12,7 +12,7 @@ import animatediff
 
 PACKAGE = Path(animatediff.__file__).parent
 FLOORS = (
-    ("atomic", "errors", "progress", "variables"),
+    ("atomic", "errors", "progress", "threads", "variables"),
     ("deadline",),
     ("sandbox",),
     ("config", "video"),

@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
+from ..threads import Threads
 from .weight_file import Stamp, stamp
 
 _MODEL_PARTS = ("text_encoder", "tokenizer", "unet", "vae")
@@ -42,11 +44,11 @@ class ContentHashes:
 
     def __init__(self) -> None:
         self._hashes: dict[tuple[Path, Stamp], Future[str]] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sha256")
+        self._thread = Threads(1, "sha256")
 
     def later(self, path: Path) -> Future[str]:
         """Return the coming hash of a file or of a model folder."""
         key = (path, stamp(path))
         if key not in self._hashes:
-            self._hashes[key] = self._thread.submit(content_sha256, path)
+            self._hashes[key] = self._thread.submit(partial(content_sha256, path))
         return self._hashes[key]

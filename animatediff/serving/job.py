@@ -145,6 +145,12 @@ class RunningJob:
         """Write and store the file, and return the output. For any thread."""
         return self._answered(self._finish)
 
+    def late_answer(self) -> Answer:
+        """The answer in the place of a stage that does not end though it must."""
+        error = self.deadline.reason()
+        assert error is not None  # noqa: S101 - the caller has seen it
+        return self._failed(error)
+
     def _answered(self, stage: Callable[[], Answer | None]) -> Answer | None:
         try:
             if stage != self._finish:

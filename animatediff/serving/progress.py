@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -15,6 +16,14 @@ MIN_INTERVAL = 1.0
 CLOSE_TIMEOUT = 5.0
 """Seconds that a job's answer waits for an update in flight."""
 UNITS: dict[Phase, str] = {"download": "B", "denoise": "step", "decode": "frame"}
+
+
+class Pool(Protocol):
+    """Threads that work can be given to."""
+
+    def submit(self, work: Callable[[], Any], /) -> Future[Any]:
+        """Return the coming result of ``work``."""
+        ...
 
 
 class JobProgress(Protocol):
@@ -86,7 +95,7 @@ class ThrottledProgress:
     def __init__(
         self,
         send: Callable[[dict[str, Any]], Any],
-        pool: Executor,
+        pool: Pool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
@@ -105,7 +114,7 @@ class ThrottledProgress:
             return
         self._last = now
         update = update_of(progress, seconds_left)
-        self._in_flight = self._pool.submit(self._send, update)
+        self._in_flight = self._pool.submit(partial(self._send, update))
 
     def _is_free(self, now: float) -> bool:
         if self._closed or now - self._last < MIN_INTERVAL:

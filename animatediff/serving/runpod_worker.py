@@ -2,18 +2,19 @@
 
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
 from ..engine import Engine
 from ..errors import AnimateDiffError
 from ..settings import Settings, unknown_variables
+from ..threads import Threads
 from . import runpod_sdk
 from .fitness import fitness_checks
 from .job import Answer, JobRunner, Parse, Render
 from .logs import configure_logs, log_event
 from .progress import BarProgress, JobProgress, ThrottledProgress
+from .shutdown import Shutdown
 from .storage import make_storage
 from .worker import Worker
 
@@ -28,11 +29,13 @@ def build_worker(settings: Settings, parse: Parse, render: Render) -> Worker:
     """
     engine = Engine(settings)
     storage = make_storage(settings)
+    runner = JobRunner(engine, storage, settings, parse, render)
     return Worker(
-        JobRunner(engine, storage, settings, parse, render),
+        runner,
         _progress_of(settings),
         warm=engine.warm,
         concurrency=settings.concurrency,
+        shutdown=Shutdown(settings.stop_seconds, runner.status.stopped),
     )
 
 
@@ -40,7 +43,7 @@ def _progress_of(settings: Settings) -> Callable[[Job], JobProgress]:
     """Make the progress of a job: for RunPod's clients, or for a terminal."""
     if not settings.on_platform:
         return lambda _job: BarProgress()
-    senders = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="progress")
+    senders = Threads(settings.concurrency, "progress")
     return lambda job: ThrottledProgress(
         partial(runpod_sdk.send_progress, job), senders
     )
@@ -62,16 +65,13 @@ def start_config(worker: Callable[[], Worker], handler: Handler) -> dict[str, An
     for check in fitness_checks(settings):
         runpod_sdk.register_fitness_check(check)
     log_event("worker_ready", concurrency=settings.concurrency)
-    return {"handler": handler, "concurrency_modifier": _always(settings.concurrency)}
 
+    def concurrency(_current: int) -> int:
+        """Answer the SDK, which asks how many jobs to take before it takes any."""
+        worker().heed_signals()
+        return settings.concurrency
 
-def _always(concurrency: int) -> Callable[[int], int]:
-    """The SDK's question how many jobs to take, with one answer."""
-
-    def modifier(_current: int) -> int:
-        return concurrency
-
-    return modifier
+    return {"handler": handler, "concurrency_modifier": concurrency}
 
 
 def _warn_of_unknown_variables() -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -74,11 +75,16 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Put back what starting a worker changes in this process."""
     levels = {name: logging.getLogger(name).level for name in ("", *LIBRARIES)}
     handlers = logging.getLogger().handlers[:]
+    signals = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     monkeypatch.setattr(RunPodLogger(), "level", RunPodLogger().level)
     yield
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     logging.getLogger().handlers[:] = handlers
+    for number, handler in signals.items():
+        signal.signal(number, handler)
     clear_fitness_checks()
 
 

@@ -10,8 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from animatediff.deadline import Deadline
 from animatediff.errors import AssetError, DeviceFailed
 from animatediff.progress import Progress, Report
+from animatediff.serving import worker as worker_module
 from animatediff.serving.job import WorkerStatus
 from animatediff.serving.worker import Worker
 
@@ -21,21 +23,34 @@ Stage = Callable[[], Any]
 class Stages:
     """A JobRunner whose stages are functions of the job's id and cancel event."""
 
-    def __init__(self, **stages: Callable[[str, threading.Event], Any]) -> None:
+    def __init__(
+        self, limit: float | None, **stages: Callable[[str, threading.Event], Any]
+    ) -> None:
+        self.limit = limit
+        self.stopped = threading.Event()
         self._stages = stages
         self.status = WorkerStatus()
 
     def start(
         self, job: Mapping[str, Any], _report: Report, cancelled: threading.Event
     ) -> Any:
+        deadline = Deadline(self.limit, cancelled=cancelled, stopped=self.stopped)
+
         def stage(name: str) -> Stage:
             run = self._stages.get(
                 name, lambda _id, _cancelled: {} if name == "finish" else None
             )
-            return lambda: run(job["id"], cancelled)
+
+            def counted() -> Any:
+                with deadline.phase(name):
+                    return run(job["id"], cancelled)
+
+            return counted
 
         return SimpleNamespace(
             id=job["id"],
+            deadline=deadline,
+            late_answer=lambda: {"error": cast(Any, deadline.reason()).to_dict()},
             **{name: stage(name) for name in ("prepare", "generate", "finish")},
         )
 
@@ -51,9 +66,12 @@ class Silent:
 
 
 def worker(
-    progress: Callable[..., Any] = Silent, warm: Any = None, **stages: Any
+    progress: Callable[..., Any] = Silent,
+    warm: Any = None,
+    limit: Any = None,
+    **stages: Any,
 ) -> Worker:
-    return Worker(cast(Any, Stages(**stages)), progress, warm)
+    return Worker(cast(Any, Stages(limit, **stages)), progress, warm, concurrency=1)
 
 
 def test_error_is_text_for_the_sdk() -> None:
@@ -151,6 +169,86 @@ def test_a_cancel_off_the_device_does_not_wait(stage: str) -> None:
     waited = asyncio.run(cancel())
     assert asked_to_stop.wait(1)
     assert waited < 0.4
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOOK_SECONDS", "LATE_SECONDS", "STUCK_SECONDS"):
+        monkeypatch.setattr(worker_module, name, 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("stage", ["prepare", "generate", "finish"])
+def test_a_stage_that_hangs_ends_at_the_limit_and_gives_its_thread_back(
+    stage: str,
+) -> None:
+    """It blocks, for instance in a read from a disk that does not answer."""
+    go_on = threading.Event()
+
+    def hangs(name: str, _cancelled: threading.Event) -> Any:
+        if name.startswith("slow"):
+            go_on.wait(20)
+        return {} if stage == "finish" else None
+
+    job_worker = worker(limit=0.2, **{stage: hangs})
+
+    async def all_jobs() -> tuple[list[dict], dict]:
+        slow = [await job_worker({"id": f"slow {i}"}) for i in range(3)]
+        return slow, await job_worker({"id": "next"})
+
+    start = time.monotonic()
+    slow, after = asyncio.run(all_jobs())
+    errors = [json.loads(answer["error"]) for answer in slow]
+    assert [error["code"] for error in errors] == ["TIMED_OUT"] * 3
+    assert {error["phase"] for error in errors} == {stage}
+    assert time.monotonic() - start < 5
+    status = cast(Any, job_worker)._runner.status
+    if stage == "generate":  # a real runner refuses the next jobs
+        assert "does not leave the device" in status.fatal.message
+    else:
+        assert status.fatal is None
+    assert after == {}
+    go_on.set()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_cancelled_jobs_that_hang_do_not_use_up_the_threads() -> None:
+    go_on = threading.Event()
+
+    def hangs(name: str, _cancelled: threading.Event) -> None:
+        if name != "next":
+            go_on.wait(20)
+
+    job_worker = worker(prepare=hangs)
+
+    async def cancel_many() -> dict:
+        for i in range(6):
+            job = asyncio.create_task(job_worker({"id": str(i)}))
+            await asyncio.sleep(0.02)
+            job.cancel()
+            await asyncio.wait([job])
+        return await asyncio.wait_for(job_worker({"id": "next"}), 2)
+
+    assert asyncio.run(cancel_many()) == {}
+    go_on.set()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_jobs_that_run_or_wait_are_answered_when_the_worker_is_stopped() -> None:
+    go_on = threading.Event()
+    job_worker = worker(generate=lambda _i, _c: go_on.wait(20) and None)
+    runner = cast(Any, job_worker)._runner
+
+    async def stop() -> list[dict]:
+        jobs = [asyncio.create_task(job_worker({"id": str(i)})) for i in range(3)]
+        await asyncio.sleep(0.1)
+        runner.stopped.set()
+        return await asyncio.wait_for(asyncio.gather(*jobs), 5)
+
+    for answer in asyncio.run(stop()):
+        error = json.loads(answer["error"])
+        assert (error["code"], error["retryable"]) == ("WORKER_STOPPED", True)
+    go_on.set()
 
 
 def test_jobs_overlap_off_the_device_and_never_on_it() -> None:
