@@ -1,9 +1,9 @@
-"""Many jobs over several real workers, of which some are killed while busy: python -m
-lab.soak --jobs 300
+"""Run many jobs on several real workers, and kill some of the workers while busy.
 
-The workers run handler.py with the embedded family, under the RunPod SDK, against a
-queue on this machine. Ends with 1 if a job was lost, failed or answered twice, if it
-has not just one file, or if a worker ended by itself.
+``python -m lab.soak --jobs 300``: the workers run handler.py with the embedded family,
+under the RunPod SDK, against a queue on this machine. The exit code is 1 if a job was
+lost, failed or answered twice, if it has not just one file, or if a worker ended by
+itself.
 """
 
 import argparse
@@ -24,19 +24,19 @@ from lab.queue.workers import WorkerProcess, content_of
 
 PROMPTS = ("a red circle, moving up", "a blue square, growing", "a green triangle")
 WINDOW = 200
-"""Jobs at the end, over which memory must not grow. Workers are killed before, where
-there are that many.
-"""
+"""Jobs at the end, over which memory must not grow. Workers are killed before them."""
 STALLED = 180.0
-"""Seconds without any job ending, after which those that are left count as lost."""
+"""Seconds without any job ending, after which the remaining jobs count as lost."""
 PHASES = ("load", "encode", "denoise", "decode")
-"""Of an output's timings: those on the GPU, for workers that log no gpu_seconds."""
+"""The timings of an output on the GPU, for workers that log no gpu_seconds."""
 
 
 @dataclass
 class Soak:
-    """One run. ``memory`` has resident bytes by worker, after each of its jobs, with
-    that job's number in the run.
+    """One run.
+
+    ``memory``: of each worker, a job's number in the run and the resident bytes after
+    the job.
     """
 
     queue: LocalQueue
@@ -90,14 +90,16 @@ class Soak:
 
     def _note_memory(self, name: str | None) -> None:
         for worker in self.alive:
-            if worker.name == name and (memory := worker.memory()):
+            memory = worker.memory() if worker.name == name else None
+            if memory:
                 samples = self.memory.setdefault(worker.name, [])
                 samples.append((len(self.ended), memory))
 
     def replace_dead(self, stack: ExitStack) -> None:
         """Replace workers that ended by themselves."""
         for worker in [worker for worker in self.alive if not worker.alive]:
-            self.died.append(f"{worker.name} (exit code {worker.process.returncode})")
+            code = worker.process.returncode
+            self.died.append(f"{worker.name} (exit code {code})")
             self.alive.remove(worker)
             self.start_worker(stack)
 
@@ -147,22 +149,24 @@ def _drive(soak: Soak, options: argparse.Namespace, stack: ExitStack) -> None:
 
 
 def kills_due(soak: Soak, options: argparse.Namespace) -> int:
-    """How many kills are due by now.
+    """Return how many kills are due by now.
 
     They are spread evenly over the first part, from the first ended job on.
     """
-    if not soak.ended:
+    ended = len(soak.ended)
+    if not ended:
         return 0
     if options.minutes:
-        done = (time.monotonic() - soak.began) / (options.minutes * 60) * 2
+        minutes = (time.monotonic() - soak.began) / 60
+        share = 2 * minutes / options.minutes
     else:
-        done = len(soak.ended) / max(options.jobs - WINDOW, options.jobs / 2)
-    return min(options.kills, int(done * (options.kills + 1)))
+        share = ended / max(options.jobs - WINDOW, options.jobs / 2)
+    return min(options.kills, int(share * (options.kills + 1)))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the jobs. ``files``: names of all stored files, if any."""
+    """The end of the jobs. ``files``: names of all stored files, if any."""
 
     soak: Soak
     files: Sequence[str] | None
@@ -173,65 +177,76 @@ class Outcome:
         return self.soak.queue.jobs
 
     def of(self, state: State) -> list[Job]:
-        """The jobs that ended so."""
+        """Return the jobs in this state."""
         return [job for job in self.jobs if job.state is state]
 
     def results(self) -> Counter[str]:
-        """How many results of each job the queue accepted."""
-        calls = self.soak.queue.of("result")
-        accepted = (call.jobs for call in calls if call.status == 200)
-        return Counter(job for jobs in accepted for job in jobs)
+        """Count the results of each job that the queue accepted."""
+        counts: Counter[str] = Counter()
+        for call in self.soak.queue.of("result"):
+            if call.status == 200:
+                counts.update(call.jobs)
+        return counts
 
     def stored(self) -> dict[str, int]:
-        """How many files there are of each completed job."""
+        """Count the files of each completed job."""
         ids = [job.id for job in self.of(State.COMPLETED)]
-        if self.files is None:
+        files = self.files
+        if files is None:
             return dict.fromkeys(ids, 1)
-        return {job: sum(job in name for name in self.files) for job in ids}
+        return {job: sum(job in name for name in files) for job in ids}
 
     def damaged(self) -> list[str]:
-        """Completed jobs whose file has another hash than their output."""
-        return [job.id for job in self.of(State.COMPLETED) if is_damaged(job)]
+        """Return completed jobs whose file has another hash than their output."""
+        completed = self.of(State.COMPLETED)
+        return [job.id for job in completed if is_damaged(job)]
 
     def done_once(self) -> int:
-        """How many completed jobs have one result and one file."""
+        """Return how many completed jobs have one result and one file."""
         results, stored = self.results(), self.stored()
-        return sum(count == 1 == results[job] for job, count in stored.items())
+        single = [job for job, count in stored.items() if count == 1]
+        return sum(results[job] == 1 for job in single)
 
     def failures(self) -> dict[str, list[str]]:
-        """What must not happen, by its name."""
-        failed = [f"{job.id}: {job.error}" for job in self.of(State.FAILED)]
-        repeated = [job for job, count in self.results().items() if count > 1]
-        stored = self.stored().items()
+        """Return the jobs or workers of each failure, by its name."""
         late = self.soak.queue.late_progress()
         return {
             "lost": [job.id for job in self.jobs if not job.state.final],
-            "failed": failed,
-            "more than one result": repeated,
-            "not one file": [f"{job}: {n}" for job, n in stored if n != 1],
+            "failed": [f"{job.id}: {job.error}" for job in self.of(State.FAILED)],
+            "more than one result": _repeated(self.results()),
+            "not one file": _not_one(self.stored()),
             "another file than in the output": self.damaged(),
             "progress after the result": [call.jobs[0] for call in late],
             "ended by themselves": self.soak.died,
         }
 
 
+def _repeated(results: Mapping[str, int]) -> list[str]:
+    return [job for job, count in results.items() if count > 1]
+
+
+def _not_one(files: Mapping[str, int]) -> list[str]:
+    return [f"{job}: {count}" for job, count in files.items() if count != 1]
+
+
 def is_damaged(job: Job) -> bool:
-    """Whether a completed job's file has another hash than its output."""
-    return sha256(content_of(job.output)).hexdigest() != job.output["sha256"]
+    """Return whether a completed job's file has another hash than its output."""
+    digest = sha256(content_of(job.output))
+    return digest.hexdigest() != job.output["sha256"]
 
 
 def report(soak: Soak, files: Sequence[str] | None) -> Iterator[str]:
-    """The figures of the run. Lines that begin with FAILED are failures.
+    """Yield the figures of the run. Lines that begin with FAILED are failures.
 
     ``files``: the names of all stored files, if files are stored.
     """
     outcome = Outcome(soak, files)
-    states = Counter(str(job.state) for job in outcome.jobs)
+    jobs, requeued = outcome.jobs, len(soak.queue.requeued)
+    states = Counter(str(job.state) for job in jobs)
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
-    where = "in the answers" if files is None else f"{len(files)} files in storage"
-    requeued = len(soak.queue.requeued)
-    yield f"jobs                    {len(outcome.jobs)}: {counts}"
-    yield f"done once, one file     {outcome.done_once()} ({where})"
+    place = "in the answers" if files is None else f"{len(files)} files in storage"
+    yield f"jobs                    {len(jobs)}: {counts}"
+    yield f"done once, one file     {outcome.done_once()} ({place})"
     yield f"killed workers          {len(soak.killed)}, {requeued} jobs requeued"
     for name, cases in outcome.failures().items():
         if cases:
@@ -241,12 +256,14 @@ def report(soak: Soak, files: Sequence[str] | None) -> Iterator[str]:
 
 
 def throughput(soak: Soak, completed: Sequence[Job]) -> Iterator[str]:
-    """Jobs a minute, and the share of the workers' time that the GPU worked."""
-    wall = max((job.ended or 0.0 for job in completed), default=soak.began) - soak.began
-    rate = len(completed) / wall * 60 if wall else 0
+    """Yield jobs a minute, and the share of the workers' time that the GPU worked."""
+    ends = [job.ended or 0.0 for job in completed]
+    wall = max(ends, default=soak.began) - soak.began
+    rate = 60 * len(completed) / wall if wall else 0
     gpu, source = gpu_seconds(soak, completed)
     spent = sum(gpu.get(job.id, 0.0) for job in completed)
-    spans = sum(working_seconds(soak, worker.name) for worker in soak.workers)
+    names = [worker.name for worker in soak.workers]
+    spans = sum(working_seconds(soak, name) for name in names)
     busy = spent / spans if spans else 0.0
     yield f"throughput              {rate:.1f} jobs a minute, {wall:.0f} s in all"
     yield (
@@ -256,7 +273,7 @@ def throughput(soak: Soak, completed: Sequence[Job]) -> Iterator[str]:
 
 
 def gpu_seconds(soak: Soak, completed: Sequence[Job]) -> tuple[dict[str, float], str]:
-    """Seconds on the GPU by job, and where the figures come from."""
+    """Return the seconds on the GPU by job, and the source of the figures."""
     logged = {
         str(event.job): float(event.fields.get("gpu_seconds", 0.0))
         for worker in soak.workers
@@ -269,36 +286,40 @@ def gpu_seconds(soak: Soak, completed: Sequence[Job]) -> tuple[dict[str, float],
 
 
 def phase_seconds(timings: Mapping[str, float]) -> float:
-    """The seconds of an output's timings that are spent on the GPU."""
+    """Return the seconds of an output's timings that are spent on the GPU."""
     return sum(timings.get(phase, 0.0) for phase in PHASES)
 
 
 def working_seconds(soak: Soak, worker: str) -> float:
-    """Seconds from a worker's first job to its last result, or to its kill."""
+    """Return the seconds from a worker's first job to its last result, or its kill."""
     calls = soak.queue.of("take", worker=worker)
-    taken = [call.time for call in calls if call.jobs]
-    if not taken:
+    starts = [call.time for call in calls if call.jobs]
+    if not starts:
         return 0.0
-    answered = [call.time for call in soak.queue.of("result", worker=worker)]
-    return max([*answered, soak.killed.get(worker, 0.0)]) - taken[0]
+    ends = [call.time for call in soak.queue.of("result", worker=worker)]
+    last = max([*ends, soak.killed.get(worker, 0.0)])
+    return last - starts[0]
 
 
 def growth(soak: Soak) -> Iterator[str]:
-    """Memory of each worker that did 10 jobs or more in the window.
+    """Yield the memory of each worker that did 10 jobs or more in the window.
 
     Compares the first five samples with the last five.
     """
+    start = len(soak.ended) - WINDOW
     for name, samples in soak.memory.items():
-        start = len(soak.ended) - WINDOW
         window = [size / 1e6 for number, size in samples if number > start]
-        if name in soak.killed or len(window) < 10:
+        count = len(window)
+        if name in soak.killed or count < 10:
             continue
         first, last = statistics.median(window[:5]), statistics.median(window[-5:])
-        change = f"{first:.0f} MB -> {last:.0f} MB over {len(window)} jobs"
-        yield f"memory of {name:14}{change}: {last / first - 1:+.1%}"
+        change = last / first - 1
+        sizes = f"{first:.0f} MB -> {last:.0f} MB over {count} jobs"
+        yield f"memory of {name:14}{sizes}: {change:+.1%}"
 
 
 def bucket_environment(server: S3Server) -> dict[str, str]:
+    """Make the bucket "clips". Return the variables of a worker that stores there."""
     server.client().create_bucket(Bucket="clips")
     return {
         "BUCKET_NAME": "clips",
@@ -310,6 +331,30 @@ def bucket_environment(server: S3Server) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report. Return 1 if something failed."""
+    options = _parser().parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="soak-") as scratch, ExitStack() as stack:
+        env, bucket = {}, Path(scratch, "bucket")
+        if options.bucket:
+            bucket.mkdir()
+            env = bucket_environment(stack.enter_context(s3_server(bucket)))
+        queue = stack.enter_context(LocalQueue())
+        soak = Soak(queue, Path(scratch, "workers"), env, random.Random(options.seed))
+        run(soak, options)
+        lines = list(report(soak, _names_in(bucket) if options.bucket else None))
+        is_bad = any(line.startswith("FAILED") for line in lines)
+        print(*lines, sep="\n")
+        if is_bad:
+            for worker in soak.workers[-options.workers :]:
+                print(f"--- {worker.name}\n{worker.log(2000)}")
+    return 1 if is_bad else 0
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lab.soak", description=(__doc__ or "").split("\n\n")[0]
     )
@@ -333,32 +378,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=0,
         help="of the choice of jobs and of workers to be killed",
     )
-    options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="soak-") as scratch, ExitStack() as stack:
-        env, bucket = {}, Path(scratch) / "bucket"
-        if options.bucket:
-            bucket.mkdir()
-            env = bucket_environment(stack.enter_context(s3_server(bucket)))
-        queue = stack.enter_context(LocalQueue())
-        soak = Soak(queue, Path(scratch) / "workers", env, random.Random(options.seed))
-        run(soak, options)
-        names = (
-            [path.name for path in bucket.rglob("*") if path.is_file()]
-            if options.bucket
-            else None
-        )
-        lines = list(report(soak, names))
-        bad = any(line.startswith("FAILED") for line in lines)
-        print(*lines, sep="\n")
-        if bad:
-            print(
-                *(
-                    f"--- {worker.name}\n{worker.log(2000)}"
-                    for worker in soak.workers[-options.workers :]
-                ),
-                sep="\n",
-            )
-    return 1 if bad else 0
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""A queue on loopback that speaks the routes of RunPod's serverless SDK (1.12.0), and
-keeps every request it gets.
+"""Serve the routes of RunPod's serverless SDK (1.12.0) on loopback.
 
-What workers send is the SDK's. When a job is given to another worker is this queue's
-own rule: when the worker that has it was not heard pinging for ``dead_after`` seconds.
-A job of a living worker, its result lost, stays where it is.
+The queue keeps every request. The SDK defines what workers send. This queue defines
+when a job goes to another worker: when its worker has not pinged for ``dead_after``
+seconds. A job of a living worker whose result is lost stays with that worker.
 """
 
 import json
@@ -24,6 +23,8 @@ from lab.queue.quiet_http import Quiet, QuietServer
 
 
 class State(StrEnum):
+    """The state of a job, by RunPod's names."""
+
     QUEUED = "QUEUED"
     IN_PROGRESS = "IN_PROGRESS"
     COMPLETED = "COMPLETED"
@@ -32,13 +33,15 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
+        """Whether the job has ended."""
         return self not in (State.QUEUED, State.IN_PROGRESS)
 
 
 @dataclass
 class Job:
-    """``workers`` are all that it was given to, the last one last. Times are of
-    time.monotonic().
+    """A job. Times are seconds of time.monotonic().
+
+    ``workers``: all workers that took it, in their order.
     """
 
     id: str
@@ -53,16 +56,16 @@ class Job:
 
     @property
     def worker(self) -> str | None:
-        """Who has it, or had it last."""
+        """The worker that has the job, or had it last."""
         return self.workers[-1] if self.workers else None
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request as it was answered.
+    """A request and the status of its answer.
 
-    ``kind``: take, stop, ping, result, progress, stream. ``jobs``: those given,
-    stopped, pinged or told of. ``ended``: this result is the one that ended the job.
+    ``kind``: take, stop, ping, result, progress, stream. ``jobs``: those that the
+    request took, stopped, pinged or reported. ``ended``: this result ended the job.
     ``began`` and ``time``: when it came, and when it took effect.
     """
 
@@ -78,8 +81,9 @@ class Call:
 
 @dataclass
 class Fault:
-    """The next ``times`` requests of a kind wait for ``delay`` seconds; then, with a
-    ``status``, they do no more.
+    """A fault of the next ``times`` requests of a kind.
+
+    They wait for ``delay`` seconds; then, with a ``status``, they do no more.
     """
 
     kind: str
@@ -89,8 +93,9 @@ class Fault:
 
 
 class LocalQueue:
-    """Use it in a ``with`` block. ``hold``: seconds that a poll without an answer is
-    held open.
+    """The queue; it serves during a ``with`` block.
+
+    ``hold``: seconds that a poll without an answer is held open.
     """
 
     def __init__(self, hold: float = 2.0, dead_after: float = 5.0) -> None:
@@ -104,12 +109,12 @@ class LocalQueue:
         self._faults: list[Fault] = []
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
-        self._server = _Server(_Handler)
-        self._server.queue = self
-        self._threads = [
-            threading.Thread(target=run, daemon=True)
-            for run in (self._server.serve_forever, self._watch)
-        ]
+        self._server = server = _Server(_Handler)
+        server.queue = self
+        self._threads = (
+            threading.Thread(target=server.serve_forever, daemon=True),
+            threading.Thread(target=self._watch, daemon=True),
+        )
 
     def __enter__(self) -> "LocalQueue":
         for thread in self._threads:
@@ -123,10 +128,10 @@ class LocalQueue:
         self._server.shutdown()
         self._server.server_close()
 
-    # What a client of the endpoint, or a test, does
+    # For clients of the endpoint, and for tests
 
     def submit(self, job_input: Any) -> str:
-        """The id of a new job."""
+        """Add a job and return its id."""
         with self._changed:
             job = Job(uuid.uuid4().hex, job_input, time.monotonic())
             self._jobs[job.id] = job
@@ -135,7 +140,7 @@ class LocalQueue:
         return job.id
 
     def cancel(self, job_id: str) -> None:
-        """From now on the job is CANCELLED; the worker that has it is told so, once."""
+        """Make the job CANCELLED; the worker that has it learns that, once."""
         with self._changed:
             job = self._jobs[job_id]
             if job.state is State.QUEUED:
@@ -146,39 +151,43 @@ class LocalQueue:
                 self._end(job, State.CANCELLED)
 
     def job(self, job_id: str) -> Job:
+        """Return the job of this id."""
         return self._jobs[job_id]
 
     @property
     def jobs(self) -> list[Job]:
+        """All jobs so far."""
         with self._changed:
             return list(self._jobs.values())
 
     def wait(self, job_ids: Iterable[str], timeout: float) -> list[Job]:
-        """The jobs, when all have ended. Raises TimeoutError."""
+        """Wait until all of these jobs have ended. Raises TimeoutError."""
         jobs = [self._jobs[job_id] for job_id in job_ids]
+
+        def unfinished() -> dict[str, str]:
+            return {job.id: str(job.state) for job in jobs if not job.state.final}
+
         self.until(
-            lambda: all(job.state.final for job in jobs),
+            lambda: not unfinished(),
             timeout,
-            lambda: (
-                "these jobs to end: "
-                + str({job.id: str(job.state) for job in jobs if not job.state.final})
-            ),
+            lambda: f"these jobs to end: {unfinished()}",
         )
         return jobs
 
     def until(
         self,
-        true: Callable[[], Any],
+        is_met: Callable[[], Any],
         timeout: float,
-        what: Callable[[], str] | str = "a condition",
+        goal: Callable[[], str] | str = "a condition",
     ) -> None:
-        """Wait until ``true()``, which is asked after every request. Raises
-        TimeoutError that says ``what``.
+        """Wait until ``is_met()``, which is called after every request.
+
+        Raises TimeoutError, whose text names the ``goal``.
         """
         with self._changed:
-            if not self._changed.wait_for(true, timeout):
-                said = what if isinstance(what, str) else what()
-                raise TimeoutError(f"waited {timeout:g} s for {said}")
+            if not self._changed.wait_for(is_met, timeout):
+                name = goal if isinstance(goal, str) else goal()
+                raise TimeoutError(f"waited {timeout:g} s for {name}")
 
     def fail(
         self,
@@ -188,9 +197,7 @@ class LocalQueue:
         times: int = 1,
         delay: float = 0.0,
     ) -> None:
-        """Answer the next ``times`` requests of ``kind`` with ``status``, or only after
-        ``delay``; see Fault.
-        """
+        """Answer some requests of ``kind`` with ``status``, or late; see Fault."""
         with self._changed:
             self._faults.append(Fault(kind, status, delay, times))
 
@@ -202,30 +209,24 @@ class LocalQueue:
     def of(
         self, *kinds: str, job: str | None = None, worker: str | None = None
     ) -> list[Call]:
-        """The requests of these kinds so far, in the order in which they took effect."""
+        """Return the requests of these kinds, in the order of their effects."""
         with self._changed:
-            return [
-                call
-                for call in self.calls
-                if call.kind in kinds
-                and (job is None or job in call.jobs)
-                and worker in (None, call.worker)
-            ]
+            calls = [call for call in self.calls if call.kind in kinds]
+        if job is not None:
+            calls = [call for call in calls if job in call.jobs]
+        return [call for call in calls if worker in (None, call.worker)]
 
-    # What must never be, by the requests so far
+    # For requests that must never come
 
     def surplus_results(self) -> list[Call]:
-        """Results that were received of jobs that had one already, or that were
-        cancelled.
-        """
-        return [
-            call for call in self.of("result") if call.status == 200 and not call.ended
-        ]
+        """Return accepted results of jobs that had one already or were cancelled."""
+        results = (call for call in self.of("result") if call.status == 200)
+        return [call for call in results if not call.ended]
 
     def late_progress(self) -> list[Call]:
-        """Progress that was received after the job's result."""
+        """Return progress that came after the job's result."""
         done: set[tuple[str, ...]] = set()
-        late = []
+        late: list[Call] = []
         for call in self.of("result", "progress"):
             if call.kind == "result":
                 done.add(call.jobs)
@@ -233,44 +234,62 @@ class LocalQueue:
                 late.append(call)
         return late
 
-    # What workers do; called on the server's threads
+    # For workers; called on the server's threads
 
     def take(self, worker: str, most: int, gone: Callable[[], bool]) -> tuple[int, Any]:
-        began, until = time.monotonic(), time.monotonic() + self.hold
-        status = self._fault("take")
-        given: list[Job] = []
+        """Hand out up to ``most`` jobs, as soon as there are some.
+
+        Returns a status and the answer. ``gone``: whether the worker hung up.
+        """
+        began = time.monotonic()
+        status, jobs = self._fault("take"), []
         with self._changed:
             self._pinged.setdefault(worker, began)
-            while status is None and not given and not self._closed and not gone():
-                if not self._waiting:
-                    if time.monotonic() >= until:
-                        break
-                    self._changed.wait(until - time.monotonic())
-                    continue
-                given = [
-                    self._jobs[self._waiting.popleft()]
-                    for _ in range(min(most, len(self._waiting)))
-                ]
-                for job in given:
-                    job.state = State.IN_PROGRESS
-                    job.workers.append(worker)
-                self._pinged[worker] = time.monotonic()
-            status = status or (200 if given else 204)
-            self._record("take", worker, (job.id for job in given), status, began)
-        return status, [{"id": job.id, "input": job.input} for job in given]
+            if status is None and self._wait_for_jobs(began + self.hold, gone):
+                jobs = self._hand_out(worker, most)
+            status = status or (200 if jobs else 204)
+            self._record("take", worker, (job.id for job in jobs), status, began)
+        return status, [{"id": job.id, "input": job.input} for job in jobs]
+
+    def _wait_for_jobs(self, until: float, gone: Callable[[], bool]) -> bool:
+        """Wait for jobs until that time. Return whether to hand some out."""
+        while not self._closed and not gone():
+            if self._waiting:
+                return True
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(left)
+        return False
+
+    def _hand_out(self, worker: str, most: int) -> list[Job]:
+        count = min(most, len(self._waiting))
+        jobs = [self._jobs[self._waiting.popleft()] for _ in range(count)]
+        for job in jobs:
+            job.state = State.IN_PROGRESS
+            job.workers.append(worker)
+        self._pinged[worker] = time.monotonic()
+        return jobs
 
     def stops(self, worker: str, gone: Callable[[], bool]) -> tuple[int, Any]:
+        """Return a status and the jobs of ``worker`` that were cancelled.
+
+        ``gone``: whether the worker hung up.
+        """
         began = time.monotonic()
+
+        def has_answer() -> bool:
+            return bool(self._stops.get(worker)) or self._closed or gone()
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stops.get(worker) or self._closed or gone(), self.hold
-            )
+            self._changed.wait_for(has_answer, self.hold)
             stopped = [] if gone() else self._stops.pop(worker, [])
             status = 200 if stopped else 204
             self._record("stop", worker, stopped, status, began)
         return status, {"jobsToStop": stopped}
 
     def ping(self, worker: str, job_ids: list[str]) -> tuple[int, Any]:
+        """Note that ``worker`` is alive. Return a status and the answer."""
         began = time.monotonic()
         status = self._fault("ping")
         with self._changed:
@@ -279,31 +298,34 @@ class LocalQueue:
             self._record("ping", worker, job_ids, status or 200, began)
         return status or 200, {}
 
-    def told(self, kind: str, worker: str, job_id: str, body: Any) -> tuple[int, Any]:
-        """A result, or progress, or a part of a stream."""
+    def receive(
+        self, kind: str, worker: str, job_id: str, body: Any
+    ) -> tuple[int, Any]:
+        """Take a result, progress or a part of a stream.
+
+        Returns a status and the answer.
+        """
         began = time.monotonic()
-        status = self._fault(kind)
+        status, ended = self._fault(kind), False
         with self._changed:
             job = self._jobs.get(job_id)
             if job is None:
                 status = status or 404
-            ended = (
-                kind == "result"
-                and status is None
-                and job is not None
-                and not job.state.final
-            )
-            if ended and job is not None:
-                if job.state is State.QUEUED:  # of a worker that was taken for dead
-                    self._waiting.remove(job_id)
-                job.output, job.error, job.stop_pod = (
-                    body.get("output"),
-                    body.get("error"),
-                    bool(body.get("stopPod")),
-                )
-                self._end(job, State.FAILED if job.error else State.COMPLETED)
+            elif status is None and kind == "result":
+                ended = self._take_result(job, body)
             self._record(kind, worker, (job_id,), status or 200, began, body, ended)
         return status or 200, {}
+
+    def _take_result(self, job: Job, body: Any) -> bool:
+        """End the job by this result. Return False if it has ended before."""
+        if job.state.final:
+            return False
+        if job.state is State.QUEUED:  # of a worker that was taken for dead
+            self._waiting.remove(job.id)
+        job.output, job.error = body.get("output"), body.get("error")
+        job.stop_pod = bool(body.get("stopPod"))
+        self._end(job, State.FAILED if job.error else State.COMPLETED)
+        return True
 
     def _record(
         self,
@@ -315,34 +337,21 @@ class LocalQueue:
         body: Any = None,
         ended: bool = False,
     ) -> None:
-        self.calls.append(
-            Call(
-                kind,
-                worker,
-                tuple(job_ids),
-                status,
-                began,
-                time.monotonic(),
-                body,
-                ended,
-            )
-        )
+        jobs, now = tuple(job_ids), time.monotonic()
+        call = Call(kind, worker, jobs, status, began, now, body, ended)
+        self.calls.append(call)
         self._changed.notify_all()
 
     def _end(self, job: Job, state: State) -> None:
-        job.state, job.ended = state, time.monotonic()
+        job.state = state
+        job.ended = time.monotonic()
         self._changed.notify_all()
 
     def _fault(self, kind: str) -> int | None:
+        """Apply the first fault of this kind. Return the status to answer, if any."""
         with self._changed:
-            fault = next(
-                (
-                    fault
-                    for fault in self._faults
-                    if fault.kind == kind and fault.times > 0
-                ),
-                None,
-            )
+            faults = (fault for fault in self._faults if fault.kind == kind)
+            fault = next((fault for fault in faults if fault.times > 0), None)
             if fault is None:
                 return None
             fault.times -= 1
@@ -354,21 +363,24 @@ class LocalQueue:
         while not self._closed:
             time.sleep(0.1)
             with self._changed:
-                silent = {
-                    name
-                    for name, heard in self._pinged.items()
-                    if time.monotonic() - heard > self.dead_after
-                }
+                silent = self._silent_workers()
                 for job in self._jobs.values():
                     if job.state is State.IN_PROGRESS and job.worker in silent:
-                        job.state = State.QUEUED
-                        self._waiting.appendleft(job.id)
-                        self.requeued.append(job.id)
-                        self._changed.notify_all()
+                        self._requeue(job)
+
+    def _silent_workers(self) -> set[str]:
+        since = time.monotonic() - self.dead_after
+        return {worker for worker, ping in self._pinged.items() if ping < since}
+
+    def _requeue(self, job: Job) -> None:
+        job.state = State.QUEUED
+        self._waiting.appendleft(job.id)
+        self.requeued.append(job.id)
+        self._changed.notify_all()
 
 
 def environment(queue: LocalQueue, worker: str) -> dict[str, str]:
-    """What RunPod sets for a worker of this queue."""
+    """Return the variables that RunPod sets for a worker of this queue."""
     base = f"{queue._server.url}/v2/local"
     return {
         "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=local",
@@ -401,54 +413,54 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         elif route == "job-stop":
             self._answer(*queue.stops(worker, self._gone))
         elif route == "ping":
-            self._answer(
-                *queue.ping(
-                    worker, query["job_id"].split(",") if query.get("job_id") else []
-                )
-            )
+            ids = query.get("job_id", "")
+            self._answer(*queue.ping(worker, ids.split(",") if ids else []))
         else:
             self._answer(404)
 
     def do_POST(self) -> None:
         route, worker, job_id, _ = self._read_url()
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if route == "job-done":
-            kind = (
-                "progress"
-                if isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
-                else "result"
-            )
-        elif route == "job-stream":
-            kind = "stream"
-        else:
+        length = int(self.headers["Content-Length"])
+        body = json.loads(self.rfile.read(length))
+        kind = _kind_of(route, body)
+        if kind is None:
             self._answer(404)
-            return
-        self._answer(*self.server.queue.told(kind, worker, job_id, body))
+        else:
+            self._answer(*self.server.queue.receive(kind, worker, job_id, body))
 
     def _read_url(self) -> tuple[str, str, str, dict[str, str]]:
-        """Route, worker, job (or nothing), and the query."""
+        """Return the route, the worker, the job (or ""), and the query."""
         url = urlsplit(self.path)
-        route, worker, job_id = [*url.path.split("/")[3:6], "", "", ""][:3]
-        return (
-            route,
-            worker,
-            job_id,
-            {key: values[-1] for key, values in parse_qs(url.query).items()},
-        )
+        parts = [*url.path.split("/")[3:6], "", "", ""]
+        route, worker, job_id, *_ = parts
+        query = parse_qs(url.query)
+        return route, worker, job_id, {key: query[key][-1] for key in query}
 
     def _answer(self, status: int, body: Any = None) -> None:
-        text = b"" if status == 204 else json.dumps(body).encode()
         self.send_response(status)
-        if status != 204:
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
+        if status == 204:
+            self.end_headers()
+            return
+        text = json.dumps(body).encode()
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
 
     def _gone(self) -> bool:
-        """Whether the other end hung up: it will never read an answer."""
+        """Return whether the other end hung up: it will never read an answer."""
         readable, _, _ = select.select([self.connection], [], [], 0)
         try:
             return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
         except OSError:
             return True
+
+
+def _kind_of(route: str, body: Any) -> str | None:
+    """Return the kind of a posted request, or None for an unknown route."""
+    if route == "job-stream":
+        return "stream"
+    if route != "job-done":
+        return None
+    is_progress = isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
+    return "progress" if is_progress else "result"

