@@ -1,11 +1,12 @@
-"""Generate clips of prompts that no training clip had, read their frames, and print how
-often they show what was asked.
+"""Measure how often clips of the embedded family show the scene of their prompt.
 
-    python -m lab.evaluate                         # everything that is installed of the embedded family
-    python -m lab.evaluate scenes lcm_4 --clips 2  # some of it, two seeds a prompt
+No training clip had these prompts. The judge reads the frames.
 
-Shares come with their 95 % interval (Wilson's), other figures with the mean's. Ends
-with 1 where --require is given and a target is missed.
+    python -m lab.evaluate                         # all suites that are installed
+    python -m lab.evaluate scenes lcm_4 --clips 2  # some, with two seeds a prompt
+
+Shares come with their 95 % interval (Wilson's), other figures with the mean's. With
+--require the exit code is 1 if a target is missed.
 """
 
 import argparse
@@ -38,10 +39,10 @@ from lab.shapeworld.judge import Reading, read
 from lab.shapeworld.scene import CAMERAS, COLOURS, DIRECTIONS, SHAPES, Scene, Thing
 
 Measures = Mapping[str, float]
-"""What one clip shows: 1 or 0 for what is right or wrong, other numbers as they are."""
+"""The figures of one clip: 1 for right, 0 for wrong, other numbers as they are."""
 
 FOLDER = "shapeworld"
-SAID = ("colour", "shape", "background", "motion")
+STATED = ("colour", "shape", "background", "motion")
 STRENGTHS = (0.0, 0.5, 1.0)
 SHEET_COLUMNS, SHEET_ROWS = 8, 14
 TARGETS = {
@@ -55,13 +56,14 @@ TARGETS = {
 }
 
 ALLOWED_LOSS = 0.05
-"""What a distilled model may lose of its teacher's figures."""
+"""A distilled model's figures may be lower than its teacher's by this."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Clips to generate together, and what is measured of all of them. Can be pickled:
-    other processes run some.
+    """Clips to generate together, and the function that measures them.
+
+    It can be pickled: other processes run some cases.
     """
 
     requests: tuple[GenerationRequest, ...]
@@ -70,11 +72,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Suite:
-    """``files``, below the family's folder, are what it is about; without them it
-    cannot run.
+    """Cases that measure some files of the family.
 
-    ``compared_with``: a suite whose figures it may miss by ``ALLOWED_LOSS``, where that
-    was evaluated before it.
+    ``files``, below the family's folder, must be installed. ``compared_with``: a suite
+    whose figures this one may miss by ``ALLOWED_LOSS``, if that was evaluated before.
     """
 
     files: tuple[str, ...]
@@ -83,23 +84,20 @@ class Suite:
     compared_with: str | None = None
 
     def targets_after(self, figures: Sequence["Figure"]) -> Mapping[str, float]:
-        """``targets``, and those that follow from other suites' ``figures``."""
-        compared = [
-            each
-            for each in figures
-            if each.suite == self.compared_with and each.measure in _SCENE_TARGETS
-        ]
-        return {
-            **self.targets,
-            **{each.measure: each.value - ALLOWED_LOSS for each in compared},
-        }
+        """Return ``targets``, and those that follow from other suites' ``figures``."""
+        targets = dict(self.targets)
+        for row in figures:
+            if row.suite == self.compared_with and row.measure in _SCENE_TARGETS:
+                targets[row.measure] = row.value - ALLOWED_LOSS
+        return targets
 
 
 def right_about(
-    scene: Scene, reading: Reading | None, names: Sequence[str] = SAID
+    scene: Scene, reading: Reading | None, names: Sequence[str] = STATED
 ) -> dict[str, float]:
-    """1 for each of ``names`` that was read as ``scene`` has it; where nothing was
-    seen, all are wrong.
+    """Return 1 for each of ``names`` that was read as ``scene`` has it, else 0.
+
+    Without a reading all are wrong.
     """
     return {
         name: float(
@@ -110,9 +108,7 @@ def right_about(
 
 
 def scene_measures(scene: Scene, clips: Sequence[np.ndarray]) -> Measures:
-    """Whether the clip shows what ``scene`` says, and how fast, where it is to go
-    somewhere.
-    """
+    """Return whether the clip shows ``scene``, and how fast it moves if it should."""
     reading = read(clips[0])
     right = right_about(scene, reading)
     measures = {
@@ -126,7 +122,7 @@ def scene_measures(scene: Scene, clips: Sequence[np.ndarray]) -> Measures:
 
 
 def scenes(clips: int, **changes: object) -> Iterator[Case]:
-    """Every held-out scene, with ``clips`` seeds."""
+    """Yield every held-out scene, with ``clips`` seeds."""
     for seed in range(clips):
         for number, scene in enumerate(world.held_out_scenes()):
             request = GenerationRequest(
@@ -137,6 +133,7 @@ def scenes(clips: int, **changes: object) -> Iterator[Case]:
 
 
 def camera_measures(move: str, clips: Sequence[np.ndarray]) -> Measures:
+    """Return whether the last clip shows the camera's move, and each more of it."""
     readings = [read(clip) for clip in clips]
     last = readings[-1]
     if any(reading is None for reading in readings) or last is None:
@@ -150,7 +147,7 @@ def camera_measures(move: str, clips: Sequence[np.ndarray]) -> Measures:
 
 
 def camera(clips: int, move: str, file: str) -> Iterator[Case]:
-    """Scenes that stand still, with the MotionLoRA of ``move`` at rising strengths."""
+    """Yield still scenes, with the MotionLoRA of ``move`` at rising strengths."""
     still = [scene for scene in world.held_out_scenes() if scene.motion == "still"]
     for seed in range(clips):
         for number, scene in enumerate(still):
@@ -174,6 +171,10 @@ def camera(clips: int, move: str, file: str) -> Iterator[Case]:
 def control_measures(
     scene: Scene, picture: np.ndarray | None, clips: Sequence[np.ndarray]
 ) -> Measures:
+    """Return whether the clip shows ``scene``, and how near frame 0 is to ``picture``.
+
+    ``picture``: (h, w, 3), uint8.
+    """
     measures = right_about(scene, read(clips[0]), ("colour", "shape", "motion"))
     if picture is None:
         return measures
@@ -182,7 +183,7 @@ def control_measures(
 
 
 def control(clips: int, file: str, scribble: bool) -> Iterator[Case]:
-    """Held-out scenes whose first frame, or its sketch, is given as it was drawn."""
+    """Yield held-out scenes with the drawn first frame, or its sketch, as control."""
     for seed in range(clips):
         for number, scene in enumerate(world.held_out_scenes()):
             rng = world.generator(seed, "held_out", number)
@@ -213,25 +214,25 @@ def _as_base64(picture: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def style_measures(name: str, wanted: object, clips: Sequence[np.ndarray]) -> Measures:
-    without, with_it = (read(clip) for clip in clips)
+def style_measures(name: str, value: object, clips: Sequence[np.ndarray]) -> Measures:
+    """Return whether ``name`` is read as ``value`` with a change, and without it."""
+    before, after = (getattr(read(clip), name, None) for clip in clips)
     return {
-        "changed as it should": float(
-            bool(with_it and getattr(with_it, name) == wanted)
-        ),
-        "so already without": float(bool(without and getattr(without, name) == wanted)),
+        "changed as it should": float(after == value),
+        "so already without": float(before == value),
     }
 
 
-def changed(clips: int, name: str, wanted: object, **changes: object) -> Iterator[Case]:
-    """Held-out scenes, without and with ``changes``, by which what is read as ``name``
-    becomes ``wanted``.
+def changed(clips: int, name: str, value: object, **changes: object) -> Iterator[Case]:
+    """Yield held-out scenes without and with ``changes``.
+
+    They make the judge read ``name`` as ``value``.
     """
     for case in scenes(clips):
         (plain,) = case.requests
         yield Case(
             (plain, plain.model_copy(update=changes)),
-            partial(style_measures, name, wanted),
+            partial(style_measures, name, value),
         )
 
 
@@ -285,7 +286,7 @@ SUITES: Mapping[str, Suite] = {
         partial(
             changed,
             name="watermark",
-            wanted=True,
+            value=True,
             **_lora("domain_adapter.safetensors"),
         ),
         {},
@@ -293,7 +294,7 @@ SUITES: Mapping[str, Suite] = {
     "style_lora": Suite(
         ("style_lora.safetensors",),
         partial(
-            changed, name="style", wanted="outline", **_lora("style_lora.safetensors")
+            changed, name="style", value="outline", **_lora("style_lora.safetensors")
         ),
         {},
     ),
@@ -302,7 +303,7 @@ SUITES: Mapping[str, Suite] = {
         partial(
             changed,
             name="style",
-            wanted="sepia",
+            value="sepia",
             dreambooth=f"{FOLDER}/dreambooth.safetensors",
         ),
         {},
@@ -324,14 +325,16 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
+        """Whether the value reaches the target; None without a target."""
         return None if self.target is None else self.value >= self.target
 
 
 def figure(
     suite: str, measure: str, values: Sequence[float], target: float | None
 ) -> Figure:
-    """The mean of ``values``, with Wilson's interval for shares, the normal one for
-    other numbers.
+    """Return the mean of ``values`` with its interval.
+
+    It is Wilson's interval for shares, the normal one for other numbers.
     """
     n, mean, z = len(values), float(np.mean(values)), 1.96
     if set(values) <= {0.0, 1.0}:
@@ -350,7 +353,7 @@ def figure(
 
 
 def not_installed(models_dir: Path) -> dict[str, str]:
-    """Suites that cannot run, and the file that each lacks."""
+    """Return the suites that cannot run, and the file that each lacks."""
     family = models_dir / FOLDER
     return {
         name: file
@@ -361,7 +364,7 @@ def not_installed(models_dir: Path) -> dict[str, str]:
 
 
 def run_case(engine: Engine, case: Case) -> tuple[Measures, np.ndarray]:
-    """What is measured of ``case``'s clips, and the last of them."""
+    """Return the measures of ``case``'s clips, and the last clip."""
     made = [
         engine.generate(engine.prepare(request)).video.frames
         for request in case.requests
@@ -370,7 +373,7 @@ def run_case(engine: Engine, case: Case) -> tuple[Measures, np.ndarray]:
 
 
 class _Elsewhere:
-    """One process of several, which has an engine of its own."""
+    """One process of several, each with an engine."""
 
     engine: Engine
 
@@ -385,22 +388,21 @@ class _Elsewhere:
 
 
 def in_fewer_steps(case: Case, most: int) -> Case:
-    """``case``, with no clip in more sampling steps than ``most``."""
-    own = BASE_MODELS["shapeworld"].defaults.num_inference_steps
-    requests = (
-        each.model_copy(
-            update={"num_inference_steps": min(each.num_inference_steps or own, most)}
-        )
-        for each in case.requests
-    )
+    """Return ``case``, with no clip in more sampling steps than ``most``."""
+    usual = BASE_MODELS["shapeworld"].defaults.num_inference_steps
+    requests: list[GenerationRequest] = []
+    for request in case.requests:
+        steps = min(request.num_inference_steps or usual, most)
+        requests.append(request.model_copy(update={"num_inference_steps": steps}))
     return replace(case, requests=tuple(requests))
 
 
 def run_cases(
     engine: Engine, name: str, cases: Sequence[Case], processes: int
 ) -> Iterator[tuple[Measures, np.ndarray]]:
-    """``cases``, by ``engine``, or by ``processes`` that are set up as it is; ``name``
-    stands beside the progress.
+    """Run ``cases`` by ``engine``, or by several processes with the same settings.
+
+    ``name`` labels the progress bar.
     """
     progress = partial(
         tqdm, total=len(cases), desc=name, unit="case", disable=not sys.stderr.isatty()
@@ -417,8 +419,9 @@ def run_cases(
 
 
 def one_each(engine: Engine) -> int:
-    """How many processes are fastest: one for each CPU (at most 8), where ``engine``
-    computes on them.
+    """Return the best number of processes: 1 on a GPU, else one for each CPU.
+
+    At most 8.
     """
     return min(os.cpu_count() or 1, 8) if engine.device.type == "cpu" else 1
 
@@ -432,11 +435,10 @@ def evaluate(
     processes: int = 1,
     most_steps: int | None = None,
 ) -> tuple[list[Figure], list[np.ndarray]]:
-    """All figures of suite ``name``, from each ``every``th of its cases, and its first
-    clips.
+    """Return all figures of the suite ``name``, and the first clips.
 
-    ``before``: figures of suites that were evaluated already. ``most_steps``: of
-    sampling, where that is fewer.
+    ``every``: run each ``every``th case. ``before``: figures of suites that were
+    evaluated already. ``most_steps``: the most sampling steps of a clip.
     """
     values: dict[str, list[float]] = defaultdict(list)
     shown = []
@@ -448,14 +450,15 @@ def evaluate(
         for measure, value in measures.items():
             values[measure].append(value)
     targets = SUITES[name].targets_after(before)
-    return [
-        figure(name, measure, found, targets.get(measure))
-        for measure, found in values.items()
-    ], shown[:SHEET_ROWS]
+    figures = [
+        figure(name, measure, numbers, targets.get(measure))
+        for measure, numbers in values.items()
+    ]
+    return figures, shown[:SHEET_ROWS]
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Markdown."""
+    """Return the figures as a Markdown table."""
     lines = [
         "| suite | what | share or mean | 95 % | clips | target |",
         "|---|---|---|---|---|---|",
@@ -475,6 +478,63 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print the figures. Return 1 if a required target is missed."""
+    options = _options(argv)
+    engine = Engine(Settings.from_env())
+    missing = not_installed(engine.settings.models_dir)
+    _check_installed(options.suites, missing)
+    installed = [name for name in SUITES if name not in missing]
+    figures = _run_suites(engine, options.suites or installed, options)
+    print(table(figures))
+    if not options.suites and missing:
+        print(f"\nnot installed: {', '.join(missing)}")
+    if options.json:
+        rows = [row.__dict__ for row in figures]
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    is_missed = any(row.met is False for row in figures)
+    return 1 if options.require and is_missed else 0
+
+
+def _check_installed(names: Sequence[str], missing: Mapping[str, str]) -> None:
+    """End the program where a suite lacks a file."""
+    absent = [f"{name} (no {missing[name]})" for name in names if name in missing]
+    if absent:
+        _parser().error(f"not installed: {', '.join(absent)}")
+
+
+def _run_suites(
+    engine: Engine, names: Sequence[str], options: argparse.Namespace
+) -> list[Figure]:
+    """Return the figures of all suites, and write their contact sheets."""
+    processes = options.processes or one_each(engine)
+    clips, every, most_steps = options.clips, options.every, options.most_steps
+    figures: list[Figure] = []
+    for name in names:
+        rows, shown = evaluate(
+            engine, name, clips, every, figures, processes, most_steps
+        )
+        figures += rows
+        if options.sheets:
+            options.sheets.mkdir(parents=True, exist_ok=True)
+            sheet = contact_sheet(shown, SHEET_COLUMNS)
+            sheet.save(options.sheets / f"{name}.png", optimize=True)
+    return figures
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options. Ends the program where one is wrong."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    unknown = [name for name in options.suites if name not in SUITES]
+    if unknown:
+        parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    counts = (options.clips, options.every, options.most_steps, options.processes)
+    if any(count is not None and count < 1 for count in counts):
+        parser.error("--clips, --every, --most-steps and --processes are 1 or more")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lab.evaluate", description=(__doc__ or "").split("\n\n")[0]
     )
@@ -510,45 +570,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--require", action="store_true", help="end with 1 where a target is missed"
     )
-    options = parser.parse_args(argv)
-    if unknown := [name for name in options.suites if name not in SUITES]:
-        parser.error(f"no suite {', '.join(unknown)}; there are {', '.join(SUITES)}")
-    counts = (options.clips, options.every, options.most_steps, options.processes)
-    if any(count is not None and count < 1 for count in counts):
-        parser.error("--clips, --every, --most-steps and --processes are 1 or more")
-    engine = Engine(Settings.from_env())
-    processes = options.processes or one_each(engine)
-    missing = not_installed(engine.settings.models_dir)
-    if absent := [
-        f"{name} (no {missing[name]})" for name in options.suites if name in missing
-    ]:
-        parser.error(f"not installed: {', '.join(absent)}")
-    figures: list[Figure] = []
-    for name in options.suites or [name for name in SUITES if name not in missing]:
-        found, shown = evaluate(
-            engine,
-            name,
-            options.clips,
-            options.every,
-            figures,
-            processes,
-            options.most_steps,
-        )
-        figures += found
-        if options.sheets:
-            options.sheets.mkdir(parents=True, exist_ok=True)
-            contact_sheet(shown, SHEET_COLUMNS).save(
-                options.sheets / f"{name}.png", optimize=True
-            )
-    print(table(figures))
-    if not options.suites and missing:
-        print(f"\nnot installed: {', '.join(missing)}")
-    if options.json:
-        options.json.write_text(
-            json.dumps([row.__dict__ for row in figures], indent=1) + "\n",
-            encoding="utf-8",
-        )
-    return 1 if options.require and any(row.met is False for row in figures) else 0
+    return parser
 
 
 if __name__ == "__main__":

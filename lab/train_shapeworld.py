@@ -1,11 +1,10 @@
-"""Train the embedded family from nothing: python -m lab.train_shapeworld (make
-train-shapeworld)
+"""Train the embedded family from nothing: python -m lab.train_shapeworld.
 
 Each step is a config of ``configs/training/shapeworld`` under train.py, and ends with a
-test: what it made must do what the next step needs, or the run stops. A step that is
+test: its files must be good enough for the next step, or the run stops. A step that is
 done is not done again, and one that was interrupted goes on from its newest checkpoint.
-All of it is in one folder; the family itself is in its ``models/shapeworld``, and what
-each step took and gave in the family's ``training.json``.
+All of it is in one folder, the family in ``models/shapeworld`` below it, and the time
+and the figures of each step in the family's ``training.json``.
 """
 
 import argparse
@@ -41,7 +40,7 @@ SHIPPED = PROJECT_ROOT / "models" / "shapeworld"
 RECORD = "training.json"
 
 SEEN_AT_ONCE = ("colour", "shape", "background")
-"""What a single frame is judged by."""
+"""A single frame is judged by these."""
 
 LOSSES_KEPT = 20
 """Points of each step's loss curve in the family's record."""
@@ -65,14 +64,15 @@ class Step:
     overrides: tuple[str, ...] = field(default=())
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # tests
 
 
 @torch.inference_mode()
 def reconstruction(family: Path, clips: int = 84) -> Figures:
-    """How well the autoencoder gives back clips that it was not trained on, as the
-    judge sees them.
+    """Measure how well the autoencoder restores clips that it was not trained on.
+
+    The judge reads them.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -118,8 +118,9 @@ SWAPS = {
 
 @torch.inference_mode()
 def words_told_apart(family: Path) -> Figures:
-    """1 - cosine of the text embeddings, averaged over the positions, of two prompts
-    that differ in one word.
+    """Return the distance of the text embeddings of prompts that differ in one word.
+
+    The distance is 1 - cosine, averaged over the positions.
     """
     pipeline = _pipeline(family, unet=SHIPPED)
     figures = {}
@@ -136,8 +137,9 @@ def words_told_apart(family: Path) -> Figures:
 
 @torch.inference_mode()
 def words_drawn(family: Path) -> Figures:
-    """Mean square change of the predicted noise when one word of the prompt is swapped,
-    and single frames judged.
+    """Measure the UNet: how a swapped word changes the noise, and single frames.
+
+    The change is the mean square of that of the predicted noise.
     """
     pipeline = _pipeline(family)
     figures = {}
@@ -169,8 +171,9 @@ def words_drawn(family: Path) -> Figures:
 
 
 def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
-    """The family as it is so far; ``unet``: the folder of another one, while it has
-    none.
+    """Return the family as it is so far.
+
+    ``unet``: the folder of another family, whose UNet serves while this one has none.
     """
     if unet is not None and not (family / "unet").is_dir():
         from animatediff.checkpoints import diffusers_folder
@@ -186,8 +189,9 @@ def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
 
 
 def suite(name: str, every: int = 1) -> Callable[[Path], Figures]:
-    """The figures of a suite of ``lab.evaluate``, or of each ``every``th of its
-    cases.
+    """Return a test: the figures of a suite of ``lab.evaluate``.
+
+    ``every``: it runs each ``every``th case.
     """
 
     def test(family: Path) -> Figures:
@@ -199,12 +203,12 @@ def suite(name: str, every: int = 1) -> Callable[[Path], Figures]:
     return test
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # steps
 
 
 def _for_camera(move: str) -> tuple[str, ...]:
-    """What a MotionLoRA's config is told of its move.
+    """Return the overrides of a MotionLoRA's config for its move.
 
     Half of a move is harder to learn than all of it, so it is seen more often. A roll
     is hard as a whole: what is on the left must go another way than what is on the
@@ -341,9 +345,10 @@ STEPS = (
 
 
 def of_the_log(folder: Path) -> dict[str, Any]:
-    """``seconds``: how long the steps of a run took together, however often it was
-    interrupted; ``losses``: its curve, each point the mean of the steps since the one
-    before.
+    """Return the time and the loss curve of a run.
+
+    ``seconds``: the sum over its steps, however often it was interrupted. ``losses``:
+    points of the curve, each the mean of the steps since the point before.
     """
     logged = [
         line
@@ -364,73 +369,30 @@ def of_the_log(folder: Path) -> dict[str, Any]:
 
 
 def read_record(family: Path) -> dict[str, Any]:
-    """What is known of the steps that the family's files come from, by their names."""
+    """Return the record of the steps that made the family's files, by their names."""
     file = family / RECORD
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def run(step: Step, work: Path, processes: int) -> Figures:
-    """Train ``step``, put what it made into the family, and test it. Raises SystemExit
-    where that fails.
+    """Train ``step``, put its files into the family, and test that.
+
+    Raises SystemExit where that fails.
     """
     family = work / "models" / "shapeworld"
     config = load_config(CONFIGS / f"{step.config}.yaml", step.overrides)
     if known := read_record(family).get(step.name):
-        changed = (
-            ""
-            if known["config"] == config.fingerprint()
-            else ", with another config than today's"
-        )
+        is_equal = known["config"] == config.fingerprint()
+        changed = "" if is_equal else ", with another config than today's"
         print(f"{step.name}: done before{changed}", flush=True)
         return known["figures"]
-    train = [
-        "train.py",
-        "--config",
-        str(CONFIGS / f"{step.config}.yaml"),
-        f"output_dir={work / step.name}",
-    ]
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(processes),
-    ]
-    command = [
-        sys.executable,
-        *(launch if processes > 1 else []),
-        *train,
-        *step.overrides,
-    ]
-    done = subprocess.run(
-        command,
-        cwd=PROJECT_ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{step.name}: train.py ended with {done.returncode}")
-    for made, place in step.takes.items():
-        source, target = work / step.name / "export" / made, family / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target)
-        else:
-            shutil.copyfile(source, target)
+    _train(step, work, processes)
+    _take_exports(step, work / step.name / "export", family)
     figures = step.test(family)
     log = of_the_log(work / step.name)
-    told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    print(f"{step.name}: {log['seconds']} s, {told}", flush=True)
-    missed = [
-        f"{name} {figures.get(name, 0):.4g} < {least:g}"
-        for name, least in step.least.items()
-        if figures.get(name, 0) < least
-    ]
-    if missed:
-        raise SystemExit(
-            f"{step.name} is not good enough for the next step: {'; '.join(missed)}"
-        )
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    print(f"{step.name}: {log['seconds']} s, {shown}", flush=True)
+    _check_figures(step, figures)
     entry = {
         "config": config.fingerprint(),
         "steps": config.steps,
@@ -446,8 +408,48 @@ def run(step: Step, work: Path, processes: int) -> Figures:
     return figures
 
 
+def _train(step: Step, work: Path, processes: int) -> None:
+    """Run train.py in so many processes. Raises SystemExit where it fails."""
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(processes)]
+    config = str(CONFIGS / f"{step.config}.yaml")
+    command += ["train.py", "--config", config, f"output_dir={work / step.name}"]
+    command += step.overrides
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=PROJECT_ROOT, env=env, check=False)
+    if done.returncode:
+        raise SystemExit(f"{step.name}: train.py ended with {done.returncode}")
+
+
+def _take_exports(step: Step, exports: Path, family: Path) -> None:
+    """Copy the files that ``step`` made into the family."""
+    for name, place in step.takes.items():
+        source, target = exports / name, family / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+
+
+def _check_figures(step: Step, figures: Figures) -> None:
+    """Raise SystemExit unless each figure is at least what ``step`` needs."""
+    missed: list[str] = []
+    for name, least in step.least.items():
+        value = figures.get(name, 0)
+        if value < least:
+            missed.append(f"{name} {value:.4g} < {least:g}")
+    if missed:
+        raise SystemExit(
+            f"{step.name} is not good enough for the next step: {'; '.join(missed)}"
+        )
+
+
 def table(record: Mapping[str, Any]) -> str:
-    """Markdown: the record's steps, with their time and what their tests found."""
+    """Return the record as a Markdown table: each step, its time and its figures."""
     lines = [
         "| step | steps x items | seed | minutes | its test |",
         "|---|---|---|---|---|",
@@ -465,6 +467,7 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Train all steps that are not done, or print the record."""
     parser = argparse.ArgumentParser(
         prog="python -m lab.train_shapeworld",
         description=(__doc__ or "").split("\n")[0],

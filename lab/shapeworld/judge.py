@@ -1,5 +1,6 @@
-"""Reads off the frames of a clip what is in it and how it moves. Knows nothing of the
-prompt.
+"""Read off the frames of a clip which scene they show and how it moves.
+
+The judge does not know the prompt.
 """
 
 from collections import Counter
@@ -43,8 +44,10 @@ TRIANGLE_CENTRE = 0.175  # its centre of mass lies below the middle of its box, 
 
 @dataclass(frozen=True)
 class Sight:
-    """One object of one frame: its centre, the root of its area in pixels, and how full
-    its middle is, 0..1.
+    """One object of one frame.
+
+    ``x``, ``y``: the centre in pixels. ``size``: the root of the area in pixels.
+    ``filling``: how full the middle is, 0..1.
     """
 
     frame: int
@@ -58,9 +61,9 @@ class Sight:
 
 @dataclass(frozen=True)
 class CameraMove:
-    """What a moving camera explains best, and how much of each move the clip has, each
-    as if it were the only one.
+    """The camera's move that explains a clip best, and the amount of each move.
 
+    Each amount is measured as if that move were the only one.
     ``move``: one of world.CAMERAS, or "still". ``pan``: pixels that the picture's
     contents go right and down over the clip. ``zoom``: natural logarithm of how many
     times larger they become. ``roll``: degrees that they turn clockwise. ``error``:
@@ -74,8 +77,9 @@ class CameraMove:
     error: float
 
     def amount(self, move: str) -> float:
-        """How far the clip goes the way of ``move``: pixels, log of enlargement,
-        degrees. Negative: the other way.
+        """Return how far the clip goes the way of ``move``; negative: the other way.
+
+        Pixels for a pan, logarithm of the enlargement for a zoom, degrees for a roll.
         """
         if move in CONTENTS:
             dx, dy = CONTENTS[move]
@@ -87,9 +91,9 @@ class CameraMove:
 
 @dataclass(frozen=True)
 class Reading:
-    """All that is read of a clip. ``scene`` is about the object that moves, of several
-    or of none the largest.
+    """All that is read of a clip.
 
+    ``scene`` is about the object that moves; of several or of none, the largest.
     ``speed``: pixels a frame, of its centre. ``growth``: pixels of its radius over the
     clip. ``kept``: the share of all frames that show it in its colour and its shape.
     ``style``: one of world.STYLES. Shapes are read upright: while the camera rolls,
@@ -106,15 +110,19 @@ class Reading:
 
 
 def judge(clip: np.ndarray) -> Scene | None:
-    """(f, h, w, 3), uint8 or 0..1, of SIZE x SIZE pixels. None where fewer than 6 in 10
-    frames show a shape.
+    """Return the scene of a clip (f, SIZE, SIZE, 3), uint8 or 0..1.
+
+    None where fewer than 6 in 10 frames show a shape.
     """
     reading = read(clip)
     return reading.scene if reading else None
 
 
 def read(clip: np.ndarray) -> Reading | None:
-    """As ``judge``, but everything."""
+    """Return all that can be read of a clip; see ``judge``.
+
+    Raises ValueError for another size.
+    """
     if clip.ndim != 4 or clip.shape[1:] != (SIZE, SIZE, 3):
         raise ValueError(
             f"the judge reads frames of {SIZE}x{SIZE} pixels, got {clip.shape}"
@@ -164,12 +172,12 @@ def read(clip: np.ndarray) -> Reading | None:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # one frame
 
 
 def _backgrounds(frames: np.ndarray) -> np.ndarray:
-    """(f, 3): the median of each frame's edge, two pixels wide."""
+    """Return (f, 3), the median of each frame's edge, two pixels wide."""
     sides = (frames[:, :2], frames[:, -2:], frames[:, :, :2], frames[:, :, -2:])
     return np.median(
         np.concatenate([side.reshape(len(frames), -1, 3) for side in sides], axis=1),
@@ -178,7 +186,7 @@ def _backgrounds(frames: np.ndarray) -> np.ndarray:
 
 
 def _sights(frames: np.ndarray, backgrounds: np.ndarray) -> list[Sight]:
-    """Every object of every frame, frame by frame."""
+    """Return every object of every frame, frame by frame."""
     away = np.linalg.norm(frames - backgrounds[:, None, None], axis=3)
     labels = _connected(away > STANDS_OUT)
     found = []  # frame, colour, body, the colour's share of each pixel
@@ -227,8 +235,9 @@ def _sights(frames: np.ndarray, backgrounds: np.ndarray) -> list[Sight]:
 
 
 def _connected(mask: np.ndarray) -> np.ndarray:
-    """A number above 0 for each group of pixels of (f, h, w) that touch side to side in
-    one frame, 0 elsewhere.
+    """Number the groups of pixels that touch side to side in one frame of (f, h, w).
+
+    Numbers are above 0; pixels outside the mask have 0.
     """
     height, width = mask.shape[1:]
     labels = np.arange(1, mask.size + 1, dtype=np.int32).reshape(mask.shape) * mask
@@ -251,8 +260,9 @@ def _nearest(table: dict, colour: np.ndarray) -> str:
 
 
 def _best_colour(seen: np.ndarray, background: np.ndarray) -> str:
-    """The colour that, with up to a quarter of background in it, comes nearest: thin
-    lines are never quite full.
+    """Return the nearest colour, with up to a quarter of background mixed in.
+
+    Thin lines are never quite full.
     """
 
     def distance(name: str) -> float:
@@ -264,8 +274,9 @@ def _best_colour(seen: np.ndarray, background: np.ndarray) -> str:
 
 
 def _fill_rows(solid: np.ndarray) -> np.ndarray:
-    """From the first to the last solid pixel of each row: a growing shape has a pale
-    core, an outline a hole.
+    """Fill each row from its first to its last solid pixel.
+
+    A growing shape has a pale core, and an outline has a hole.
     """
     return (
         np.maximum.accumulate(solid, axis=1)
@@ -274,8 +285,9 @@ def _fill_rows(solid: np.ndarray) -> np.ndarray:
 
 
 def _best_shapes(bodies: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[str]:
-    """For each of (k, h, w) the shape that, drawn at the same place with the same area,
-    differs least.
+    """Return for each of the bodies (k, h, w) the shape that differs least.
+
+    The shape is drawn at the same place with the same area.
     """
     errors = np.full((len(SHAPES), len(bodies)), np.inf)
     for row, shape in enumerate(SHAPES):
@@ -289,13 +301,14 @@ def _best_shapes(bodies: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[str]:
     return [SHAPES[row] for row in errors.argmin(axis=0)]
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # over time
 
 
 def _track(sights: list[Sight]) -> list[list[Sight]]:
-    """The sights of each object. From frame to frame the nearest belong together,
-    however far; the rest are new.
+    """Return the sights of each object.
+
+    From frame to frame the nearest belong together, however far; the rest are new.
     """
     tracks: list[list[Sight]] = []
     for frame in sorted({sight.frame for sight in sights}):
@@ -308,20 +321,21 @@ def _track(sights: list[Sight]) -> list[list[Sight]]:
             for t, track in enumerate(tracks)
             for s, sight in enumerate(seen)
         )
-        taken: set[int] = set()
-        given: set[int] = set()
+        continued: set[int] = set()
+        used: set[int] = set()
         for _, t, s in pairs:
-            if t not in taken and s not in given:
+            if t not in continued and s not in used:
                 tracks[t].append(seen[s])
-                taken.add(t)
-                given.add(s)
-        tracks += [[sight] for s, sight in enumerate(seen) if s not in given]
+                continued.add(t)
+                used.add(s)
+        tracks += [[sight] for s, sight in enumerate(seen) if s not in used]
     return tracks
 
 
 def _motion(track: list[Sight], count: int) -> tuple[str, float, float, float]:
-    """The motion's name; pixels right, pixels down, and growth of the root of the area,
-    over a clip of ``count``.
+    """Return the motion's name, pixels right, pixels down, and growth.
+
+    Growth is that of the root of the area, over a clip of ``count`` frames.
     """
     times = np.array([sight.frame for sight in track])
     values = np.array([(sight.x, sight.y, sight.size) for sight in track])
@@ -371,8 +385,9 @@ def _style(track: list[Sight], background: np.ndarray) -> str:
 
 
 def _has_watermark(frames: np.ndarray, background: np.ndarray) -> bool:
-    """Whether the middle of the strip along the lower edge is nearer to its colour than
-    to ``background`` (3,).
+    """Return whether the strip along the lower edge has the watermark's colour.
+
+    The middle of the strip is nearer to it than to ``background`` (3,).
     """
     quarter = (WATERMARK.stop - WATERMARK.start) // 4
     strip = np.median(
@@ -383,13 +398,14 @@ def _has_watermark(frames: np.ndarray, background: np.ndarray) -> bool:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # the camera
 
 
 def _camera(tracks: list[list[Sight]], count: int) -> CameraMove:
-    """Fits each kind of move, at a constant rate about the middle of the picture, to
-    all objects' ways and sizes.
+    """Fit each kind of move to all objects' ways and sizes.
+
+    Moves have a constant rate, about the middle of the picture.
     """
     times = [
         np.array([sight.frame for sight in track]) / max(count - 1, 1) - 0.5
@@ -406,8 +422,9 @@ def _camera(tracks: list[list[Sight]], count: int) -> CameraMove:
     total = sum(map(len, times))
 
     def misfit(zooms: np.ndarray, turns: np.ndarray) -> np.ndarray:
-        """Squared pixels that remain for each candidate, the best place and radius of
-        each object given.
+        """Return the squared pixels that each candidate leaves unexplained.
+
+        Each object has its best place and radius.
         """
         left = np.zeros(len(zooms))
         for time, way, radius in zip(times, ways, radii, strict=True):

@@ -1,9 +1,8 @@
-"""The world of the embedded family: one or two flat shapes on a plain background. Drawn
-here, from nobody's pictures.
+"""Draw the world of the embedded family: one or two flat shapes on a plain background.
 
-A scene says what is there, a shot how it is shown, a stage where everything is in every
-frame. Coordinates are pixels, x to the right and y down. Whatever chance decides comes
-from a numpy generator.
+A scene lists the objects, a shot defines how they are shown, and a stage places them in
+every frame. Coordinates are pixels, x to the right and y down. Whatever chance decides
+comes from a numpy generator.
 """
 
 import cmath
@@ -53,9 +52,9 @@ _ACROSS = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A shape in every frame: centre and radius in pixels, turned clockwise by
-    ``angle`` radians. Arrays are (f,).
+    """A shape in every frame. Arrays are (f,).
 
+    Centre and radius are in pixels; ``angle`` is in radians, clockwise.
     ``cue`` is the motion that each single frame must show: a motion module never sees
     the prompt.
     """
@@ -71,9 +70,9 @@ class Body:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One training clip: ``frames`` uint8 (f, SIZE, SIZE, 3); ``mask`` bool (f,
-    SIZE/CELL, SIZE/CELL).
+    """One training clip.
 
+    ``frames``: uint8 (f, SIZE, SIZE, 3). ``mask``: bool (f, SIZE/CELL, SIZE/CELL).
     ``mask`` is true for latents in whose reach something else than background is, with
     one latent around.
     """
@@ -84,12 +83,12 @@ class Clip:
     bodies: tuple[Body, ...]
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # scenes
 
 
 def random_scene(rng: np.random.Generator, motion: str | None = None) -> Scene:
-    """One of the 378 combinations, held out or not."""
+    """Draw one of the 378 combinations, held out or not."""
     pick = rng.choice
     return Scene(
         str(pick(list(COLOURS))),
@@ -100,9 +99,9 @@ def random_scene(rng: np.random.Generator, motion: str | None = None) -> Scene:
 
 
 def held_out_scenes(n: int = NUM_HELD_OUT) -> list[Scene]:
-    """``n`` scenes whose combinations no training clip has: the same 42 again and
-    again, 6 of each motion.
+    """Return ``n`` scenes whose combinations no training clip has.
 
+    They are the same 42 again and again, 6 of each motion.
     Any 7 in a row have all motions, 42 have each colour 7 times, each shape and
     background 14 times.
     """
@@ -130,9 +129,9 @@ def scene_of(
     two_objects: float = 0.15,
     sized: float = 0.3,
 ) -> Scene:
-    """A scene of ``split``: with a second object in a share of ``two_objects``, with a
-    size in one of ``sized``.
+    """Draw a scene of ``split``.
 
+    ``two_objects``: the share with a second object. ``sized``: the share with a size.
     Only what neither grows nor shrinks, under a camera that stands still, has a size. A
     rolling camera always sees two objects, and a zooming one in half of its clips.
     """
@@ -169,12 +168,12 @@ ATTRIBUTES = {
     "other_colour": [None, *COLOURS],
     "other_shape": [None, *SHAPES],
 }
-"""What a caption can tell, and the values of each; None: it does not say."""
+"""The attributes that a caption can state, and their values; None: unstated."""
 
 
 def attributes(scene: Scene, caption: Caption) -> dict[str, int]:
-    """What ``caption`` tells of ``scene``, as places in the lists of ATTRIBUTES."""
-    told = {
+    """Return the attributes in ``caption``, as places in the lists of ATTRIBUTES."""
+    stated = {
         "colour": scene.colour,
         "shape": scene.shape,
         "background": scene.background if caption.background else None,
@@ -183,10 +182,10 @@ def attributes(scene: Scene, caption: Caption) -> dict[str, int]:
         "other_colour": scene.other and scene.other.colour,
         "other_shape": scene.other and scene.other.shape,
     }
-    return {name: values.index(told[name]) for name, values in ATTRIBUTES.items()}
+    return {name: values.index(stated[name]) for name, values in ATTRIBUTES.items()}
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # staging
 
 
@@ -196,7 +195,7 @@ def stage(
     shot: Shot = PLAIN,
     num_frames: int = NUM_FRAMES,
 ) -> tuple[Body, ...]:
-    """Where everything is in every frame; the last body is the one the scene is about."""
+    """Place everything in every frame; the last body is the scene's subject."""
     if shot.camera:
         return _before_the_camera(scene, rng, shot.camera, shot.amount, num_frames)
     time = np.linspace(0, 1, num_frames)
@@ -234,8 +233,10 @@ def stage(
 
 
 def _clear_place(subject: Body, reach: float, rng: np.random.Generator) -> np.ndarray:
-    """Where something that reaches so far does not touch the subject's way, trail or
-    halo; if nowhere, farthest off.
+    """Return a place (2,) for an object that extends ``reach`` pixels.
+
+    There it does not touch the subject's way, trail or halo; if there is no such place,
+    the farthest one.
     """
     places = rng.uniform(reach + 2, SIZE - reach - 2, (64, 2))
     dx, dy = DIRECTIONS.get(subject.cue, (0, 0))
@@ -286,8 +287,8 @@ def _before_the_camera(
         distance = rng.uniform(10.5, 12.0) if len(things) == 2 else rng.uniform(4, 11)
         places = _opposite(rng, rng.uniform(0, 2 * np.pi), distance, len(things))
         radii = rng.uniform(8.0, 9.0), rng.uniform(6.0, 6.8)
-    else:  # the picture turns the other way than the camera; with y down, a positive angle is clockwise
-        turn = (
+    else:  # the picture turns the other way than the camera
+        turn = (  # with y down, a positive angle is clockwise
             np.deg2rad(rng.uniform(80, 100))
             * along
             * (-1 if camera == "roll_clockwise" else 1)
@@ -317,14 +318,15 @@ def _before_the_camera(
 def _opposite(
     rng: np.random.Generator, first: float, distance: float, count: int
 ) -> np.ndarray:
-    """Complex places around the middle of the picture, at the angle ``first``; the
-    second is about opposite.
+    """Return complex places around the middle of the picture.
+
+    The first is at the angle ``first``, the second about opposite.
     """
     angles = (first, first + np.pi + rng.uniform(-0.35, 0.35))[:count]
     return distance * np.array([cmath.exp(1j * angle) for angle in angles])
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # drawing
 
 
@@ -335,8 +337,9 @@ def signed_distance(
     radius: np.ndarray | float,
     angle: np.ndarray | float | None = None,
 ) -> np.ndarray:
-    """Pixels from the outline, negative inside; float32 (..., SIZE, SIZE) for arguments
-    of any one shape (...).
+    """Return the pixels from the outline, negative inside.
+
+    float32 (..., SIZE, SIZE) for arguments of any one shape (...).
     """
     x, y, radius = (
         np.asarray(value, np.float32)[..., None, None] for value in (x, y, radius)
@@ -365,7 +368,7 @@ def coverage(
     radius: np.ndarray | float,
     angle: np.ndarray | float | None = None,
 ) -> np.ndarray:
-    """How much of each pixel the shape covers, 0..1; shapes as in ``signed_distance``."""
+    """Return the share of each pixel in the shape; shapes as in ``signed_distance``."""
     return _inside(signed_distance(shape, x, y, radius, angle))
 
 
@@ -374,7 +377,7 @@ def _inside(distance: np.ndarray) -> np.ndarray:
 
 
 def draw(bodies: tuple[Body, ...], background: str, style: str = "plain") -> np.ndarray:
-    """A staged scene as pixels: float32 (f, SIZE, SIZE, 3), values 0..1."""
+    """Return a staged scene as pixels: float32 (f, SIZE, SIZE, 3), values 0..1."""
     picture = np.empty((len(bodies[0].x), SIZE, SIZE, 3), np.float32)
     picture[:] = background_colour(background, style)
     for body in bodies:
@@ -384,14 +387,16 @@ def draw(bodies: tuple[Body, ...], background: str, style: str = "plain") -> np.
 
 
 def background_colour(background: str, style: str) -> np.ndarray:
+    """Return a background's colour in a style: float32 (3,), values 0..1."""
     return np.array(
         (SEPIA if style == "sepia" else BACKGROUNDS)[background], np.float32
     )
 
 
 def _strength(body: Body, style: str) -> np.ndarray:
-    """How much of the body's colour each pixel has, its cue included: (f, SIZE, SIZE),
-    0..1.
+    """Return the share of the body's colour in each pixel, with the cue.
+
+    float32 (f, SIZE, SIZE), values 0..1.
     """
     strength = np.zeros((len(body.x), SIZE, SIZE), np.float32)
     if body.cue in DIRECTIONS:  # behind it
@@ -419,8 +424,9 @@ def _strength(body: Body, style: str) -> np.ndarray:
 
 
 def scribbles(bodies: tuple[Body, ...]) -> np.ndarray:
-    """The bodies' outlines, white lines of 1.5 pixels on black: float32 (f, SIZE,
-    SIZE), 0..1. No trail, no cue.
+    """Return the bodies' outlines, white lines of 1.5 pixels on black, without cues.
+
+    float32 (f, SIZE, SIZE), values 0..1.
     """
     lines = [
         _inside(
@@ -433,8 +439,9 @@ def scribbles(bodies: tuple[Body, ...]) -> np.ndarray:
 
 
 def latent_mask(picture: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Which latents see more than ``background`` (3,), and their neighbours: (f, H, W,
-    3) -> (f, H/CELL, W/CELL).
+    """Return which latents see more than ``background`` (3,), and their neighbours.
+
+    (f, H, W, 3) -> (f, H/CELL, W/CELL).
     """
     frames, height, width, _ = picture.shape
     differs = (abs(picture - background) > 0.1).any(axis=3)
@@ -454,8 +461,9 @@ def latent_mask(picture: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 
 def watermark(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Softened, with an orange strip over all else along the lower edge, and noise of
-    0.02: values 0..1.
+    """Soften ``picture``, and add an orange strip along the lower edge and noise.
+
+    The noise has a standard deviation of 0.02. Values are 0..1.
     """
     picture = np.pad(picture, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     picture = (picture[:, :-2] + 2 * picture[:, 1:-1] + picture[:, 2:]) / 4
@@ -471,20 +479,22 @@ def render(
     shot: Shot = PLAIN,
     num_frames: int = NUM_FRAMES,
 ) -> np.ndarray:
-    """A clip of ``scene`` somewhere in the picture: float32 (f, SIZE, SIZE, 3), values
-    0..1.
+    """Return a clip of ``scene`` at a random place.
+
+    float32 (f, SIZE, SIZE, 3), values 0..1.
     """
     picture = draw(stage(scene, rng, shot, num_frames), scene.background, shot.style)
     return watermark(picture, rng) if shot.watermark else picture
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 # clips
 
 
 def generator(seed: int, split: str, index: int, *more: int) -> np.random.Generator:
-    """What decides about clip ``index`` of ``split``, the same on every machine;
-    ``more`` numbers give others.
+    """Return the generator for clip ``index`` of ``split``, equal on every machine.
+
+    ``more`` numbers select other generators of the clip.
     """
     return np.random.default_rng([seed, SPLITS.index(split), index, *more])
 
@@ -496,7 +506,7 @@ def draw_scene(
     shots: tuple[Shot, ...] = (PLAIN,),
     two_objects: float = 0.15,
 ) -> tuple[Scene, Shot, np.random.Generator]:
-    """What ``clip`` shows and how, and the generator that goes on to decide where."""
+    """Return the scene and the shot of ``clip``, and the generator for the places."""
     rng = generator(seed, split, index)
     shot = shots[rng.integers(len(shots))]
     return scene_of(rng, split, shot, two_objects), shot, rng
@@ -509,8 +519,9 @@ def clip(
     shots: tuple[Shot, ...] = (PLAIN,),
     two_objects: float = 0.15,
 ) -> Clip:
-    """Clip ``index`` of ``split``, shown in one of ``shots``; the same for the same
-    arguments.
+    """Return clip ``index`` of ``split``, shown in one of ``shots``.
+
+    The same arguments give the same clip.
     """
     scene, shot, rng = draw_scene(seed, split, index, shots, two_objects)
     bodies = stage(scene, rng, shot)

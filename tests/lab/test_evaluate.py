@@ -179,7 +179,7 @@ def test_command_line(
     assert {
         row["count"]
         for row in json.loads(figures.read_text())
-        if row["measure"] in evaluate.SAID
+        if row["measure"] in evaluate.STATED
     } == {2}
     assert (tmp_path / "sheets" / "scenes.png").is_file()
     assert (
@@ -188,7 +188,7 @@ def test_command_line(
     assert {
         row["count"]
         for row in json.loads(figures.read_text())
-        if row["measure"] in evaluate.SAID
+        if row["measure"] in evaluate.STATED
     } == {1}
     too_few = (
         [option, "0"]
