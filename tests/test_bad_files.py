@@ -146,7 +146,7 @@ def not_a_number(good: Weights, path: Path) -> Path:
 
 DAMAGES: Mapping[Callable[[Weights, Path], Path], str] = {
     empty: "it is empty",
-    text: "it is not a safetensors file",
+    text: "it is a web page",
     truncated: "cut short or damaged",
     truncated_pickle: "cannot be read as weights",
     corrupted: "cannot be read as weights",

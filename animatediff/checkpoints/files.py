@@ -1,22 +1,32 @@
 """Weight files: .safetensors, and .ckpt, .pt and .bin pickles.
 
-Pickles are opened without running any code in them.
+The content decides how a file is read, not its suffix. Pickles are opened without
+running any code in them, see ``pickles``.
 """
 
 import math
-import pickle
 import re
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from ..errors import AssetError, CheckpointError
+from ..errors import CheckpointError
+from ..fetch.weight_file import WeightFile
+from .pickles import StandIn, Unreadable
+from .torch_file import (
+    PICKLE,
+    ZIP,
+    OddTensor,
+    StoredTensor,
+    TorchFile,
+    read_torch_file,
+)
 
 SAFETENSORS = (".safetensors",)
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -24,23 +34,9 @@ WRAPPERS = ("state_dict", "controlnet", "string_to_param")
 """Keys under which trainers put the table of weights, beside counters and configs. The
 second is SparseCtrl's, the third that of textual inversion.
 """
+BARE = "*"
+"""The key of a tensor that is not in a table."""
 
-_ZIP = b"PK\x03\x04"
-"""The first bytes of PyTorch's files; before version 1.6 they were bare pickles."""
-_PICKLE = b"\x80"
-_DAMAGED = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-)
-"""Errors that the two readers raised over files with changed bytes."""
 _NUMBERS = frozenset(
     {
         torch.bool,
@@ -65,67 +61,199 @@ _NUMBERS = frozenset(
 )
 """Types that float32 can compute with: no complex, packed or quantised numbers."""
 _LONGEST_KEY = 500
+_MOST_TENSORS = 50_000
+_LONGEST_HEADER = 16 << 20
+"""Bytes. The header of 10,000 tensors has 1 MB; trainers add notes to it."""
+_MOST_TIED = 4
+"""How often the numbers of a file may be used: by tied weights, for example."""
+_OTHER_CONTENT = {
+    rb"\s*<(!doctype|html|head|\?xml)": "it is a web page",
+    rb"version https://git-lfs": "it is a Git LFS pointer, not the file itself",
+    rb"GGUF": "it is a GGUF file",
+    rb"(?s).{257}ustar": "it is a tar archive, PyTorch's layout before version 0.2",
+}
+"""What is often found where weights should be, by its first bytes."""
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+@dataclass(frozen=True, eq=False)
+class FileContent:
+    """The weights of a file by their keys.
+
+    ``title`` is the name that the file gives itself, as textual inversions do.
+    """
+
+    weights: dict[str, Tensor]
+    title: str | None = None
+
+
+def read_weights(file: WeightFile | str | Path) -> dict[str, Tensor]:
+    """Every tensor of a weight file by its key, on the CPU; see ``read_content``."""
+    return read_content(file).weights
+
+
+def read_content(file: WeightFile | str | Path) -> FileContent:
     """Every tensor of a weight file by its key, on the CPU.
 
-    If the table of weights lies under one of ``WRAPPERS``, only that table is read.
+    If the table of weights lies under one of ``WRAPPERS``, only that table is read. A
+    tensor without a table has the key ``BARE``.
 
-    Raises AssetError if there is no such file, CheckpointError if it is damaged or
-    holds something else. Pickles are read with ``weights_only``, so one that contains
-    anything but tensors and plain values is refused. Also refused are sparse tensors,
-    tensors larger than their content, and keys that cannot be printed.
+    Raises AssetError if there is no such file, CheckpointError if it is damaged, wants
+    to run code or holds something else. Objects of trainers beside the weights are
+    passed over. Refused are sparse tensors, tensors larger than their content, and keys
+    that cannot be printed.
     """
-    path = Path(path)
-    table = _unwrapped(path.name, _read(path))
-    weights = {
-        str(key): value for key, value in table.items() if isinstance(value, Tensor)
-    }
-    if not weights:
-        raise CheckpointError(f"{path.name} holds no weights", file=path.name)
+    file = WeightFile.of(file)
+    with _readable(file):
+        head = _head(file)
+        if _is_safetensors(head):
+            return FileContent(_read_safetensors(file))
+        if head.startswith((ZIP, PICKLE)):
+            return _read_torch(file)
+        raise Unreadable(_other_content(head))
+
+
+def _head(file: WeightFile) -> bytes:
+    with file.path.open("rb") as opened:
+        return opened.read(512)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """The length of the header comes first, then the header, which is JSON."""
+    return head[4:9] == b"\0\0\0\0{"
+
+
+def _other_content(head: bytes) -> str:
+    if not head:
+        return "it is empty"
+    for start, content in _OTHER_CONTENT.items():
+        if re.match(start, head, re.IGNORECASE):
+            return content
+    return "it is neither a safetensors nor a PyTorch file"
+
+
+@contextmanager
+def _readable(file: WeightFile) -> Generator[None]:
+    """Turn the errors of both readers into CheckpointErrors that name the file."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(file, error.strerror or "the disk failed") from error
+    except Unreadable as error:
+        raise _unreadable(file, str(error)) from error
+    except (SafetensorError, RuntimeError, ValueError, LookupError) as error:
+        raise _unreadable(file, "it is cut short or damaged") from error
+
+
+def _unreadable(file: WeightFile, cause: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file.name} cannot be read as weights: {cause}", file=file.name
+    )
+
+
+def _opened(file: WeightFile) -> Any:
+    if int.from_bytes(_head(file)[:8], "little") > _LONGEST_HEADER:
+        raise Unreadable(f"its header is larger than {_LONGEST_HEADER >> 20} MB")
+    opener: Any = safe_open
+    return opener(file.path, framework="pt")
+
+
+def _read_safetensors(file: WeightFile) -> dict[str, Tensor]:
+    with _opened(file) as opened:
+        keys: list[str] = opened.keys()
+        _check_count(file, len(keys))
+        weights: dict[str, Tensor] = {key: opened.get_tensor(key) for key in keys}
     for key, tensor in weights.items():
-        _check_tensor(path.name, key, tensor)
+        _check_key(file, key)
+        _check_kind(file, key, tensor.dtype)
     return weights
 
 
-def _unwrapped(name: str, content: object) -> Mapping[object, object]:
-    table = _as_table(content)
-    for wrapper in WRAPPERS:
-        inner = _as_table(table.get(wrapper)) if table is not None else None
-        table = table if inner is None else inner
+def _read_torch(file: WeightFile) -> FileContent:
+    opened = read_torch_file(file.path)
+    outer = _as_table(opened.content)
+    table = None if outer is None else _unwrapped(outer)
     if table is None:
-        raise CheckpointError(f"{name} holds no table of weights", file=name)
+        raise CheckpointError(f"{file.name} holds no table of weights", file=file.name)
+    stored = {
+        str(key): value
+        for key, value in table.items()
+        if isinstance(value, StoredTensor | OddTensor)
+    }
+    _check_count(file, len(stored))
+    weights = {key: _tensor(file, key, value, opened) for key, value in stored.items()}
+    size = sum(tensor.nbytes for tensor in weights.values())
+    if size > _MOST_TIED * file.path.stat().st_size:
+        raise CheckpointError(
+            f"{file.name} claims more numbers than it holds", file=file.name
+        )
+    title = (outer or {}).get("name")
+    return FileContent(weights, title if isinstance(title, str) else None)
+
+
+def _unwrapped(table: Mapping[object, object]) -> Mapping[object, object]:
+    for wrapper in WRAPPERS:
+        inner = _as_table(table.get(wrapper))
+        table = table if inner is None else inner
     return table
 
 
 def _as_table(value: object) -> Mapping[object, object] | None:
+    """``value`` as a table: a dict, an object of a kind of dict, or a bare tensor."""
+    if isinstance(value, StandIn):
+        state = value.state
+        if isinstance(state, dict):  # PyTorch's ParameterDict
+            return _as_table(cast("dict[object, object]", state).get("_parameters"))
+        return value.table
+    if isinstance(value, StoredTensor):
+        return {BARE: value}
     if not isinstance(value, dict):
         return None
     return cast("dict[object, object]", value)
 
 
-def _check_tensor(name: str, key: str, tensor: Tensor) -> None:
+def _tensor(
+    file: WeightFile, key: str, stored: StoredTensor | OddTensor, opened: TorchFile
+) -> Tensor:
+    _check_key(file, key)
+    if isinstance(stored, OddTensor):
+        raise _not_numeric(file, key, stored.kind)
+    _check_kind(file, key, stored.dtype)
+    tensor = opened.tensor(stored)
+    if tensor is None:
+        raise CheckpointError(
+            f"{file.name}: {key} claims more numbers than the file holds",
+            file=file.name,
+        )
+    return tensor
+
+
+def _check_count(file: WeightFile, count: int) -> None:
+    if count == 0:
+        raise CheckpointError(f"{file.name} holds no weights", file=file.name)
+    if count > _MOST_TENSORS:
+        raise CheckpointError(
+            f"{file.name} holds {count} tensors; allowed: at most {_MOST_TENSORS}",
+            file=file.name,
+        )
+
+
+def _check_key(file: WeightFile, key: str) -> None:
     if len(key) > _LONGEST_KEY or not key.isprintable():
         raise CheckpointError(
-            f"{name} holds a weight whose key is not a printable name", file=name
-        )
-    if not _is_numeric(tensor):
-        kind = f"{tensor.layout}, {tensor.dtype}, {tensor.device}"
-        raise CheckpointError(
-            f"{name}: {key} is not a table of real numbers"
-            f" ({kind.replace('torch.', '')})",
-            file=name,
-        )
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointError(
-            f"{name}: {key} claims more numbers than the file holds", file=name
+            f"{file.name} holds a weight whose key is not a printable name",
+            file=file.name,
         )
 
 
-def _is_numeric(tensor: Tensor) -> bool:
-    is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
-    return is_plain and tensor.dtype in _NUMBERS
+def _check_kind(file: WeightFile, key: str, dtype: torch.dtype) -> None:
+    if dtype not in _NUMBERS:
+        raise _not_numeric(file, key, str(dtype).removeprefix("torch."))
+
+
+def _not_numeric(file: WeightFile, key: str, kind: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file.name}: {key} is not a table of real numbers ({kind})", file=file.name
+    )
 
 
 def as_half(tensor: Tensor) -> Tensor | None:
@@ -139,65 +267,20 @@ def as_half(tensor: Tensor) -> Tensor | None:
     return half if torch.isfinite(half).equal(torch.isfinite(tensor)) else None
 
 
-def count_values(path: Path) -> int:
+def count_values(file: WeightFile | str | Path) -> int:
     """How many numbers a weight file holds.
 
     The header of .safetensors has them; for other files the size is taken as if all
-    numbers were float32. Raises CheckpointError for a damaged header.
+    numbers were float32. Raises AssetError for a missing file, CheckpointError for a
+    damaged header.
     """
-    if path.suffix not in SAFETENSORS:
-        return path.stat().st_size // 4
-    try:
-        untyped_open: Any = safe_open
-        with untyped_open(path, framework="pt") as file:
-            return sum(
-                math.prod(file.get_slice(key).get_shape())
-                for key in file.keys()  # noqa: SIM118 - no mapping
-            )
-    except _DAMAGED as error:
-        raise _unreadable(path, str(error)) from error
-
-
-def _read(path: Path) -> object:
-    if not path.is_file():
-        raise AssetError(f"there is no weight file {path.name}", file=path.name)
-    if path.suffix not in SAFETENSORS + PICKLES:
-        raise CheckpointError(
-            f"{path.name}: not a weight file, must end in"
-            f" {', '.join(SAFETENSORS + PICKLES)}",
-            file=path.name,
-        )
-    head = b""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-        if path.suffix in SAFETENSORS:
-            return load_file(path)
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=head.startswith(_ZIP)
-        )
-    except OSError as error:
-        raise _unreadable(path, error.strerror or "the disk failed") from error
-    except _DAMAGED as error:
-        raise _unreadable(path, _cause(path, head, str(error))) from error
-
-
-def _unreadable(path: Path, cause: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path.name} cannot be read as weights: {cause}", file=path.name
-    )
-
-
-def _cause(path: Path, head: bytes, message: str) -> str:
-    if not head:
-        return "it is empty"
-    if code := re.search(r"GLOBAL (\S+)", message):
-        return f"it wants to run code ({code[1]}), which is refused"
-    if path.suffix in SAFETENSORS:
-        is_begun, kind = head[8:] == b"{", "safetensors"
-    else:
-        is_begun, kind = head.startswith((_ZIP, _PICKLE)), "PyTorch"
-    return "it is cut short or damaged" if is_begun else f"it is not a {kind} file"
+    file = WeightFile.of(file)
+    with _readable(file):
+        if not _is_safetensors(_head(file)):
+            return file.path.stat().st_size // 4
+        with _opened(file) as opened:
+            keys: list[str] = opened.keys()
+            return sum(math.prod(opened.get_slice(key).get_shape()) for key in keys)
 
 
 def renamed(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import AssetError
+
 Stamp = tuple[int, int]
 """Size and modification time: a file that was changed since is another file."""
 
@@ -33,3 +35,16 @@ class WeightFile:
         """Return the file at ``path`` as it is now. Raises OSError if it is missing."""
         path = Path(path)
         return cls(name or path.name, path, stamp(path))
+
+    @classmethod
+    def of(cls, file: "WeightFile | str | Path") -> "WeightFile":
+        """Return ``file``, or the file at this path under its own name.
+
+        Raises AssetError if there is none.
+        """
+        if isinstance(file, WeightFile):
+            return file
+        path = Path(file)
+        if not path.is_file():
+            raise AssetError(f"there is no weight file {path.name}", file=path.name)
+        return cls.at(path)

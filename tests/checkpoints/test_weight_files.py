@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from animatediff.checkpoints.files import read_weights, renamed
+from animatediff.checkpoints.files import count_values, read_weights, renamed
 from animatediff.errors import CheckpointError
 
 WEIGHTS = {
@@ -53,15 +53,27 @@ def test_what_trainers_put_around_the_weights_is_taken_off(
     [
         ("a.safetensors", b"", "it is empty"),
         ("a.ckpt", b"", "it is empty"),
-        ("a.safetensors", b"a page of text", "it is not a safetensors file"),
-        ("a.ckpt", b"a page of text", "it is not a PyTorch file"),
-        ("a.bin", b"<!DOCTYPE html>", "it is not a PyTorch file"),
+        (
+            "a.safetensors",
+            b"a page of text",
+            "neither a safetensors nor a PyTorch file",
+        ),
+        ("a.ckpt", b"a page of text", "neither a safetensors nor a PyTorch file"),
+        ("a.bin", b"\n<!DOCTYPE html>", "it is a web page"),
+        ("a.ckpt", b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+        ("a.pt", b"GGUF\3\0\0\0", "it is a GGUF file"),
+        ("a.pt", b"storages".ljust(257, b"\0") + b"ustar", "PyTorch's layout before"),
+        ("a.pt", b"\x80\x02}.", "a pickle, but not one of PyTorch's"),
         (
             "a.pt",
             b"\x80\x02c__builtin__\neval\n(X\x01\x00\x00\x001tR.",
             r"it wants to run code \(eval\)",
         ),
-        ("a.txt", b"words", "must end in"),
+        (
+            "a.safetensors",
+            (17 << 20).to_bytes(8, "little") + b"{",
+            "its header is larger than 16 MB",
+        ),
     ],
 )
 def test_files_that_are_no_weights_are_refused_with_a_reason(
@@ -130,8 +142,9 @@ def test_an_empty_safetensors_table_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "x.safetensors")
 
 
-def test_content_that_is_no_table_is_refused(tmp_path: Path) -> None:
-    torch.save(torch.zeros(3), tmp_path / "x.pt")
+@pytest.mark.parametrize("content", [[torch.zeros(3)], 3, None, "text"])
+def test_content_that_is_no_table_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="no table of weights"):
         read_weights(tmp_path / "x.pt")
 
@@ -165,6 +178,30 @@ def test_keys_that_cannot_be_shown_are_refused(key: str, tmp_path: Path) -> None
     torch.save({**WEIGHTS, key: torch.ones(1)}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="whose key is not a printable name"):
         read_weights(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("suffix", SAVERS)
+@pytest.mark.parametrize("name", ["x.safetensors", "x.ckpt", "x.bin", "x"])
+def test_the_content_decides_the_reader(name: str, suffix: str, tmp_path: Path) -> None:
+    SAVERS[suffix](tmp_path / name)
+    assert read_weights(tmp_path / name).keys() == WEIGHTS.keys()
+    numbers = sum(tensor.numel() for tensor in WEIGHTS.values())
+    is_exact = suffix == "safetensors"
+    assert (count_values(tmp_path / name) == numbers) == is_exact
+
+
+def test_a_tensor_without_a_table_has_a_key(tmp_path: Path) -> None:
+    torch.save(WEIGHTS["up.weight"], tmp_path / "x.pt")
+    ((key, tensor),) = read_weights(tmp_path / "x.pt").items()
+    assert key == "*"
+    assert torch.equal(tensor, WEIGHTS["up.weight"])
+
+
+@pytest.mark.slow
+def test_a_file_of_very_many_tensors_is_refused(tmp_path: Path) -> None:
+    save_file({f"{i:x}": torch.zeros(0) for i in range(50_001)}, tmp_path / "x.st")
+    with pytest.raises(CheckpointError, match="50001 tensors; allowed: at most 50000"):
+        read_weights(tmp_path / "x.st")
 
 
 def test_two_names_for_one_weight_are_refused() -> None:

@@ -11,9 +11,18 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from torch import Tensor
 
+from tests.checkpoints.hostile_pickles import CONTAINERS
 from tests.fuzz.odd_bytes import damaged, with_odd_header
 from tests.fuzz.service import SMALLEST, Service, share
-from tests.fuzz.weight_files import FIELDS, KINDS, Weights, good_file, packed, weights
+from tests.fuzz.weight_files import (
+    FIELDS,
+    KINDS,
+    Weights,
+    good_file,
+    hostile_pickles,
+    packed,
+    weights,
+)
 
 pytestmark = [  # PyTorch's warnings when odd tensors are created and read
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
@@ -144,10 +153,16 @@ def bad_files(draw: st.DrawFn) -> tuple[str, str, bytes]:
     suffix = draw(st.sampled_from(SUFFIXES if simple else SUFFIXES[1:]))
     way = draw(
         st.sampled_from(
-            ["damaged", "damaged", "odd header", "odd table", "odd table", "unchanged"]
+            [
+                *("damaged", "damaged", "odd header", "odd table", "odd table"),
+                *("unchanged", "hostile pickle"),
+            ]
         )
     )
-    if way == "odd table":
+    if way == "hostile pickle":
+        pack = CONTAINERS[draw(st.sampled_from(list(CONTAINERS)))]
+        content = pack(draw(hostile_pickles()))
+    elif way == "odd table":
         suffix, content = _file(draw(odd_tables(kind)), suffix)
     elif way == "odd header" and simple:
         suffix = ".safetensors"

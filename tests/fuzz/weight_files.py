@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -17,6 +18,14 @@ from animatediff.families import SD15
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.settings import Settings
 from lab.measure_swaps import ldm_key
+from tests.checkpoints.hostile_pickles import (
+    BOMBS,
+    INERT,
+    RUNNING,
+    in_dict,
+    pickled,
+    text,
+)
 from tests.fuzz.odd_values import PIXEL
 
 EMBEDDED = Settings().models_dir / "shapeworld"
@@ -142,6 +151,28 @@ def packed(content: Weights, suffix: str) -> bytes:
 @cache
 def good_file(kind: str, suffix: str) -> bytes:
     return packed(weights(kind), suffix)
+
+
+_PIECES = [
+    *(
+        bytes([code])
+        for code in b"()]}NaesutblR012Q\x81\x85\x86\x87\x88\x8f\x90\x91\x93\x94"
+    ),
+    *(b"q\x00", b"h\x00", b"q\x01", b"h\x01", b"K\x02", b"J\xff\xff\xff\xff"),
+    *(text("storage"), text("0"), text("cpu"), text("state_dict"), text("torch")),
+    *(b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n"),
+    *(b"ccollections\nOrderedDict\n", b"ctorch.nn\nParameter\n", b"cm\nc\n"),
+    *(b"\x8a\x0c" + bytes(11) + b"\x20", text("x" * 1000)),
+    text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04t",
+]
+"""Operations, and their arguments, from which programs of a pickle are drawn."""
+
+
+def hostile_pickles() -> st.SearchStrategy[bytes]:
+    """Known attacks, and programs of operations in any order."""
+    known = [*BOMBS.values(), *map(in_dict, (*RUNNING.values(), *INERT.values()))]
+    program = st.lists(st.sampled_from(_PIECES), max_size=40).map(b"".join)
+    return st.sampled_from(known) | program.map(pickled) | program.map(in_dict)
 
 
 def write_control(path: Path) -> None:
