@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from .pickles import Maker, Makers, Unreadable, StandIn, read_pickle
+from .pickles import Maker, Makers, StandIn, Unreadable, read_pickle
 
 ZIP = b"PK\x03\x04"
 PICKLE = b"\x80"
