@@ -489,10 +489,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.suites and missing:
         print(f"\nnot installed: {', '.join(missing)}")
     if options.json:
-        rows = [row.__dict__ for row in figures]
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        _write_figures(figures, options.json)
     is_missed = any(row.met is False for row in figures)
     return 1 if options.require and is_missed else 0
+
+
+def _write_figures(figures: Sequence[Figure], path: Path) -> None:
+    text = json.dumps([row.__dict__ for row in figures], indent=1)
+    path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _check_installed(names: Sequence[str], missing: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ The judge does not know the prompt.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -312,24 +313,27 @@ def _track(sights: list[Sight]) -> list[list[Sight]]:
     """
     tracks: list[list[Sight]] = []
     for frame in sorted({sight.frame for sight in sights}):
-        seen = sorted(
-            (sight for sight in sights if sight.frame == frame),
-            key=lambda sight: -sight.size,
-        )[:3]
-        pairs = sorted(
-            (np.hypot(track[-1].x - sight.x, track[-1].y - sight.y), t, s)
-            for t, track in enumerate(tracks)
-            for s, sight in enumerate(seen)
-        )
-        continued: set[int] = set()
-        used: set[int] = set()
-        for _, t, s in pairs:
-            if t not in continued and s not in used:
-                tracks[t].append(seen[s])
-                continued.add(t)
-                used.add(s)
-        tracks += [[sight] for s, sight in enumerate(seen) if s not in used]
+        present = [sight for sight in sights if sight.frame == frame]
+        largest = sorted(present, key=lambda sight: -sight.size)[:3]
+        tracks += [[sight] for sight in _continued(tracks, largest)]
     return tracks
+
+
+def _continued(tracks: list[list[Sight]], sights: list[Sight]) -> list[Sight]:
+    """Append to each track the nearest sight. Return the sights without a track."""
+    pairs = sorted(
+        (np.hypot(track[-1].x - sight.x, track[-1].y - sight.y), t, s)
+        for t, track in enumerate(tracks)
+        for s, sight in enumerate(sights)
+    )
+    continued: set[int] = set()
+    used: set[int] = set()
+    for _, t, s in pairs:
+        if t not in continued and s not in used:
+            tracks[t].append(sights[s])
+            continued.add(t)
+            used.add(s)
+    return [sight for s, sight in enumerate(sights) if s not in used]
 
 
 def _motion(track: list[Sight], count: int) -> tuple[str, float, float, float]:
@@ -402,75 +406,91 @@ def _has_watermark(frames: np.ndarray, background: np.ndarray) -> bool:
 # the camera
 
 
+class _Path(NamedTuple):
+    """An object's way through a clip; arrays have one number for each sight."""
+
+    times: np.ndarray
+    """-0.5 at the first frame of the clip, 0.5 at the last."""
+    way: np.ndarray
+    """Complex pixels from the middle of the picture."""
+    radius: np.ndarray
+
+
 def _camera(tracks: list[list[Sight]], count: int) -> CameraMove:
     """Fit each kind of move to all objects' ways and sizes.
 
     Moves have a constant rate, about the middle of the picture.
     """
-    times = [
-        np.array([sight.frame for sight in track]) / max(count - 1, 1) - 0.5
-        for track in tracks
-    ]
-    ways = [
-        np.array([complex(sight.x - SIZE / 2, sight.y - SIZE / 2) for sight in track])
-        for track in tracks
-    ]
-    radii = [
-        np.array([sight.size for sight in track]) / AREA[_most(track, "shape")] ** 0.5
-        for track in tracks
-    ]
-    total = sum(map(len, times))
-
-    def misfit(zooms: np.ndarray, turns: np.ndarray) -> np.ndarray:
-        """Return the squared pixels that each candidate leaves unexplained.
-
-        Each object has its best place and radius.
-        """
-        left = np.zeros(len(zooms))
-        for time, way, radius in zip(times, ways, radii, strict=True):
-            scale = np.exp(zooms[:, None] * time)
-            path = scale * np.exp(1j * turns[:, None] * time)
-            weight = (scale**2).sum(axis=1)
-            place = (path.conj() * way).sum(axis=1) / weight
-            start = (scale * radius).sum(axis=1) / weight
-            left += (abs(way - place[:, None] * path) ** 2).sum(axis=1)
-            left += ((radius - start[:, None] * scale) ** 2).sum(axis=1)
-        return left
-
+    paths = [_path_of(track, count) for track in tracks]
     zooms, turns = np.linspace(-1.5, 1.5, 301), np.deg2rad(np.linspace(-180, 180, 361))
-    zoom_errors, turn_errors = misfit(zooms, 0 * zooms), misfit(0 * turns, turns)
+    zoom_errors = _misfit(paths, zooms, 0 * zooms)
+    turn_errors = _misfit(paths, 0 * turns, turns)
     zoom, turn = zooms[zoom_errors.argmin()], turns[turn_errors.argmin()]
-    centred = [time - time.mean() for time in times]
-    pan = sum((time * way).sum() for time, way in zip(centred, ways, strict=True))
-    pan = complex(pan / max(sum((time**2).sum() for time in centred), 1e-9))
-    still = misfit(np.zeros(1), np.zeros(1))[0]
-    panned = sum(
-        (abs(way - way.mean() - pan * time) ** 2).sum()
-        + ((radius - radius.mean()) ** 2).sum()
-        for time, way, radius in zip(centred, ways, radii, strict=True)
+    pan = _pan_of(paths)
+    zoom_name = "zoom_in" if zoom > 0 else "zoom_out"
+    turn_name = "roll_anticlockwise" if turn > 0 else "roll_clockwise"
+    best, move, is_enough = min(
+        (_pan_misfit(paths, pan), _pan_name(pan), abs(pan) > MIN_WAY),
+        (zoom_errors.min(), zoom_name, abs(zoom) > MIN_ZOOM),
+        (turn_errors.min(), turn_name, abs(turn) > MIN_ROLL),
     )
-    sideways = abs(pan.real) > abs(pan.imag)
-    pan_name = (
-        ("pan_left" if pan.real > 0 else "pan_right")
-        if sideways
-        else ("pan_up" if pan.imag > 0 else "pan_down")
-    )
-    best, move, enough = min(
-        (panned, pan_name, abs(pan) > MIN_WAY),
-        (
-            zoom_errors.min(),
-            "zoom_in" if zoom > 0 else "zoom_out",
-            abs(zoom) > MIN_ZOOM,
-        ),
-        (
-            turn_errors.min(),
-            "roll_anticlockwise" if turn > 0 else "roll_clockwise",
-            abs(turn) > MIN_ROLL,
-        ),
-    )
-    if not enough:
-        best, move = still, "still"
+    if not is_enough:
+        best, move = _misfit(paths, np.zeros(1), np.zeros(1))[0], "still"
+    total = sum(len(path.times) for path in paths)
     error = float(np.sqrt(best / total))
     return CameraMove(
         move, (pan.real, pan.imag), float(zoom), float(np.rad2deg(turn)), error
     )
+
+
+def _path_of(track: list[Sight], count: int) -> _Path:
+    """Return the way of an object through a clip of ``count`` frames."""
+    middle = SIZE / 2
+    times = np.array([sight.frame for sight in track]) / max(count - 1, 1) - 0.5
+    ways = [complex(sight.x - middle, sight.y - middle) for sight in track]
+    sizes = np.array([sight.size for sight in track])
+    return _Path(times, np.array(ways), sizes / AREA[_most(track, "shape")] ** 0.5)
+
+
+def _misfit(paths: list[_Path], zooms: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Return the squared pixels that each zoom and turn leaves unexplained: (n,).
+
+    Each object has its best place and radius.
+    """
+    left = np.zeros(len(zooms))
+    for times, way, radius in paths:
+        scale = np.exp(zooms[:, None] * times)
+        path = scale * np.exp(1j * turns[:, None] * times)
+        weight = (scale**2).sum(axis=1)
+        place = (path.conj() * way).sum(axis=1) / weight
+        start = (scale * radius).sum(axis=1) / weight
+        left += (abs(way - place[:, None] * path) ** 2).sum(axis=1)
+        left += ((radius - start[:, None] * scale) ** 2).sum(axis=1)
+    return left
+
+
+def _pan_of(paths: list[_Path]) -> complex:
+    """Return the pixels that all objects go over the clip, right and down."""
+    product, square = 0j, 0.0
+    for times, way, _ in paths:
+        centred = times - times.mean()
+        product += (centred * way).sum()
+        square += (centred**2).sum()
+    return complex(product / max(square, 1e-9))
+
+
+def _pan_misfit(paths: list[_Path], pan: complex) -> float:
+    """Return the squared pixels that ``pan`` leaves unexplained."""
+    left = 0.0
+    for times, way, radius in paths:
+        centred = times - times.mean()
+        off = (abs(way - way.mean() - pan * centred) ** 2).sum()
+        left += off + ((radius - radius.mean()) ** 2).sum()
+    return left
+
+
+def _pan_name(pan: complex) -> str:
+    """Return the camera's move; the picture goes the other way."""
+    if abs(pan.real) > abs(pan.imag):
+        return "pan_left" if pan.real > 0 else "pan_right"
+    return "pan_up" if pan.imag > 0 else "pan_down"

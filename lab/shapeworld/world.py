@@ -7,6 +7,7 @@ comes from a numpy generator.
 
 import cmath
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -135,28 +136,40 @@ def scene_of(
     Only what neither grows nor shrinks, under a camera that stands still, has a size. A
     rolling camera always sees two objects, and a zooming one in half of its clips.
     """
-    while True:
-        scene = random_scene(rng, "still" if shot.camera else None)
-        if (scene.combination in _HELD_OUT) == (split == "held_out"):
-            break
+    scene = _scene_in(split, rng, "still" if shot.camera else None)
     size_draw, other_draw = rng.random(2)
-    if (
-        size_draw < sized
-        and not shot.camera
-        and scene.motion not in ("growing", "shrinking")
-    ):
+    if size_draw < sized and _can_have_a_size(scene, shot):
         scene = replace(scene, size=str(rng.choice(list(SIZE_WORDS))))
-    share = {"roll": 1.0, "zoom": max(0.5, two_objects)}.get(
-        (shot.camera or "").split("_")[0], two_objects
-    )
-    if (
-        other_draw < share and scene.size != "small"
-    ):  # the second object is the smaller one
-        others = [colour for colour in COLOURS if colour != scene.colour]
-        scene = replace(
-            scene, other=Thing(str(rng.choice(others)), str(rng.choice(SHAPES)))
-        )
+    # the second object is the smaller one
+    if other_draw < _share_of_two(shot, two_objects) and scene.size != "small":
+        scene = replace(scene, other=_other_thing(scene, rng))
     return scene
+
+
+def _scene_in(split: str, rng: np.random.Generator, motion: str | None) -> Scene:
+    """Draw scenes until one belongs to ``split``."""
+    while True:
+        scene = random_scene(rng, motion)
+        if (scene.combination in _HELD_OUT) == (split == "held_out"):
+            return scene
+
+
+def _can_have_a_size(scene: Scene, shot: Shot) -> bool:
+    return not shot.camera and scene.motion not in ("growing", "shrinking")
+
+
+def _share_of_two(shot: Shot, usual: float) -> float:
+    """Return the share of scenes with a second object."""
+    kind, _, _ = (shot.camera or "").partition("_")
+    shares = {"roll": 1.0, "zoom": max(0.5, usual)}
+    return shares.get(kind, usual)
+
+
+def _other_thing(scene: Scene, rng: np.random.Generator) -> Thing:
+    """Draw a second object of another colour."""
+    colours = [colour for colour in COLOURS if colour != scene.colour]
+    colour = str(rng.choice(colours))
+    return Thing(colour, str(rng.choice(SHAPES)))
 
 
 ATTRIBUTES = {
@@ -209,27 +222,34 @@ def stage(
     if scene.motion in DIRECTIONS:
         dx, dy = DIRECTIONS[scene.motion]
         along = way * (time - 0.5)
-        xs, ys = (
-            (middle + dx * along if dx else np.full(num_frames, x)),
-            (middle + dy * along if dy else y + 0 * time),
-        )
+        xs = middle + dx * along if dx else np.full(num_frames, x)
+        ys = middle + dy * along if dy else np.full(num_frames, y)
     else:
         if scene.motion != "still":
-            x, y = np.clip((x, y), 20, 44) if scene.other else np.clip((x, y), 22, 42)
-            least, growth = (6.5, 7.0) if scene.other else (6.0, 11.0)
-            if shot.style == "outline":  # a ring needs room for its hole
-                least, growth = least + 2, growth - 1
-            radii = least + growth * (time if scene.motion == "growing" else 1 - time)
+            low, high = (20, 44) if scene.other else (22, 42)
+            x, y = np.clip((x, y), low, high)
+            radii = _changing_radii(scene, shot, time)
         xs, ys = np.full(num_frames, x), np.full(num_frames, y)
     subject = Body(scene.colour, scene.shape, xs, ys, radii, cue=scene.motion)
     if not scene.other:
         return (subject,)
-    small = min(rng.uniform(6.4, 7.4), 0.8 * radii.max())
-    x, y = _clear_place(subject, small * _EXTENT[scene.other.shape], rng)
-    still = np.ones(num_frames)
-    return Body(
-        scene.other.colour, scene.other.shape, x * still, y * still, small * still
-    ), subject
+    return _second_body(scene.other, subject, rng), subject
+
+
+def _changing_radii(scene: Scene, shot: Shot, time: np.ndarray) -> np.ndarray:
+    """Return the radii of what grows or shrinks, over ``time`` 0..1."""
+    least, growth = (6.5, 7.0) if scene.other else (6.0, 11.0)
+    if shot.style == "outline":  # a ring needs room for its hole
+        least, growth = least + 2, growth - 1
+    return least + growth * (time if scene.motion == "growing" else 1 - time)
+
+
+def _second_body(thing: Thing, subject: Body, rng: np.random.Generator) -> Body:
+    """Place a smaller object that stands still."""
+    radius = min(rng.uniform(6.4, 7.4), 0.8 * subject.radius.max())
+    x, y = _clear_place(subject, radius * _EXTENT[thing.shape], rng)
+    still = np.ones(len(subject.x))
+    return Body(thing.colour, thing.shape, x * still, y * still, radius * still)
 
 
 def _clear_place(subject: Body, reach: float, rng: np.random.Generator) -> np.ndarray:
@@ -252,6 +272,18 @@ def _clear_place(subject: Body, reach: float, rng: np.random.Generator) -> np.nd
     return places[clear.argmax() if clear.any() else gaps.argmax()]
 
 
+class _CameraPath(NamedTuple):
+    """The places of things, and how a camera changes them in each frame."""
+
+    places: np.ndarray
+    """Complex pixels from the middle, halfway through the clip."""
+    radii: tuple[float, float]
+    shift: np.ndarray | float = 0.0
+    scale: np.ndarray | float = 1.0
+    turn: np.ndarray | float = 0.0
+    """Radians, clockwise."""
+
+
 def _before_the_camera(
     scene: Scene, rng: np.random.Generator, camera: str, amount: float, num_frames: int
 ) -> tuple[Body, ...]:
@@ -260,59 +292,72 @@ def _before_the_camera(
             f"a camera moves over a scene that stands still, not one with the motion"
             f" {scene.motion!r}"
         )
-    along = amount * (
-        np.linspace(0, 1, num_frames) - 0.5
-    )  # of the whole way; halfway is where the scene was staged
+    # the share of the whole way; halfway the scene is as it was staged
+    along = amount * (np.linspace(0, 1, num_frames) - 0.5)
     things = [Thing(scene.colour, scene.shape), *([scene.other] if scene.other else [])]
-    turn, shift, scale = (
-        np.zeros(num_frames),
-        np.zeros(num_frames, complex),
-        np.ones(num_frames),
-    )
     if camera in CONTENTS:
-        dx, dy = CONTENTS[camera]
-        shift = rng.uniform(22, 30) * along * complex(dx, dy)
-        places = rng.uniform(-3, 3, len(things)) + 1j * rng.uniform(
-            -13, 13, len(things)
-        )  # as if for a pan sideways
-        if len(things) == 2:
-            places = places.real + 1j * rng.choice([-1, 1]) * (
-                np.array([1, -1]) * rng.uniform(12, 16)
-            )
-        if dy:
-            places = places * 1j
-        radii = rng.uniform(9.0, 10.0), rng.uniform(6.6, 7.6)
+        path = _pan(camera, along, len(things), rng)
     elif camera.startswith("zoom"):
-        scale = rng.uniform(1.6, 2.0) ** (along * (1 if camera == "zoom_in" else -1))
-        distance = rng.uniform(10.5, 12.0) if len(things) == 2 else rng.uniform(4, 11)
-        places = _opposite(rng, rng.uniform(0, 2 * np.pi), distance, len(things))
-        radii = rng.uniform(8.0, 9.0), rng.uniform(6.0, 6.8)
-    else:  # the picture turns the other way than the camera
-        turn = (  # with y down, a positive angle is clockwise
-            np.deg2rad(rng.uniform(80, 100))
-            * along
-            * (-1 if camera == "roll_clockwise" else 1)
-        )
-        # side by side halfway: were all angles as likely, a frame's mean over all clips
-        # would not tell the way
-        aside = np.pi * rng.integers(2) + rng.uniform(-0.2, 0.2)
-        places = _opposite(rng, aside, rng.uniform(14, 16.5), len(things))
-        radii = rng.uniform(8.5, 9.5), rng.uniform(6.8, 7.6)
-    bodies = []
-    for thing, place, radius in zip(things, places, radii, strict=False):
-        way = scale * place * np.exp(1j * turn) + shift
-        angle = turn if turn.any() else None
-        bodies.append(
-            Body(
-                thing.colour,
-                thing.shape,
-                _MIDDLE + way.real,
-                _MIDDLE + way.imag,
-                radius * scale,
-                angle,
-            )
-        )
+        path = _zoom(camera, along, len(things), rng)
+    else:
+        path = _roll(camera, along, len(things), rng)
+    bodies = [
+        _moved_body(thing, place, radius, path, num_frames)
+        for thing, place, radius in zip(things, path.places, path.radii, strict=False)
+    ]
     return tuple(reversed(bodies))
+
+
+def _moved_body(
+    thing: Thing, place: complex, radius: float, path: _CameraPath, num_frames: int
+) -> Body:
+    turn = path.turn + np.zeros(num_frames)
+    shift = path.shift + np.zeros(num_frames, complex)
+    scale = path.scale * np.ones(num_frames)
+    way = scale * place * np.exp(1j * turn) + shift
+    x, y = _MIDDLE + way.real, _MIDDLE + way.imag
+    angle = turn if turn.any() else None
+    return Body(thing.colour, thing.shape, x, y, radius * scale, angle)
+
+
+def _pan(
+    camera: str, along: np.ndarray, count: int, rng: np.random.Generator
+) -> _CameraPath:
+    dx, dy = CONTENTS[camera]
+    shift = rng.uniform(22, 30) * along * complex(dx, dy)
+    # as if for a pan sideways
+    places = rng.uniform(-3, 3, count) + 1j * rng.uniform(-13, 13, count)
+    if count == 2:
+        side = 1j * rng.choice([-1, 1])
+        places = places.real + side * (np.array([1, -1]) * rng.uniform(12, 16))
+    if dy:
+        places = places * 1j
+    return _CameraPath(places, (rng.uniform(9.0, 10.0), rng.uniform(6.6, 7.6)), shift)
+
+
+def _zoom(
+    camera: str, along: np.ndarray, count: int, rng: np.random.Generator
+) -> _CameraPath:
+    sign = 1 if camera == "zoom_in" else -1
+    scale = rng.uniform(1.6, 2.0) ** (along * sign)
+    distance = rng.uniform(10.5, 12.0) if count == 2 else rng.uniform(4, 11)
+    places = _opposite(rng, rng.uniform(0, 2 * np.pi), distance, count)
+    radii = rng.uniform(8.0, 9.0), rng.uniform(6.0, 6.8)
+    return _CameraPath(places, radii, scale=scale)
+
+
+def _roll(
+    camera: str, along: np.ndarray, count: int, rng: np.random.Generator
+) -> _CameraPath:
+    # the picture turns the other way than the camera
+    sign = -1 if camera == "roll_clockwise" else 1
+    turn = np.deg2rad(rng.uniform(80, 100)) * along * sign
+    # side by side halfway: were all angles as likely, a frame's mean over all clips
+    # would not tell the way
+    aside = np.pi * rng.integers(2) + rng.uniform(-0.2, 0.2)
+    places = _opposite(rng, aside, rng.uniform(14, 16.5), count)
+    radii = rng.uniform(8.5, 9.5), rng.uniform(6.8, 7.6)
+    return _CameraPath(places, radii, turn=turn)
 
 
 def _opposite(
