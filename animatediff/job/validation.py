@@ -5,7 +5,7 @@ documentation and a client's form agree.
 """
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -89,8 +89,12 @@ def problems(
 
     ``noun`` is what a field is called; ``whole`` is the name of ``raw`` itself.
     """
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    places = [detail["loc"] for detail in details]
+    for detail in details:
         place: tuple[Any, ...] = detail["loc"]
+        if detail["type"] == "too_short" and _is_above(place, places):
+            continue  # a list is counted without its wrong items
         field = shorten(".".join(map(str, place))) or whole
         kind, value = detail["type"], detail["input"]
         if kind == "extra_forbidden":
@@ -101,6 +105,11 @@ def problems(
             allowed = _message(kind, detail["msg"]) or _allowed(model, place, raw)
             got = _came(kind, value)
             yield Problem(field, got, allowed or _lowered(detail["msg"]))
+
+
+def _is_above(place: Sequence[Any], places: Iterable[Sequence[Any]]) -> bool:
+    depth = len(place)
+    return any(len(other) > depth and other[:depth] == place for other in places)
 
 
 def _message(kind: str, message: str) -> str | None:

@@ -47,6 +47,12 @@ def test_what_came_and_what_is_allowed(
     assert details["allowed"].startswith(allowed)
 
 
+def test_a_list_whose_only_item_is_wrong_is_not_called_empty() -> None:
+    error = refusal(controls=[{"path": "a", "images": [""]}])
+    assert error.details["field"] == "controls.0.images.0"
+    assert "problems" not in error.details
+
+
 def test_the_message_quotes_text_and_names_its_type() -> None:
     message = 'fps: got "8" (a string), allowed: an integer from 1 to 60'
     assert refusal(fps="8").message == f"{message}; at most 50 with gif"

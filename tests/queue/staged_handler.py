@@ -48,9 +48,10 @@ if __name__ == "__main__":
     from animatediff.engine import Engine
     from animatediff.pipeline import AnimationPipeline
     from animatediff.video import animations
+    from animatediff.warm_models import WarmModels
 
     Engine.prepare = staged("prepare", Engine.prepare)
-    Engine.configure = staged("load", Engine.configure)
+    WarmModels.load = staged("load", WarmModels.load)
     AnimationPipeline.decode_frames = staged("decode", AnimationPipeline.decode_frames)
     animations.write_gif = staged("write", animations.write_gif)
     runpy.run_path(str(ROOT / "handler.py"), run_name="__main__")
