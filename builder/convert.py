@@ -39,7 +39,7 @@ from animatediff.checkpoints.motion_layout import (
 )
 from animatediff.errors import AnimateDiffError
 
-KINDS = ("motion module", "SparseCtrl", "MotionLoRA", "domain adapter")
+KINDS = ("motion module", "SparseCtrl", "MotionLoRA", "LoRA")
 
 
 class ConversionError(Exception):

@@ -124,6 +124,42 @@ def test_a_stack_that_is_loaded_is_not_loaded_again(
     pixels(runner, STYLE)
 
 
+@pytest.mark.slow
+def test_frames_do_not_depend_on_the_spelling(runner: JobRunner, models: Path) -> None:
+    torch.manual_seed(2)
+    down, up = torch.randn(4, 32), torch.randn(32, 4)
+    attention, layer = ATTENTION.rsplit(".", 1)
+    ldm = "input_blocks_1_1_transformer_blocks_0_attn1_to_q"
+    module, end = TEMPORAL.rsplit(".temporal_transformer", 1)
+    adapter = module + end.replace("attention_blocks.0", "attn1")
+    spellings = {
+        ("style", "lora_{}.weight", "down", "up"): (
+            f"lora_unet_{ATTENTION.replace('.', '_')}.",
+            f"lora_unet_{ldm}.",
+        ),
+        ("style", "lora_{}.weight", "A", "B"): (f"base_model.model.{ATTENTION}.",),
+        ("style", "lora.{}.weight", "down", "up"): (f"{ATTENTION}.",),
+        ("style", "{}.weight", "down", "up"): (f"{attention}.processor.{layer}_lora.",),
+        ("zoom", "{}.weight", "down", "up"): (
+            f"{TEMPORAL}.processor.to_v_lora.",
+            f"unet.{adapter}.processor.to_v_lora.",
+        ),
+        ("zoom", "lora_{}.weight", "A", "B"): (f"unet.{adapter}.to_v.",),
+    }
+    frames: dict[str, set[bytes]] = {"style": {pixels(runner)}, "zoom": set()}
+    for (kind, ends, first, second), stems in spellings.items():
+        for stem in stems:
+            weights = {
+                stem + ends.format(half): tensor
+                for half, tensor in ((first, down), (second, up))
+            }
+            save_file(weights, models / "loras" / "spelled.safetensors")
+            made = pixels(runner, {"path": "loras/spelled.safetensors"})
+            frames[kind].add(made)
+    assert (len(frames["style"]), len(frames["zoom"])) == (2, 1)
+    assert frames["style"].isdisjoint(frames["zoom"])
+
+
 def test_the_output_and_the_file_name_the_loras(runner: JobRunner) -> None:
     output = JobOutput.model_validate(run(runner, STYLE, ZOOM))
     assert [(lora.name, lora.strength) for lora in output.loras] == [

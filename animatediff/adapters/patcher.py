@@ -12,22 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.lora import Address, LowRank, Shapes
+from ..checkpoints.lora_names import Shapes
+from ..checkpoints.weight_changes import Address, WeightChange
 from ..errors import CheckpointError, EngineCorrupted
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """``factor`` times a low-rank matrix, to be added to one weight."""
+    """The change of one weight, made ``strength`` times."""
 
-    layer: LowRank
-    factor: float
+    of_weight: WeightChange
+    strength: float
 
     def same_as(self, other: "Change") -> bool:
-        """Whether both come from the very same tensors and the same factor."""
-        same_matrix = self.layer.up is other.layer.up
-        same_matrix = same_matrix and self.layer.down is other.layer.down
-        return same_matrix and self.factor == other.factor
+        """Whether both come from the very same tensors and the same strength."""
+        same_source = self.of_weight is other.of_weight
+        return same_source and self.strength == other.strength
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +151,7 @@ def _contents(
     """Group replacements and changes by weight; replaced weights come first."""
     grouped: dict[Address, list[Change]] = {address: [] for address in replacements}
     for change in changes:
-        grouped.setdefault(change.layer.address, []).append(change)
+        grouped.setdefault(change.of_weight.address, []).append(change)
     return {
         address: _Content(replacements.get(address), tuple(changes_of_one))
         for address, changes_of_one in grouped.items()
@@ -182,8 +182,7 @@ def _sum(base: Tensor, changes: Sequence[Change], live: Tensor) -> Tensor:
         return base
     precision = torch.promote_types(live.dtype, torch.float32)
     total = base.to(live.device, precision)
+    weight = total
     for change in changes:
-        down = change.layer.down.to(live.device, precision).flatten(1)
-        up = change.layer.up.to(live.device, precision).flatten(1)
-        total = total + change.factor * (up @ down).reshape(total.shape)
+        total = total + change.of_weight.delta(weight, change.strength)
     return total

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checkpoints.lora import Address, Lora, Shapes, read_lora
+from ..checkpoints.lora import read_lora
+from ..checkpoints.lora_names import Shapes
 from ..checkpoints.motion_module import MotionModuleWeights
 from ..checkpoints.single_file import SingleFile, read_single_file
 from ..checkpoints.vae import read_vae
+from ..checkpoints.weight_changes import Address
 from ..families import Family
 from ..fetch.weight_file import WeightFile
 from ..job.clip import LoraFile
@@ -105,7 +107,7 @@ class WeightStack:
             self._read_vae(vae, shapes, content)
         for file in content.files.values():
             content.warn_of_unused(file.name, file.unused)
-        for lora in loras:
+        for lora in sorted(loras, key=_place_in_sum):
             self._read_changes(lora, shapes, content)
         if fitted is not None:
             self._install(fitted)
@@ -164,11 +166,20 @@ class WeightStack:
         return file
 
     def _read_changes(self, file: LoraFile, shapes: Shapes, content: _Content) -> None:
-        lora: Lora = read_lora(file.path, self.family, shapes)
+        lora = read_lora(
+            file.path,
+            self.family,
+            shapes,
+            ignore_file_alpha=file.ignore_file_alpha,
+        )
         content.warn_of_unused(lora.name, lora.unmatched)
-        for layer in lora.layers:
-            factor = file.strength * layer.scale(file.ignore_file_alpha)
-            content.changes.append(Change(layer, factor))
+        for change in lora.changes:
+            content.changes.append(Change(change, file.strength))
+
+
+def _place_in_sum(lora: LoraFile) -> tuple[str, float, bool]:
+    """Sums of floating-point numbers depend on the order; clips must not."""
+    return str(lora.path), lora.strength, lora.ignore_file_alpha
 
 
 def _names(

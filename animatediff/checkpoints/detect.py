@@ -1,6 +1,5 @@
 """The kind of a weight file, decided by its keys and shapes, not by its name."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from ..families.recognition import (
     model_of_single_file,
     model_of_text_width,
 )
+from .lora_layout import lora_layout
 from .motion_layout import motion_layout, published_key
 
 Weights = Mapping[str, Tensor]
@@ -84,7 +84,9 @@ _SINGLE_FILE_PARTS = {
 
 
 def _single_file(weights: Weights) -> FileKind | None:
-    if not _starts(weights, UNET_PREFIX):
+    unet = {key for key in weights if key.startswith(UNET_PREFIX)}
+    layout = lora_layout(weights)
+    if not unet or (layout is not None and unet <= layout.keys.keys()):
         return None
     parts = tuple(
         part
@@ -95,37 +97,14 @@ def _single_file(weights: Weights) -> FileKind | None:
     return FileKind("single file (LDM)", model.name, parts=parts)
 
 
-_DOWN = re.compile(
-    r"lora_down\.weight$|\.lora_A\.|\.lora\.down\.|_lora\.down\.|lora_linear_layer\.down\."
-)
-
-
-def _lycoris(weights: Weights) -> FileKind | None:
-    if _any(weights, ".hada_w1_a"):
-        return FileKind("LoHa")
-    if _any(weights, ".lokr_w1"):
-        return FileKind("LoKr")
-    return None
-
-
 def _lora(weights: Weights) -> FileKind | None:
-    ranks = _ranks(weights)
-    if not ranks:
+    layout = lora_layout(weights)
+    if layout is None:
         return None
-    if _any(weights, ".dora_scale", ".lora_magnitude_vector"):
-        return FileKind("DoRA", ranks=ranks)
-    if _any(weights, ".motion_modules."):
-        has_mid_block = _any(weights, "mid_block.motion_modules.")
-        return FileKind("MotionLoRA", "v2" if has_mid_block else "v1 or v3", ranks)
-    if _any(weights, ".processor."):
-        return FileKind("domain adapter", ranks=ranks)
-    layout = "kohya" if _starts(weights, "lora_") else "PEFT / diffusers"
-    return FileKind("LoRA", layout, ranks)
-
-
-def _ranks(weights: Weights) -> tuple[int, ...]:
-    down = (tensor for key, tensor in weights.items() if _DOWN.search(key))
-    return tuple(sorted({tensor.shape[0] for tensor in down if tensor.ndim}))
+    version = layout.version
+    if layout.model is not None and not isinstance(layout.model, Family):
+        version += f", for {layout.model.name}"
+    return FileKind(layout.kind, version, layout.ranks)
 
 
 def _motion_module(weights: Weights) -> FileKind | None:
@@ -176,7 +155,6 @@ def _model_part(weights: Weights) -> FileKind | None:
 _RULES: Iterable[Callable[[Weights], FileKind | None]] = (
     _sparsectrl,
     _single_file,
-    _lycoris,
     _lora,
     _motion_module,
     _textual_inversion,

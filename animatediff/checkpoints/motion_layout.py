@@ -49,6 +49,19 @@ def published_key(key: str) -> str:
     return f"{place[0]}{_TRANSFORMER}{rest}"
 
 
+def diffusers_key(key: str) -> str:
+    """The key of a motion module, in the published layout, as MotionAdapter names it.
+
+    Keys of other layers are not changed.
+    """
+    if not is_motion_key(key):
+        return key
+    key = key.replace(f".{_TRANSFORMER}", ".", 1)
+    for diffusers_name, published_name in _FROM_DIFFUSERS.items():
+        key = key.replace(published_name, diffusers_name)
+    return key
+
+
 def is_motion_key(key: str) -> bool:
     """Whether ``key``, in the published layout, is a weight of a motion slot."""
     place = _PLACE.match(key)

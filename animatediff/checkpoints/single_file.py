@@ -18,7 +18,8 @@ from ..families.recognition import marked_model
 from .detect import described
 from .files import check_keys_and_shapes, read_weights, renamed
 from .ldm import Converted, convert_unet, convert_vae, without_noise
-from .lora import Address, Shapes
+from .lora_names import Shapes
+from .weight_changes import Address
 
 
 @dataclass(frozen=True, eq=False)

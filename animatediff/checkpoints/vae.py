@@ -11,7 +11,7 @@ from ..errors import CheckpointError
 from .detect import described
 from .files import check_keys_and_shapes, read_weights, renamed
 from .ldm import Converted, as_linear, convert_vae, without_noise
-from .lora import Shapes
+from .lora_names import Shapes
 from .single_file import SingleFile, shapes_of, split
 
 _ATTENTION = re.compile(

@@ -46,6 +46,12 @@ class ModelMarks:
     """Keys of a textual inversion, if it has one tensor for each text encoder."""
     motion_levels: int | None = None
     """Levels of the UNet, each of which has motion modules on its way down and up."""
+    lora_mark: str = ""
+    """A regular expression that is found in names of layers, written with underscores,
+    that only this model's LoRAs have; "" if there is none.
+    """
+    context_width: int | None = None
+    """Numbers in a vector of the text that the UNet's cross-attention reads."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,10 @@ class ModelPart:
     """Its folder in diffusers' layout, and its name in the address of a weight."""
     single_file_prefix: str
     """Stands before its keys in a single file."""
-    kohya_prefix: str = ""
-    """Stands before its layers in kohya's LoRA files; "" if they never change it."""
+    lora_tags: tuple[str, ...] = ()
+    """Its names before its layers in LoRA files, with underscores for dots; none if
+    they never change it.
+    """
     inner_prefix: str = ""
     """Stands before its own keys in all of these layouts, and is dropped."""
     weight_files: tuple[str, ...] = DIFFUSERS_WEIGHTS

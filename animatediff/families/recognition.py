@@ -1,5 +1,6 @@
 """Which model a weight file was made for, as far as its keys and shapes show it."""
 
+import re
 from collections.abc import Iterable
 
 from . import DEFAULT, MODELS
@@ -30,3 +31,24 @@ def model_of_embedding_keys(keys: Iterable[str]) -> ModelMarks | None:
     """The model whose textual inversions have exactly these keys."""
     names = frozenset(keys)
     return next((model for model in MODELS if model.embedding_keys == names), None)
+
+
+def model_of_lora(layers: Iterable[str], width: int | None) -> ModelMarks | None:
+    """The model of a LoRA, None if nothing shows it.
+
+    ``layers`` are its names with underscores, ``width`` that of the text which its
+    cross-attention layers read, if it has any.
+    """
+    names = tuple(layers)
+    for model in MODELS:
+        mark = model.lora_mark
+        if mark and any(re.search(mark, name) for name in names):
+            return model
+    return next(
+        (
+            model
+            for model in MODELS
+            if width is not None and width == model.context_width
+        ),
+        None,
+    )

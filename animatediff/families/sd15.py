@@ -92,12 +92,18 @@ _MOTION_MODULES = {
 SD15 = Family(
     name="SD 1.5",
     text_width=768,
+    context_width=768,
     motion_levels=4,
-    unet=ModelPart("unet", UNET_PREFIX, "lora_unet_"),
+    unet=ModelPart(
+        "unet", UNET_PREFIX, ("unet", "diffusion_model", "model_diffusion_model")
+    ),
     vae=ModelPart("vae", VAE_PREFIX),
     text_encoders=(
         TextEncoder(
-            "text_encoder", "cond_stage_model.transformer.", "lora_te_", "text_model."
+            "text_encoder",
+            "cond_stage_model.transformer.",
+            ("te", "te1", "text_encoder", "cond_stage_model_transformer"),
+            "text_model.",
         ),
     ),
     unet_config=UNet3DConfig(),

@@ -9,26 +9,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
-_UNET_ENDS = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-_UNET_LAYER = re.compile(
-    r"(?P<side>down|up|mid)_blocks?\.(?:(?P<level>\d+)\.)?"
-    r"(?P<kind>resnets|attentions|downsamplers|upsamplers)"
-    r"\.(?P<i>\d+)\.(?P<rest>.+)"
-)
+from ..checkpoints.ldm_names import LdmUNetKeys
+
 _UNET, _VAE = "model.diffusion_model", "first_stage_model"
 _TEXT = "cond_stage_model.transformer.text_model"
 
@@ -41,7 +23,7 @@ def single_file(
 ) -> dict[str, Tensor]:
     """A whole model under the keys of the first release."""
     weights: dict[str, Tensor] = {}
-    unet_keys = _UNetKeys(unet, layers_per_block)
+    unet_keys = LdmUNetKeys(unet, layers_per_block)
     for key, tensor in unet.items():
         weights[f"{_UNET}.{unet_keys.renamed(key)}"] = tensor
     levels = _vae_levels(vae)
@@ -51,50 +33,6 @@ def single_file(
     for key, tensor in text_encoder.items():
         weights[f"{_TEXT}.{key.removeprefix('text_model.')}"] = tensor
     return weights
-
-
-class _UNetKeys:
-    """Renames the keys of one UNet."""
-
-    def __init__(self, keys: Iterable[str], layers_per_block: int) -> None:
-        self._layers = layers_per_block
-        self._attentive = {
-            key.partition(".attentions.")[0] for key in keys if ".attentions." in key
-        }
-
-    def renamed(self, key: str) -> str:
-        name, _, end = key.rpartition(".")
-        if name in _UNET_ENDS:
-            return f"{_UNET_ENDS[name]}.{end}"
-        match = _UNET_LAYER.fullmatch(key)
-        if match is None:
-            raise ValueError(f"unknown UNet layer: {key}")
-        kind, i, rest = match["kind"], int(match["i"]), match["rest"]
-        if kind == "resnets":
-            part, _, end = rest.partition(".")
-            rest = f"{_RESNET[part]}.{end}"
-        if match["side"] == "mid":
-            return f"middle_block.{2 * i if kind == 'resnets' else 1}.{rest}"
-        rename = self._down if match["side"] == "down" else self._up
-        return rename(int(match["level"]), kind, i, rest)
-
-    def _down(self, level: int, kind: str, i: int, rest: str) -> str:
-        first = 1 + level * (self._layers + 1)
-        if kind == "downsamplers":
-            rest = rest.replace("conv.", "op.", 1)
-            return f"input_blocks.{first + self._layers}.0.{rest}"
-        return f"input_blocks.{first + i}.{_place(kind)}.{rest}"
-
-    def _up(self, level: int, kind: str, i: int, rest: str) -> str:
-        first = level * (self._layers + 1)
-        if kind == "upsamplers":
-            place = 2 if f"up_blocks.{level}" in self._attentive else 1
-            return f"output_blocks.{first + self._layers}.{place}.{rest}"
-        return f"output_blocks.{first + i}.{_place(kind)}.{rest}"
-
-
-def _place(kind: str) -> int:
-    return 1 if kind == "attentions" else 0
 
 
 _VAE_ATTENTION = {

@@ -3,6 +3,7 @@ whatever came before or failed.
 """
 
 import hashlib
+import math
 import random
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from animatediff.adapters import patcher
-from animatediff.checkpoints.lora import LowRank
+from animatediff.checkpoints.weight_changes import WeightChange, low_rank
 from animatediff.errors import CheckpointError, EngineCorrupted
 from animatediff.job.clip import LoraFile
 from animatediff.pipeline import AnimationPipeline, load_weights
@@ -74,7 +75,47 @@ def configure(pipeline: AnimationPipeline, stack: Stack) -> None:
     pipeline.configure_weights(None, base, loras, vae=vae)
 
 
-def random_stack(chance: random.Random, folder: Path, vae: Path) -> Stack:
+def other_methods(folder: Path, pipeline: AnimationPipeline) -> list[Path]:
+    """A file for each method, all of which change the same layers."""
+    torch.manual_seed(1)
+    keys = [
+        key
+        for key, tensor in pipeline.unet.state_dict().items()
+        if key.endswith(("attn1.to_q.weight", "conv1.weight", "conv_shortcut.weight"))
+        and tensor.shape[1] % 2 == 0
+    ][::4]
+    methods: dict[str, dict[str, torch.Tensor]] = {
+        name: {} for name in ("LoHa", "LoKr", "DoRA", "IA3", "difference")
+    }
+    for key in keys:
+        rows, columns, *rest = pipeline.unet.state_dict()[key].shape
+        size = columns * math.prod(rest)
+        layer = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
+        layers = {
+            "LoHa": {f"hada_w{i}_a": (rows, 2) for i in (1, 2)}
+            | {f"hada_w{i}_b": (2, size) for i in (1, 2)},
+            "LoKr": {"lokr_w1": (2, 2), "lokr_w2": (rows // 2, columns // 2, *rest)},
+            "DoRA": {
+                "lora_down.weight": (2, columns, *rest),
+                "lora_up.weight": (rows, 2),
+                "dora_scale": (rows, 1),
+            },
+            "IA3": {"weight": (rows,), "on_input": ()},
+            "difference": {"diff": (rows, columns, *rest)},
+        }
+        for method, parts in layers.items():
+            for part, shape in parts.items():
+                tensor = torch.randn(shape) / 5 if shape else torch.zeros(())
+                methods[method][f"{layer}.{part}"] = tensor
+    paths = [folder / f"{method}.safetensors" for method in methods]
+    for path, weights in zip(paths, methods.values(), strict=True):
+        save_file(weights, path)
+    return paths
+
+
+def random_stack(
+    chance: random.Random, folder: Path, vae: Path, others: list[Path]
+) -> Stack:
     base = folder / "dreambooth_ldm.safetensors" if chance.random() < 0.3 else None
     names = [
         "kohya_lora.safetensors",
@@ -82,10 +123,11 @@ def random_stack(chance: random.Random, folder: Path, vae: Path) -> Stack:
         "motion_lora_A.ckpt",
         "motion_lora_B_wrapped.ckpt",
     ]
-    chosen = chance.sample(names, chance.randint(0, 4))
+    files = [*(folder / name for name in names), *others]
+    chosen = chance.sample(files, chance.randint(0, 4))
     loras = tuple(
         LoraFile(
-            path=str(folder / n),
+            path=str(n),
             strength=chance.choice((0.5, 1.0)),
             ignore_file_alpha=chance.random() < 0.5,
         )
@@ -108,13 +150,16 @@ def test_weights_depend_on_the_stack_alone(
     vae = tmp_path / "vae.safetensors"
     weights = load_file(golden / "common" / "vae.safetensors")
     save_file({key: tensor * 0.5 for key, tensor in weights.items()}, vae)
-    pool = [random_stack(chance, folder, vae) for _ in range(25)]
+    others = other_methods(tmp_path, twin)
+    pool = [random_stack(chance, folder, vae, others) for _ in range(25)]
     expected: dict[Any, str] = {}
     for (
         stack
     ) in pool:  # each once, on a pipeline that has seen nothing but its base before
         configure(twin, stack)
         expected[stack] = fingerprint(twin)
+        configure(twin, (stack[0], stack[1][::-1], stack[2]))
+        assert fingerprint(twin) == expected[stack]  # whatever the order of its LoRAs
         twin.weights.patcher.restore()
         assert fingerprint(twin) == clean
     assert len(set(expected.values())) > 15
@@ -153,6 +198,36 @@ def test_weights_depend_on_the_stack_alone(
     pipeline.weights.patcher.restore()
     assert fingerprint(pipeline) == clean
     assert pipeline.weights.patcher.host_bytes == 0
+
+
+def test_changes_are_sums_of_what_each_file_does_alone(
+    golden: Path, tmp_path: Path
+) -> None:
+    """In proportion to its strength, with every method: the sum of several files is
+    that of their changes of the original weights, a DoRA's too.
+    """
+    pipeline = pipeline_in(torch.float64, golden)
+    files = other_methods(tmp_path, pipeline)
+
+    def change(*strengths: float) -> dict[str, torch.Tensor]:
+        loras = [
+            LoraFile(path=str(path), strength=strength)
+            for path, strength in zip(files, strengths, strict=True)
+        ]
+        pipeline.configure_weights(None, None, loras)
+        state = pipeline.unet.state_dict()
+        return {key: tensor - clean[key] for key, tensor in state.items()}
+
+    clean = {key: t.clone() for key, t in pipeline.unet.state_dict().items()}
+    each = [change(*(float(i == k) for k in range(5))) for i in range(5)]
+    together = change(0.5, -1.0, 2.0, 0.25, 1.5)
+    changed = {key for key, tensor in together.items() if tensor.any()}
+    assert len(changed) > 3
+    for key, tensor in together.items():
+        parts = zip((0.5, -1.0, 2.0, 0.25, 1.5), each, strict=True)
+        expected = sum(strength * alone[key] for strength, alone in parts)
+        assert torch.allclose(tensor, torch.as_tensor(expected), rtol=1e-9, atol=1e-9)
+        assert all(alone[key].any() for alone in each) == (key in changed)
 
 
 def test_copies_on_the_host_are_bounded(
@@ -233,12 +308,14 @@ def test_names_and_shapes_are_checked_before_anything_is_written(
     pipeline: AnimationPipeline,
 ) -> None:
     clean = fingerprint(pipeline)
-    layer = LowRank(
-        ("unet", "no.such.weight"), torch.zeros(1, 4), torch.zeros(4, 1), None
+    change = WeightChange(
+        ("unet", "no.such.weight"),
+        low_rank,
+        {"down": torch.zeros(1, 4), "up": torch.zeros(4, 1)},
     )
     with pytest.raises(CheckpointError, match="no weight"):
         pipeline.weights.patcher.apply(
-            {("unet", "conv_in.bias"): torch.ones(32)}, [patcher.Change(layer, 1.0)]
+            {("unet", "conv_in.bias"): torch.ones(32)}, [patcher.Change(change, 1.0)]
         )
     with pytest.raises(CheckpointError, match="replacement"):
         pipeline.weights.patcher.apply({("unet", "conv_in.bias"): torch.ones(31)}, [])

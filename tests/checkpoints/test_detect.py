@@ -17,6 +17,7 @@ from animatediff.errors import CheckpointError
 from animatediff.families import SD15
 
 DATA = Path(__file__).parents[1] / "data"
+PROCESSORS = "attention processors, as of a domain adapter"
 SHAPEWORLD = Path(__file__).parents[2] / "models" / "shapeworld"
 
 
@@ -33,7 +34,7 @@ SHAPEWORLD = Path(__file__).parents[2] / "models" / "shapeworld"
         ("loading/mm_v2_wrapped.ckpt", "part of a motion module", ""),
         ("loading/dreambooth_ldm.safetensors", "single file (LDM)", "SD 1.5"),
         ("loading/kohya_lora.safetensors", "LoRA", "kohya"),
-        ("loading/v3_adapter.ckpt", "domain adapter", ""),
+        ("loading/v3_adapter.ckpt", "LoRA", PROCESSORS),
         ("loading/motion_lora_A.ckpt", "MotionLoRA", "v2"),
         ("loading/motion_lora_B_wrapped.ckpt", "MotionLoRA", "v2"),
     ],
@@ -50,7 +51,7 @@ def test_reference_files(file: str, kind: str, version: str) -> None:
         ("motion_module_v2", "motion module", "v2", ()),
         ("motion_module_v3", "motion module", "v1 or v3", ()),
         ("motion_lora_v2_rank64", "MotionLoRA", "v2", (64,)),
-        ("v3_adapter_rank128", "domain adapter", "", (128,)),
+        ("v3_adapter_rank128", "LoRA", PROCESSORS, (128,)),
         ("sparsectrl_rgb", "SparseCtrl", "rgb", ()),
         ("sparsectrl_scribble", "SparseCtrl", "scribble", ()),
         ("unet_spatial_sd15", "UNet, diffusers layout", "", ()),
@@ -119,8 +120,31 @@ def test_the_width_of_a_lone_tensor_makes_it_a_textual_inversion() -> None:
             "SD 2",
         ),
         (["down_blocks.0.temporal_attentions.0.x"], "Hotshot-XL temporal layers", ""),
-        (["lora_unet_x.hada_w1_a"], "LoHa", ""),
-        (["lora_unet_x.lora_down.weight", "lora_unet_x.dora_scale"], "DoRA", ""),
+        (["lora_unet_x.hada_w1_a"], "LoHa", "kohya"),
+        (["lycoris_x.lokr_w1"], "LoKr", "kohya"),
+        (["base_model.model.x.hada_w1_a"], "LoHa", "PEFT / diffusers"),
+        (["lora_unet_x.lora_down.weight", "lora_unet_x.dora_scale"], "DoRA", "kohya"),
+        (["x.lora_A.weight", "x.lora_magnitude_vector"], "DoRA", "PEFT / diffusers"),
+        (
+            ["lora_unet_x.hada_w1_a", "lora_unet_y.lora_up.weight"],
+            "LoRA, LoHa",
+            "kohya",
+        ),
+        (["lora_unet_x.diff", "lora_unet_y.b_norm"], "full difference", "kohya"),
+        (["lora_unet_x.b_norm"], "change of biases", "kohya"),
+        (["lora_unet_x.weight", "lora_unet_x.on_input"], "IA3", "kohya"),
+        (["x.ia3_l"], "IA3", "PEFT / diffusers"),
+        (["lora_unet_x.oft_blocks"], "OFT or BOFT", "kohya"),
+        (
+            ["unet:0:up", "unet:0:down"],
+            "LoRA whose layers have numbers for names",
+            "PEFT / diffusers",
+        ),
+        (
+            ["x.motion_modules.0.y.hada_w1_a"],
+            "MotionLoRA, LoHa",
+            "v1 or v3",
+        ),
         (["unet.x.lora_A.weight"], "LoRA", "PEFT / diffusers"),
         (["emb_params"], "textual inversion", "of another text encoder"),
         (["*"], "textual inversion", "of another text encoder"),
@@ -143,6 +167,86 @@ def test_the_width_of_a_lone_tensor_makes_it_a_textual_inversion() -> None:
 def test_other_kinds(keys: list[str], kind: str, version: str) -> None:
     result = detect({key: torch.zeros(4, 4) for key in keys})
     assert (result.kind, result.version) == (kind, version)
+
+
+FOREIGN = {
+    "SDXL": [
+        "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight",
+        "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q.lora_down.weight",
+        "lora_unet_middle_block_1_transformer_blocks_9_ff_net_2.lora_down.weight",
+        "lora_unet_output_blocks_1_1_proj_in.lora_down.weight",
+        "lora_unet_label_emb_0_0.lora_down.weight",
+        "unet.up_blocks.0.attentions.0.proj_in.lora_A.weight",
+        "unet.down_blocks.2.attentions.1.transformer_blocks.7.attn1.to_q.lora_A.weight",
+        "unet.add_embedding.linear_1.lora.down.weight",
+        "text_encoder_2.text_model.encoder.layers.1.mlp.fc1.lora_A.weight",
+        "lora_unet_input_blocks_7_1_transformer_blocks_3_attn2_to_v.hada_w1_b",
+    ],
+    "SD 2": [
+        "lora_te_text_model_encoder_layers_22_mlp_fc1.lora_down.weight",
+        "text_encoder.text_model.encoder.layers.12.mlp.fc1.lora_A.weight",
+    ],
+    "Flux": [
+        "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight",
+        "lora_unet_single_blocks_3_linear1.lora_down.weight",
+        "transformer.single_transformer_blocks.3.attn.to_q.lora_A.weight",
+        "diffusion_model.double_blocks.0.txt_mlp.0.lora_A.weight",
+    ],
+    "SD 3": [
+        "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight",
+        "lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_down.weight",
+    ],
+    "a diffusion transformer": [
+        "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
+        "lora_unet_blocks_0_self_attn_q.lora_down.weight",
+        "diffusion_model.blocks.0.self_attn.q.lora_A.weight",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "key"), [(model, key) for model, keys in FOREIGN.items() for key in keys]
+)
+def test_loras_for_other_models_are_refused_by_its_name(
+    model: str, key: str, tmp_path: Path
+) -> None:
+    """Even if the file has a layer that would fit."""
+    own = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    weights = {
+        key: torch.zeros(4, 4),
+        f"{own}.lora_down.weight": torch.zeros(4, 8),
+        f"{own}.lora_up.weight": torch.zeros(8, 4),
+    }
+    assert detect(weights).version.endswith(f", for {model}")
+    save_file(weights, tmp_path / "x.safetensors")
+    shapes = {
+        ("unet", "down_blocks.0.attentions.0.proj_in.weight"): torch.Size((8, 8)),
+    }
+    with pytest.raises(CheckpointError, match=f" for {model}; one for SD 1.5 is expec"):
+        read_lora(tmp_path / "x.safetensors", SD15, shapes)
+
+
+@pytest.mark.parametrize(
+    ("width", "model"), [(2048, "SDXL"), (1024, "SD 2"), (768, None), (64, None)]
+)
+@pytest.mark.parametrize(
+    ("part", "other", "rows"),
+    [
+        ("lora_down.weight", "lora_up.weight", 4),
+        ("hada_w1_b", "hada_w1_a", 4),
+        ("diff", "diff_b", 8),
+    ],
+)
+def test_the_width_of_the_text_shows_the_model(
+    width: int, model: str | None, part: str, other: str, rows: int
+) -> None:
+    layer = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    weights = {
+        f"{layer}.{part}": torch.zeros(rows, width),
+        f"{layer}.{other}": torch.zeros(8, 4),
+    }
+    suffix = "" if model is None else f", for {model}"
+    assert detect(weights).version == f"kohya{suffix}"
 
 
 def test_unknown_content_names_its_keys() -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from animatediff.checkpoints.lora import Shapes, read_lora
+from animatediff.checkpoints.lora import read_lora
+from animatediff.checkpoints.lora_names import Shapes
 from animatediff.config import V2, V3
 from animatediff.errors import AssetError, CheckpointError
 from animatediff.families import SD15
@@ -27,50 +28,16 @@ def saved(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 
 def pair(
-    stem: str, down: str, up: str, c_out: int = 8, c_in: int = 8
+    stem: str, down: str, up: str, c_out: int = 8, c_in: int = 8, rank: int = 2
 ) -> dict[str, torch.Tensor]:
-    return {f"{stem}{down}": torch.randn(2, c_in), f"{stem}{up}": torch.randn(c_out, 2)}
+    return {
+        f"{stem}{down}": torch.randn(rank, c_in),
+        f"{stem}{up}": torch.randn(c_out, rank),
+    }
 
 
-LAYOUTS = {
-    "kohya": pair(
-        "lora_unet_" + Q.replace(".", "_"), ".lora_down.weight", ".lora_up.weight"
-    ),
-    "peft": pair(f"unet.{Q}", ".lora_A.weight", ".lora_B.weight"),
-    "peft with an adapter's name": pair(
-        f"base_model.model.unet.{Q}", ".lora_A.default.weight", ".lora_B.default.weight"
-    ),
-    "diffusers": pair(f"unet.{Q}", ".lora.down.weight", ".lora.up.weight"),
-    "processor": pair(
-        Q.replace(".to_q", ".processor.to_q_lora"), ".down.weight", ".up.weight"
-    ),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_name_the_same_weight(layout: str, tmp_path: Path) -> None:
-    lora = read_lora(saved(tmp_path, LAYOUTS[layout]), SD15, SHAPES)
-    assert [layer.address for layer in lora.layers] == [("unet", f"{Q}.weight")]
-    assert torch.equal(lora.layers[0].down, next(iter(LAYOUTS[layout].values())))
-    assert lora.layers[0].scale(ignore_file_alpha=False) == 1
-    assert lora.unmatched == ()
-
-
-@pytest.mark.parametrize(
-    "stem",
-    [
-        "lora_te_text_model_encoder_layers_0_self_attn_q_proj",
-        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
-    ],
-)
-def test_text_encoder(stem: str, tmp_path: Path) -> None:
-    ends = (
-        (".lora_down.weight", ".lora_up.weight")
-        if stem.startswith("lora_te")
-        else (".lora_A.weight", ".lora_B.weight")
-    )
-    (layer,) = read_lora(saved(tmp_path, pair(stem, *ends, 6, 6)), SD15, SHAPES).layers
-    assert layer.address == ("text_encoder", "encoder.layers.0.self_attn.q_proj.weight")
+STEM = "lora_unet_" + Q.replace(".", "_")
+KOHYA = pair(STEM, ".lora_down.weight", ".lora_up.weight")
 
 
 def test_locon_and_alpha(tmp_path: Path) -> None:
@@ -80,9 +47,11 @@ def test_locon_and_alpha(tmp_path: Path) -> None:
         f"{stem}.lora_up.weight": torch.randn(16, 4, 1, 1),
         f"{stem}.alpha": torch.tensor(1.0),
     }
-    (layer,) = read_lora(saved(tmp_path, tensors), SD15, SHAPES).layers
-    assert layer.scale(ignore_file_alpha=False) == 0.25
-    assert layer.scale(ignore_file_alpha=True) == 1
+    path = saved(tmp_path, tensors)
+    (change,) = read_lora(path, SD15, SHAPES).changes
+    assert change.scale == 0.25
+    (change,) = read_lora(path, SD15, SHAPES, ignore_file_alpha=True).changes
+    assert change.scale == 1
 
 
 def test_left_over_keys_are_told(tmp_path: Path) -> None:
@@ -90,8 +59,8 @@ def test_left_over_keys_are_told(tmp_path: Path) -> None:
         "lora_unet_no_such_layer.lora_down.weight": torch.zeros(1, 1),
         "note": torch.zeros(1),
     }
-    lora = read_lora(saved(tmp_path, {**LAYOUTS["kohya"], **surplus}), SD15, SHAPES)
-    assert len(lora.layers) == 1
+    lora = read_lora(saved(tmp_path, {**KOHYA, **surplus}), SD15, SHAPES)
+    assert len(lora.changes) == 1
     assert set(lora.unmatched) == set(surplus)
 
 
@@ -103,12 +72,33 @@ BAD = {
     "does not fit this model": pair(
         f"unet.{Q}", ".lora_A.weight", ".lora_B.weight", c_in=9
     ),
+    "it is single file": {
+        **KOHYA,
+        "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1),
+    },
+    "it is SparseCtrl": {
+        **KOHYA,
+        "controlnet_cond_embedding.conv_in.weight": torch.zeros(1),
+        "down_blocks.0.motion_modules.0.x.weight": torch.zeros(1),
+    },
     "needs down and up": {f"unet.{Q}.lora_A.weight": torch.zeros(2, 8)},
-    "DoRA": {**LAYOUTS["kohya"], "lora_unet_x.dora_scale": torch.zeros(1)},
-    "LoHa": {"lora_unet_x.hada_w1_a": torch.zeros(1)},
-    "an alpha of 2 numbers": {
-        **LAYOUTS["kohya"],
-        "lora_unet_" + Q.replace(".", "_") + ".alpha": torch.zeros(2),
+    "an alpha of 2 numbers": {**KOHYA, f"{STEM}.alpha": torch.zeros(2)},
+    "needs hada_w1_a and hada_w1_b": {f"{STEM}.hada_w1_a": torch.zeros(8, 2)},
+    "has only alpha": {**pair(f"unet.{CONV}", ".lora_A", ".lora_B", 16, 72)}
+    | {f"{STEM}.alpha": torch.ones(1)},
+    "has only down, hada_w1_a, up": {**KOHYA, f"{STEM}.hada_w1_a": torch.zeros(8, 2)},
+    "has only magnitude": {**KOHYA, f"unet.{CONV}.dora_scale": torch.zeros(16)},
+    "needs ia3 and on_input": {f"{STEM}.on_input": torch.zeros(1)},
+    "rank 0": pair(STEM, ".lora_down.weight", ".lora_up.weight", rank=0),
+    "of the change of its layer": {**KOHYA, f"{STEM}.scalar": torch.ones(1)},
+    "twice, by .*lora_A.one.weight and .*lora_A.two.weight": {
+        f"unet.{Q}.lora_{half}.{adapter}.weight": torch.zeros(8, 8)
+        for half in "AB"
+        for adapter in ("one", "two")
+    },
+    "twice, by down_blocks.*lora_A.weight and lora_unet_.*lora_down.weight": {
+        **KOHYA,
+        **pair(Q, ".lora_A.weight", ".lora_B.weight"),
     },
 }
 
@@ -149,7 +139,7 @@ def test_published_keys_all_fit_at_full_size(
         SD15,
         {("unet", key): tensor.shape for key, tensor in unet.state_dict().items()},
     )
-    assert (len(lora.layers) * 2, lora.unmatched) == (len(raw), ())
+    assert (len(lora.changes) * 2, lora.unmatched) == (len(raw), ())
 
 
 def test_v2_motion_lora_on_v3_is_refused(tiny_config: object, golden: Path) -> None:

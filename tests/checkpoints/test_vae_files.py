@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from animatediff.checkpoints.detect import detect
-from animatediff.checkpoints.lora import Shapes
+from animatediff.checkpoints.lora_names import Shapes
 from animatediff.checkpoints.vae import read_vae
 from animatediff.errors import AssetError, CheckpointError
 

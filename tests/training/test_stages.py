@@ -49,7 +49,9 @@ KINDS = {
         "single file (LDM)", "SD 1.5", parts=("unet", "vae", "text encoder")
     ),
     "lora": FileKind("LoRA", "kohya", (4,)),
-    "domain_adapter": FileKind("domain adapter", ranks=(4,)),
+    "domain_adapter": FileKind(
+        "LoRA", "attention processors, as of a domain adapter", (4,)
+    ),
     "motion": FileKind("motion module", "v3", parts=("positional table of 32",)),
     "motion_lora": FileKind("MotionLoRA", "v1 or v3", (4,)),
     "sparsectrl": FileKind("SparseCtrl", "rgb"),
