@@ -176,15 +176,19 @@ class WorkerProcess:
         return text[-last:]
 
     def _read(self, stderr: TextIO) -> None:
-        for line in stderr:
-            event = _parse(line)
-            if event is None:
-                self.unstructured.append(line)
-            else:
-                self._events.append(event)
-            with contextlib.suppress(ValueError):  # closed
-                self._log.write(line)
-                self._log.flush()
+        with stderr:
+            for line in stderr:
+                self._sort(line)
+
+    def _sort(self, line: str) -> None:
+        event = _parse(line)
+        if event is None:
+            self.unstructured.append(line)
+        else:
+            self._events.append(event)
+        with contextlib.suppress(ValueError):  # closed
+            self._log.write(line)
+            self._log.flush()
 
     @contextlib.contextmanager
     def _shown(self) -> Any:
