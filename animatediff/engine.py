@@ -17,7 +17,7 @@ from . import catalog
 from .conditioning.conditions import Conditions
 from .conditioning.inversions import read_embeddings
 from .controls.kinds import ControlPictures
-from .controls.pictures import read_picture
+from .controls.reading import PictureReader, check_pictures
 from .deadline import Deadline
 from .device import (
     Trouble,
@@ -153,42 +153,46 @@ class Engine:
         """
         deadline = deadline or Deadline()
         clip = self.resolve(request)
+        check_pictures(clip, self.settings)
         base = self.assets.base_model_folder(clip.model)
         located = named_files(clip).map(self._locate)
         additional = [source for _, source in located.additional]
         room = device_room(self.settings, self.device)
         check_room(clip, base, additional, self.dtype, room)
         version = catalog.motion_module_version(clip.motion_module)
+        files = located.map(
+            lambda pair: self.assets.fetch(pair[1], pair[0].field, report, deadline)
+        )
+        with PictureReader(clip, self.settings) as reader:
+            pictures = self._pictures(clip, reader, report, deadline)
         return PreparedJob(
             clip=clip,
             base=WeightFile.at(base, clip.model),
-            files=located.map(
-                lambda pair: self.assets.fetch(pair[1], pair[0].field, report, deadline)
-            ),
+            files=files,
             motion_module_version=clip.motion_module_version or version,
-            pictures=self._pictures(clip, report, deadline),
+            pictures=pictures,
+            warnings=tuple(reader.notes),
         )
 
     def _locate(self, file: NamedFile) -> tuple[NamedFile, Source]:
         return file, self.assets.locate(file.reference, file.field)
 
     def _pictures(
-        self, clip: Clip, report: Report, deadline: Deadline
+        self, clip: Clip, reader: PictureReader, report: Report, deadline: Deadline
     ) -> tuple[tuple[Image.Image, ...], ...]:
+        """Fetch and read one picture after the other; only its pixels are kept."""
+
+        def read(reference: str, field: str) -> Image.Image:
+            content = self.assets.picture(reference, field, report, deadline)
+            return reader.read(content, field, deadline.check)
+
         return tuple(
             tuple(
-                self._picture(image, f"controls.{i}.images.{j}", report, deadline)
+                read(image, f"controls.{i}.images.{j}")
                 for j, image in enumerate(control.images)
             )
             for i, control in enumerate(clip.controls)
         )
-
-    def _picture(
-        self, reference: str, place: str, report: Report, deadline: Deadline
-    ) -> Image.Image:
-        content = self.assets.picture(reference, place, report, deadline)
-        deadline.check()
-        return read_picture(content, place)
 
     def warm(self) -> None:
         """Load what a job that names nothing will need, before there is one."""
@@ -225,7 +229,7 @@ class Engine:
             model = self._loaded(job.base, deadline)
             files = job.files.map(lambda file: self._loaded(file, deadline))
         video = Video(frames.pixels.numpy(), job.clip.fps)
-        warnings = (*_model_notes(job.clip), *frames.warnings)
+        warnings = (*_model_notes(job.clip), *job.warnings, *frames.warnings)
         return Generated(video, job.clip, model, files, watch.seconds, warnings)
 
     def _frames(self, job: PreparedJob, watch: Stopwatch, report: Report) -> Frames:

@@ -253,6 +253,33 @@ class Settings(_Declaration):
         le=10**12,
         description="largest file that is downloaded",
     )
+    max_pictures: Annotated[int, Words(unit="pictures")] = Field(
+        default=128, ge=1, le=128, description="most pictures of one job"
+    )
+    max_picture_bytes: Bytes = Field(
+        default=200_000_000,
+        ge=1,
+        le=10**10,
+        description="largest total of the picture files of one job",
+    )
+    max_picture_megapixels: float = Field(
+        default=500.0,
+        ge=0.001,
+        le=1e5,
+        description="largest total of the pictures of one job, as they arrive",
+    )
+    picture_memory_bytes: Bytes = Field(
+        default=1_500_000_000,
+        ge=200_000_000,
+        le=10**12,
+        description="memory for reading a picture, and for all at the clip's size",
+    )
+    picture_seconds: Annotated[int, Words(unit="seconds")] = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="computing time for reading the pictures of one job",
+    )
     on_platform: Presence = Field(
         default=False,
         validation_alias="RUNPOD_WEBHOOK_POST_OUTPUT",

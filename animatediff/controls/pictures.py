@@ -1,65 +1,51 @@
 """Pictures of single frames, made ready for a control."""
 
-import io
-import struct
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..autoencoder import encode_pixels
 from ..errors import InvalidRequest
 from ..job.frames import place_frames
+from .decoding import BadPicture, Size, fitted, flattened, read_rgb
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-_MOST_PIXELS = 50_000_000
-_ALLOWED = (
-    f"a picture ({', '.join(_FORMATS)}) of at most"
-    f" {_MOST_PIXELS // 1_000_000} megapixels"
-)
-_DAMAGED = (  # what Pillow raises for damaged or foreign content
-    *(OSError, ValueError, SyntaxError, EOFError),
-    *(struct.error, Image.DecompressionBombError),
-)
+log = logging.getLogger(__name__)
 
 
 def read_picture(content: bytes, field: str) -> Image.Image:
     """Read a picture file as RGB pixels, turned as its EXIF data demand.
 
-    Raises InvalidRequest, for ``field``, if it is damaged, too large or no picture.
+    For files of this machine; those of a job are read by a ``PictureReader``. The log
+    tells what a picture lost, such as transparency. Raises InvalidRequest, for
+    ``field``, if it is damaged, too large or no picture.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            _check_size(picture, field)
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except _DAMAGED as error:
-        shown = f"{len(content)} bytes that are no such picture"
-        raise InvalidRequest(field, shown, _ALLOWED) from error
-
-
-def _check_size(picture: Image.Image, field: str) -> None:
-    if picture.width * picture.height > _MOST_PIXELS:
-        shown = f"{picture.width}x{picture.height} pixels"
-        raise InvalidRequest(field, shown, _ALLOWED)
+        picture, notes = read_rgb(content)
+    except BadPicture as error:
+        raise InvalidRequest(field, error.got, error.allowed) from error
+    for note in notes:
+        log.warning("%s: %s", field, note)
+    return picture
 
 
 def fit_picture(picture: Image.Image, width: int, height: int) -> Tensor:
     """Crop ``picture`` to the aspect of the frames and resize it.
 
-    Returns (3, height, width), 0..1. The crop is the largest one about the centre: the
-    same pixels as the random crop of the published script, whose scale is always 1.
+    Returns (3, height, width), 0..1. For transparent parts and deep pixels see
+    ``flattened``, for the crop ``fitted``. Raises InvalidRequest for pixels that have
+    no colours.
     """
-    aspect = width / height
-    crop_width = min(picture.width, round(picture.height * aspect))
-    crop_height = min(picture.height, round(picture.width / aspect))
-    left, top = (picture.width - crop_width) // 2, (picture.height - crop_height) // 2
-    box = (left, top, left + max(crop_width, 1), top + max(crop_height, 1))
-    cropped = picture.convert("RGB").crop(box)
-    fitted = cropped.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.as_tensor(np.array(fitted)).permute(2, 0, 1).float() / 255
+    try:
+        flat, _ = flattened(picture)
+    except BadPicture as error:
+        raise InvalidRequest("images", error.got, error.allowed) from error
+    pixels = np.array(fitted(flat, Size(width, height)))
+    return torch.as_tensor(pixels).permute(2, 0, 1).float() / 255
 
 
 def normalize_picture(picture: Tensor) -> Tensor:

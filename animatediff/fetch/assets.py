@@ -163,7 +163,9 @@ class Assets:
             return fetch_bytes(reference, rules, report)
         if is_picture_path(reference):
             return self._picture_file(reference, field)
-        return decode_picture(reference, field)
+        content = decode_picture(reference, field)
+        _check_picture_size(len(content), field)
+        return content
 
     def _picture_file(self, reference: str, field: str) -> bytes:
         path = self.inputs.find_file(reference, field)
@@ -172,11 +174,7 @@ class Assets:
                 f"{field}: there is no picture {shorten(reference)} below the input"
                 f" folder"
             )
-        size = path.stat().st_size
-        if size > MAX_PICTURE_BYTES:
-            raise InvalidRequest(
-                field, f"{size} bytes", f"at most {MAX_PICTURE_BYTES} bytes"
-            )
+        _check_picture_size(path.stat().st_size, field)
         return path.read_bytes()
 
     def _source(self, parsed: WeightReference, field: str) -> Source:
@@ -264,6 +262,12 @@ class Assets:
                 f"{field}: {path.name} has the sha256 {digest}, expected {expected}",
                 asset=path.name,
             )
+
+
+def _check_picture_size(size: int, field: str) -> None:
+    if size > MAX_PICTURE_BYTES:
+        allowed = f"at most {MAX_PICTURE_BYTES} bytes"
+        raise InvalidRequest(field, f"{size} bytes", allowed)
 
 
 def _here(path: Path) -> Source:

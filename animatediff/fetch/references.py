@@ -15,11 +15,10 @@ folder.
 """
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from .. import catalog
 from ..errors import InvalidRequest, shorten
@@ -27,7 +26,17 @@ from .hub import HubFile
 from .rules import shown_url
 
 WEIGHT_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+PICTURE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".avif",
+)
 _HUB = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)/(?P<path>[^@#]+?)(?:@(?P<revision>[\w./-]+))?"
 )
@@ -37,6 +46,8 @@ _WEIGHT_FILES = (
     " hf://owner/repo/file@revision or an https URL,"
     f" that ends in {', '.join(WEIGHT_FILE_SUFFIXES)}"
 )
+_DATA_URI = re.compile(r"\s*(?:data:(?P<type>[^,]*)|base64),", re.I)
+_URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 _PICTURES = (
     "an https URL, base64, or a path below the input folder"
     f" ({', '.join(PICTURE_SUFFIXES)})"
@@ -144,17 +155,33 @@ def is_url(reference: str) -> bool:
 
 def is_picture_path(reference: str) -> bool:
     """Whether a picture's ``reference`` is a path, and not base64."""
-    is_data = reference.startswith("data:")
+    is_data = reference[:100].lstrip().lower().startswith("data:")
     return reference.lower().endswith(PICTURE_SUFFIXES) and not is_data
 
 
 def decode_picture(text: str, field: str) -> bytes:
-    """Decode base64, bare or in a data: URI.
+    """Decode base64, bare or in a data: URI, or the bytes of a plain data: URI.
 
-    Raises InvalidRequest for ``field`` if it is neither.
+    The base64 may have line breaks, lack its padding, and use the alphabet of URLs.
+    Raises InvalidRequest for ``field`` if it is none of these.
     """
-    encoded = text.partition("base64,")[2] or text
     try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
+        header = _DATA_URI.match(text)
+        if header is None:
+            return _decode_base64(text)
+        body = text[header.end() :]
+        kind = header["type"]
+        if kind is not None and not kind.rstrip().lower().endswith(";base64"):
+            return unquote_to_bytes(body)
+        return _decode_base64(unquote(body) if "%" in body else body)
+    except ValueError:
         raise InvalidRequest(field, shorten(text, 40), _PICTURES) from None
+
+
+def _decode_base64(text: str) -> bytes:
+    """Raise ValueError if it is none."""
+    joined = "".join(line.strip() for line in text.splitlines())
+    plain = joined.encode("ascii").translate(_URL_ALPHABET).rstrip(b"=")
+    if not plain:
+        raise ValueError("nothing is there")
+    return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)

@@ -30,7 +30,8 @@ class StackKey:
 class PreparedJob:
     """A decided clip, its files, and the pictures of each of its controls.
 
-    ``motion_module_version`` is the version that the job or the catalog states.
+    ``motion_module_version`` is the version that the job or the catalog states. The
+    pictures have the clip's size; ``warnings`` tells what they lost.
     """
 
     clip: Clip
@@ -38,6 +39,7 @@ class PreparedJob:
     files: JobFiles[WeightFile]
     motion_module_version: str | None = None
     pictures: tuple[tuple[Image.Image, ...], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def stack(self) -> StackKey:
