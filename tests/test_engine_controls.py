@@ -134,6 +134,34 @@ def test_what_a_job_shows_depends_on_it_alone(
         assert pixels(runner.engine, **JOBS[i]) == fresh[i], i
 
 
+def test_what_a_picture_lost_is_a_warning_of_the_job(runner: JobRunner) -> None:
+    drawing = io.BytesIO()
+    Image.new("RGBA", (64, 64), (0, 128, 0, 128)).save(drawing, "PNG")
+    images = [GREEN, in_base64(drawing.getvalue())]
+    control = {**RGB, "images": images, "frame_indices": [0, -1]}
+    warnings = run(runner, controls=[RGB, control])["warnings"]
+    assert "controls.1.images.1: its transparent parts become white" in warnings
+    assert not [note for note in warnings if "images.0" in note]
+
+
+def test_a_job_of_too_many_pixels_names_the_picture(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = settings.replace(max_picture_megapixels=0.01)
+    runner = JobRunner(
+        Engine(settings),
+        LocalStorage(tmp_path),
+        settings,
+        parse_job_input,
+        render_job_output,
+    )
+    error = run(runner, controls=[RGB, SCRIBBLE])["error"]
+    assert (error["code"], error["field"]) == (
+        "INVALID_REQUEST",
+        "controls.1.images.1",
+    )
+
+
 @pytest.mark.slow
 def test_an_embedding_is_the_word_that_it_was_made_of(runner: JobRunner) -> None:
     azure = pixels(

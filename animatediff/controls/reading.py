@@ -46,7 +46,7 @@ class PictureReader:
         self._bytes = self._pixels = 0
         seconds = settings.picture_seconds
         self._sandbox = Sandbox(
-            _DECODE, Limits(seconds, seconds, settings.picture_memory_bytes)
+            _DECODE, Limits(2 * seconds, seconds, settings.picture_memory_bytes)
         )
 
     def __enter__(self) -> "PictureReader":

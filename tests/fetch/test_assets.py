@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -211,6 +212,47 @@ def test_pictures(assets: Assets, tmp_path: Path) -> None:
     (tmp_path / "inputs" / "big.png").write_bytes(b"\0" * 20_000_001)
     with pytest.raises(InvalidRequest, match="at most 20000000 bytes"):
         assets.picture("big.png", "f")
+
+
+CONTENT = bytes(range(248, 256)) * 20  # its base64 has + and /, and two =
+TEXT = base64.b64encode(CONTENT).decode()
+LINES = "\n".join(TEXT[at : at + 76] for at in range(0, len(TEXT), 76)) + "\n"
+URI = "data:image/png;base64,"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    {
+        "bare": TEXT,
+        "lines": LINES,
+        "windows": LINES.replace("\n", "\r\n"),
+        "indented": "  " + LINES.replace("\n", "\n  "),
+        "unpadded": TEXT.rstrip("="),
+        "url alphabet": TEXT.replace("+", "-").replace("/", "_").rstrip("="),
+        "data uri": URI + TEXT,
+        "wrapped data uri": URI + LINES,
+        "upper case": "DATA:image/PNG;BASE64," + TEXT,
+        "no type": "data:;base64," + TEXT,
+        "parameters": "data:image/png;name=a.png;base64," + TEXT,
+        "escaped": URI + quote(TEXT, safe=""),
+        "plain": "data:image/png," + quote(CONTENT),
+        "half a data uri": "base64," + TEXT,
+    }.items(),
+    ids=lambda pair: pair[0],
+)
+def test_base64_as_programs_write_it(assets: Assets, reference: tuple) -> None:
+    assert assets.picture(reference[1], "f") == CONTENT
+
+
+@pytest.mark.parametrize("text", ["a b", "é", "=", "data:;base64,", "YWJj!", "abcde"])
+def test_other_text_is_no_base64(assets: Assets, text: str) -> None:
+    with pytest.raises(InvalidRequest, match="f: got .*base64"):
+        assets.picture(text, "f")
+
+
+def test_base64_of_too_many_bytes_is_refused(assets: Assets) -> None:
+    with pytest.raises(InvalidRequest, match="20000001 bytes.*at most 20000000"):
+        assets.picture(base64.b64encode(bytes(20_000_001)).decode(), "f")
 
 
 def test_a_published_file_gets_its_pin_and_its_hash(assets: Assets) -> None:
