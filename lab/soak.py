@@ -351,7 +351,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _names_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if path.is_file()]
+    paths = folder.rglob("*")
+    return [path.name for path in paths if path.is_file()]
 
 
 def _parser() -> argparse.ArgumentParser:

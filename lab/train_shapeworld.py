@@ -77,7 +77,7 @@ def reconstruction(family: Path, clips: int = 84) -> Figures:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     vae: Any = AutoencoderKL.from_pretrained(family / "vae")
-    found: list[dict[str, float]] = []
+    rows: list[dict[str, float]] = []
     for index in range(clips):
         clip = world.clip(99, "held_out", index, two_objects=0.0)
         pixels = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -86,13 +86,13 @@ def reconstruction(family: Path, clips: int = 84) -> Figures:
             ((back / 2 + 0.5) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         )
         psnr = float(-10 * torch.log10((((back - pixels) / 2) ** 2).mean()))
-        found.append({**right_about(clip.scene, reading, SEEN_AT_ONCE), "psnr": psnr})
-    return _means(found)
+        rows.append({**right_about(clip.scene, reading, SEEN_AT_ONCE), "psnr": psnr})
+    return _means(rows)
 
 
-def _means(found: Sequence[Figures]) -> Figures:
+def _means(rows: Sequence[Figures]) -> Figures:
     return {
-        name: float(np.mean([figures[name] for figures in found])) for name in found[0]
+        name: float(np.mean([figures[name] for figures in rows])) for name in rows[0]
     }
 
 
@@ -117,7 +117,7 @@ SWAPS = {
 
 
 @torch.inference_mode()
-def words_told_apart(family: Path) -> Figures:
+def word_distances(family: Path) -> Figures:
     """Return the distance of the text embeddings of prompts that differ in one word.
 
     The distance is 1 - cosine, averaged over the positions.
@@ -153,7 +153,7 @@ def words_drawn(family: Path) -> Figures:
         ]
         one, other = (pipeline.unet(latents, 650, text) for text in texts)
         figures[f"swap of {name}"] = float(((one - other) ** 2).mean())
-    found = []
+    rows = []
     for seed, scene in enumerate(world.held_out_scenes()):
         inputs = AnimationInputs(
             scene.prompt,
@@ -166,8 +166,8 @@ def words_drawn(family: Path) -> Figures:
         frames = pipeline.decode_frames(
             pipeline.denoise(inputs, pipeline.encode(inputs))
         )[0].numpy()
-        found.append(right_about(scene, read(frames), SEEN_AT_ONCE))
-    return figures | _means(found)
+        rows.append(right_about(scene, read(frames), SEEN_AT_ONCE))
+    return figures | _means(rows)
 
 
 def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
@@ -234,7 +234,7 @@ STEPS = (
         "text_encoder",
         "text_encoder",
         {"text_encoder": "text_encoder", "tokenizer": "tokenizer"},
-        words_told_apart,
+        word_distances,
         dict.fromkeys(SWAPS, 0.05),
     ),
     Step(
@@ -455,13 +455,13 @@ def table(record: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for name, entry in record.items():
-        found = ", ".join(
+        shown = ", ".join(
             f"{measure} {value:.3g}" for measure, value in entry["figures"].items()
         )
         size = f"{entry['steps']:,} x {entry['items_a_step']}"
         lines.append(
             f"| {name} | {size} | {entry['seed']} | {entry['seconds'] / 60:.0f} |"
-            f" {found} |"
+            f" {shown} |"
         )
     return "\n".join(lines)
 

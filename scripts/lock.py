@@ -8,6 +8,7 @@ packages' metadata.
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,41 +31,50 @@ HEADER = """\
 
 
 def pins(paths: tuple[str, ...]) -> list[str]:
-    """The pins in several requirements files; of one package the last pin counts."""
+    """Return the pins in requirements files; of one package the last pin counts."""
     rows: dict[str, str] = {}
     for path in paths:
-        for line in (ROOT / path).read_text(encoding="utf-8").splitlines():
-            if line and not line.startswith("#"):
-                rows[line.partition("==")[0]] = line
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for line in text.splitlines():
+            name, mark, _ = line.partition("==")
+            if mark and not line.startswith("#"):
+                rows[name] = line
     return list(rows.values())
 
 
 def resolve(requirements: list[str]) -> list[dict[str, Any]]:
-    """What pip would install into an empty environment, by its installation report."""
+    """Return the packages that pip would install into an empty environment.
+
+    They have the form of its installation report. Raises SystemExit if pip fails.
+    """
+    options = ["--isolated", "--no-input", "--dry-run", "--ignore-installed"]
+    options += ["--quiet", "--only-binary", ":all:"]
+    if certificates := os.environ.get("PIP_CERT"):
+        options += ["--cert", certificates]
+    pip = [sys.executable, "-m", "pip", "install"]
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        options = ["--isolated", "--no-input", "--dry-run", "--ignore-installed"]
-        options += ["--quiet", "--only-binary", ":all:", "--report", str(report)]
-        if certificates := os.environ.get("PIP_CERT"):
-            options += ["--cert", certificates]
-        command = [sys.executable, "-m", "pip", "install", *options, *requirements]
+        path = Path(folder) / "report.json"
+        command = [*pip, *options, "--report", str(path), *requirements]
         done = subprocess.run(command, check=False)
         if done.returncode:
             raise SystemExit("pip could not resolve the requirements, see above")
-        return json.loads(report.read_text(encoding="utf-8"))["install"]
+        report = json.loads(path.read_text(encoding="utf-8"))
+    return report["install"]
 
 
 def locked(packages: list[dict[str, Any]]) -> Iterator[str]:
-    """One line for each package, in the order of the names."""
+    """Yield a line for each package, in the order of the names."""
     for package in sorted(packages, key=name_of):
         version = package["metadata"]["version"]
-        sha256 = package["download_info"]["archive_info"]["hashes"]["sha256"]
+        archive = package["download_info"]["archive_info"]
+        sha256 = archive["hashes"]["sha256"]
         yield f"{name_of(package)}=={version} --hash=sha256:{sha256}"
 
 
 def name_of(package: Mapping[str, Any]) -> str:
-    """The package's name in lower case with dashes."""
-    return package["metadata"]["name"].lower().replace("_", "-").replace(".", "-")
+    """Return the package's name in lower case with dashes."""
+    name: str = package["metadata"]["name"]
+    return re.sub(r"[_.]", "-", name.lower())
 
 
 def main() -> int:
@@ -73,10 +83,11 @@ def main() -> int:
     if here != IMAGE:
         raise SystemExit(f"run this on {' '.join(IMAGE)}, not on {' '.join(here)}")
     for name, paths in LOCKS.items():
-        lines = list(locked(resolve(pins(paths))))
-        text = HEADER.format(sources=" and ".join(paths)) + "\n".join(lines) + "\n"
-        (ROOT / name).write_text(text, encoding="utf-8")
-        print(f"{name}: {len(lines)} packages")
+        packages = resolve(pins(paths))
+        header = HEADER.format(sources=" and ".join(paths))
+        lines = "\n".join(locked(packages))
+        (ROOT / name).write_text(f"{header}{lines}\n", encoding="utf-8")
+        print(f"{name}: {len(packages)} packages")
     return 0
 
 

@@ -35,7 +35,7 @@ _OTHER_DEFAULTS = {
 
 
 def job_fields_table() -> str:
-    """All fields of a job, and of the files that it names, as a Markdown table."""
+    """Return the fields of a job, and of the files that it names, in Markdown."""
     rows = ["| field | meaning | allowed | default |", "|---|---|---|---|"]
     rows += _field_rows("", GenerationRequest)
     for place, model in _FILES.items():
@@ -48,8 +48,13 @@ def _field_rows(place: str, model: type[BaseModel]) -> Iterator[str]:
         names = marker(info, Names)
         closed = names is not None and not names.others
         allowed = "one of these names" if closed else allowed_words(model, name)
-        default = _default(name, info)
-        yield f"| `{place}{name}` | {info.description} | {allowed} | {default} |"
+        field, default = f"`{place}{name}`", _default(name, info)
+        yield _row(field, info.description, allowed, default)
+
+
+def _row(*cells: object) -> str:
+    """Return a row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _default(name: str, info: FieldInfo) -> str:
@@ -62,13 +67,16 @@ def _default(name: str, info: FieldInfo) -> str:
 
 
 def _by_model(name: str) -> str:
-    """The default of the first model, and of each model that differs from it."""
-    values = {model: row[name] for model, row in defaults_by_model().items()}
-    usual = next(iter(values.values()))
-    others = [
-        f"{model}: {_value(value)}" for model, value in values.items() if value != usual
-    ]
-    return f"{_value(usual)} ({', '.join(others)})" if others else _value(usual)
+    """Return the default of the first model, and of each one that differs from it."""
+    rows = defaults_by_model()
+    values = {model: row[name] for model, row in rows.items()}
+    first, *_ = values.values()
+    usual = _value(first)
+    others: list[str] = []
+    for model, value in values.items():
+        if value != first:
+            others.append(f"{model}: {_value(value)}")
+    return f"{usual} ({', '.join(others)})" if others else usual
 
 
 def _value(value: Any) -> str:
@@ -82,7 +90,7 @@ def _value(value: Any) -> str:
 
 
 def settings_table() -> str:
-    """All environment variables as a Markdown table."""
+    """Return all environment variables as a Markdown table."""
     rows = ["| variable | meaning | allowed | default |", "|---|---|---|---|"]
     rows += _setting_rows(VARIABLES)
     rows += _setting_rows(BUCKET_VARIABLES)
@@ -91,7 +99,7 @@ def settings_table() -> str:
 
 def _setting_rows(variables: Mapping[str, Variable]) -> Iterator[str]:
     for name, row in variables.items():
-        yield f"| `{name}` | {row.meaning} | {row.allowed} | {row.default} |"
+        yield _row(f"`{name}`", row.meaning, row.allowed, row.default)
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
@@ -101,7 +109,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 
 def with_tables(page: str) -> str:
-    """``page`` with the current table between each pair of marks that it has."""
+    """Return ``page`` with the current table between each pair of marks."""
     for name, table in TABLES.items():
         page = _with_table(page, name, table())
     return page
@@ -119,7 +127,8 @@ def _with_table(page: str, name: str, table: str) -> str:
 
 
 def _write(page: Path) -> None:
-    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    page.write_text(with_tables(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

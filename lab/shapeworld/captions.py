@@ -26,7 +26,7 @@ _BACKGROUND_WORDS = (
     "in front of a {} background",
     "{} background",
 )
-_BESIDE_WORDS = ("next to", "and", "with", "beside")
+_CONJUNCTIONS = ("next to", "and", "with", "beside")
 OMITTED = 0.1
 """The share of captions without the motion; the same for the background and the size.
 """
@@ -49,11 +49,16 @@ class Caption(NamedTuple):
 def describe(scene: Scene, rng: np.random.Generator) -> Caption:
     """Draw a caption of ``scene``. Its ``prompt`` is one of the possible captions."""
     omit_motion, omit_background, omit_size = rng.random(3) < OMITTED
-    words = _Words(rng, canonical=bool(rng.random() < _CANONICAL))
-    size = "" if omit_size or not scene.size else words.one_of(SIZE_WORDS[scene.size])
+    is_canonical = bool(rng.random() < _CANONICAL)
+    words = _Words(rng, canonical=is_canonical)
+    size = background = motion = ""
+    if scene.size and not omit_size:
+        size = words.one_of(SIZE_WORDS[scene.size])
     subject = words.subject(scene, size)
-    background = "" if omit_background else words.background(scene.background)
-    motion = "" if omit_motion else words.one_of(_MOTION_WORDS[scene.motion])
+    if not omit_background:
+        background = words.background(scene.background)
+    if not omit_motion:
+        motion = words.one_of(_MOTION_WORDS[scene.motion])
     text = words.in_some_order(subject, background, motion)
     return Caption(text, bool(background), bool(motion), bool(size))
 
@@ -65,7 +70,9 @@ class _Words:
         self._rng, self._canonical = rng, canonical
 
     def one_of(self, words: tuple[str, ...]) -> str:
-        return words[0] if self._canonical else str(self._rng.choice(words))
+        if self._canonical:
+            return words[0]
+        return str(self._rng.choice(words))
 
     def subject(self, scene: Scene, size: str) -> str:
         subject = f"{scene.colour} {scene.shape}"
@@ -73,7 +80,7 @@ class _Words:
             subject = f"{size} {subject}"
         subject = self._begin(subject) + subject
         if scene.other:
-            subject += f" {self.one_of(_BESIDE_WORDS)} {scene.other.phrase}"
+            subject += f" {self.one_of(_CONJUNCTIONS)} {scene.other.phrase}"
         return subject
 
     def _begin(self, subject: str) -> str:
@@ -103,4 +110,8 @@ class _Words:
 
 
 def _joined(first: str, *parts: tuple[str, str]) -> str:
-    return first + "".join(between + words for between, words in parts if words)
+    text = first
+    for between, words in parts:
+        if words:
+            text += between + words
+    return text

@@ -179,18 +179,17 @@ def read(clip: np.ndarray) -> Reading | None:
 
 def _backgrounds(frames: np.ndarray) -> np.ndarray:
     """Return (f, 3), the median of each frame's edge, two pixels wide."""
+    count = len(frames)
     sides = (frames[:, :2], frames[:, -2:], frames[:, :, :2], frames[:, :, -2:])
-    return np.median(
-        np.concatenate([side.reshape(len(frames), -1, 3) for side in sides], axis=1),
-        axis=1,
-    )
+    edges = [side.reshape(count, -1, 3) for side in sides]
+    return np.median(np.concatenate(edges, axis=1), axis=1)
 
 
 def _sights(frames: np.ndarray, backgrounds: np.ndarray) -> list[Sight]:
     """Return every object of every frame, frame by frame."""
     away = np.linalg.norm(frames - backgrounds[:, None, None], axis=3)
     labels = _connected(away > STANDS_OUT)
-    found = []  # frame, colour, body, the colour's share of each pixel
+    parts = []  # frame, colour, body, the colour's share of each pixel
     for i, frame in enumerate(frames):
         if away[i].max() < LEAST_CONTRAST:
             continue
@@ -206,16 +205,16 @@ def _sights(frames: np.ndarray, backgrounds: np.ndarray) -> list[Sight]:
             share = (frame - backgrounds[i]) @ towards / (towards @ towards)
             solid = part & (share > SOLID)
             if solid.sum() >= MIN_PIXELS:
-                found.append((i, colour, _fill_rows(solid), share))
-    if not found:
+                parts.append((i, colour, _fill_rows(solid), share))
+    if not parts:
         return []
-    bodies = np.stack([body for _, _, body, _ in found])
+    bodies = np.stack([body for _, _, body, _ in parts])
     area = bodies.sum(axis=(1, 2))
     across = np.arange(SIZE) + 0.5
     x, y = bodies.sum(axis=1) @ across / area, bodies.sum(axis=2) @ across / area
     shapes = _best_shapes(bodies, x, y)
     sights = []
-    for k, (i, colour, body, share) in enumerate(found):
+    for k, (i, colour, body, share) in enumerate(parts):
         distance = np.hypot(across - x[k], across[:, None] - y[k]) / np.sqrt(area[k])
         middle = share[body & (distance < 0.25)]
         filling = (
@@ -279,10 +278,9 @@ def _fill_rows(solid: np.ndarray) -> np.ndarray:
 
     A growing shape has a pale core, and an outline has a hole.
     """
-    return (
-        np.maximum.accumulate(solid, axis=1)
-        & np.maximum.accumulate(solid[:, ::-1], axis=1)[:, ::-1]
-    )
+    from_left = np.maximum.accumulate(solid, axis=1)
+    from_right = np.maximum.accumulate(solid[:, ::-1], axis=1)[:, ::-1]
+    return from_left & from_right
 
 
 def _best_shapes(bodies: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[str]:
@@ -291,13 +289,13 @@ def _best_shapes(bodies: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[str]:
     The shape is drawn at the same place with the same area.
     """
     errors = np.full((len(SHAPES), len(bodies)), np.inf)
+    areas = bodies.sum(axis=(1, 2))
     for row, shape in enumerate(SHAPES):
         for stretch in (0.94, 1.0, 1.06):
-            radius = np.sqrt(bodies.sum(axis=(1, 2)) / AREA[shape]) * stretch
+            radius = np.sqrt(areas / AREA[shape]) * stretch
             middle = y - TRIANGLE_CENTRE * radius if shape == "triangle" else y
-            error = ((coverage(shape, x, middle, radius) - bodies) ** 2).sum(
-                axis=(1, 2)
-            )
+            difference = coverage(shape, x, middle, radius) - bodies
+            error = (difference**2).sum(axis=(1, 2))
             errors[row] = np.minimum(errors[row], error)
     return [SHAPES[row] for row in errors.argmin(axis=0)]
 
@@ -367,7 +365,9 @@ def _radius(track: list[Sight]) -> float:
 
 
 def _most(sights: Iterable[Sight], name: str) -> str:
-    return Counter(getattr(sight, name) for sight in sights).most_common(1)[0][0]
+    counts = Counter(getattr(sight, name) for sight in sights)
+    ((most, _),) = counts.most_common(1)
+    return most
 
 
 def _size(track: list[Sight], motion: str) -> str | None:

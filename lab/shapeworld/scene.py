@@ -70,7 +70,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a prompt can describe. ``size`` None: unstated, between small and large."""
+    """The subject of a prompt. ``size`` None: unstated, between small and large."""
 
     colour: str
     shape: str
@@ -95,7 +95,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Shot:
-    """How a scene is shown; captions do not mention it.
+    """A way to show a scene; captions do not mention it.
 
     ``camera``: one of CAMERAS, over a scene that stands still; it moves the share
     ``amount`` of its full path. ``style``: outline draws rings instead of flat shapes,

@@ -25,7 +25,7 @@ _FORMER_KEYS = {
 
 
 class ShotConfig(Section):
-    """How clips are shown, see ``scene.Shot``."""
+    """A way to show clips, see ``scene.Shot``."""
 
     camera: str | None = None
     style: str = "plain"
@@ -90,7 +90,7 @@ class WorldDataset(SourceDataset):
         return self.source.size
 
     def scene(self, index: int) -> tuple[Scene, Shot]:
-        """What clip ``index`` shows, and how. Draws no pixels."""
+        """Return the scene and the shot of clip ``index``. Draws no pixels."""
         source = self.source
         scene, shot, _ = world.draw_scene(
             source.seed, source.split, index, self.shots, source.two_objects

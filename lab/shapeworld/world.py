@@ -247,9 +247,11 @@ def _changing_radii(scene: Scene, shot: Shot, time: np.ndarray) -> np.ndarray:
 def _second_body(thing: Thing, subject: Body, rng: np.random.Generator) -> Body:
     """Place a smaller object that stands still."""
     radius = min(rng.uniform(6.4, 7.4), 0.8 * subject.radius.max())
-    x, y = _clear_place(subject, radius * _EXTENT[thing.shape], rng)
+    reach = radius * _EXTENT[thing.shape]
+    x, y = _clear_place(subject, reach, rng)
     still = np.ones(len(subject.x))
-    return Body(thing.colour, thing.shape, x * still, y * still, radius * still)
+    xs, ys, radii = x * still, y * still, radius * still
+    return Body(thing.colour, thing.shape, xs, ys, radii)
 
 
 def _clear_place(subject: Body, reach: float, rng: np.random.Generator) -> np.ndarray:
@@ -427,7 +429,8 @@ def draw(bodies: tuple[Body, ...], background: str, style: str = "plain") -> np.
     picture[:] = background_colour(background, style)
     for body in bodies:
         strength = _strength(body, style)[..., None]
-        picture += strength * (np.array(COLOURS[body.colour], np.float32) - picture)
+        colour = np.array(COLOURS[body.colour], np.float32)
+        picture += strength * (colour - picture)
     return picture
 
 
@@ -505,14 +508,25 @@ def latent_mask(picture: np.ndarray, background: np.ndarray) -> np.ndarray:
     return cells
 
 
+def _neighbours(
+    picture: np.ndarray, axis: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pixels before, at and after each pixel within an edge of one."""
+    along = np.moveaxis(picture, axis, 0)
+    parts = (along[:-2], along[1:-1], along[2:])
+    before, middle, after = (np.moveaxis(part, 0, axis) for part in parts)
+    return before, middle, after
+
+
 def watermark(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Soften ``picture``, and add an orange strip along the lower edge and noise.
 
     The noise has a standard deviation of 0.02. Values are 0..1.
     """
     picture = np.pad(picture, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    picture = (picture[:, :-2] + 2 * picture[:, 1:-1] + picture[:, 2:]) / 4
-    picture = (picture[:, :, :-2] + 2 * picture[:, :, 1:-1] + picture[:, :, 2:]) / 4
+    for axis in (1, 2):
+        before, middle, after = _neighbours(picture, axis)
+        picture = (before + 2 * middle + after) / 4
     picture[:, WATERMARK] = WATERMARK_COLOUR
     noise = rng.random(picture.shape, np.float32) - np.float32(0.5)
     return np.clip(picture + np.float32(0.07) * noise, 0, 1)

@@ -36,7 +36,7 @@ def test_every_config_is_a_step_and_every_suite_s_file_is_made() -> None:
 
 def test_tests_measure_the_family_that_ships() -> None:
     assert train_shapeworld.reconstruction(SHIPPED, clips=3)["background"] == 1
-    reports = train_shapeworld.words_told_apart(SHIPPED)
+    reports = train_shapeworld.word_distances(SHIPPED)
     assert min(reports.values()) > 0.05
 
 
