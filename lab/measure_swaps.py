@@ -335,7 +335,8 @@ def measure(
     if pipeline is None:
         gc.collect()
     before = _states(pipeline)
-    with patch.object(weight_files, "_read", wraps=weight_files._read) as read:
+    reader = weight_files._read_safetensors
+    with patch.object(weight_files, "_read_safetensors", wraps=reader) as read:
         start = time.perf_counter()
         pipeline = act()
         after, weights = _states(pipeline), _weights(pipeline)
@@ -343,7 +344,7 @@ def measure(
         _touch(changed)
         _synchronize(pipeline)
         seconds = time.perf_counter() - start
-    paths = {call.args[0] for call in read.call_args_list}
+    paths = {call.args[0].path for call in read.call_args_list}
     for folder in folders:
         paths |= {*folder.rglob("*.safetensors")}
     measured = Measured(
