@@ -13,13 +13,15 @@
     ├── WorkerStopped         the worker is being stopped before the job's end
     ├── EncodeError           the frames could not be written in the job's format
     ├── StorageError          the finished file could not be stored
+    ├── DiskFull              the worker's disk has no room for a file
     ├── OutputTooLarge        the file is too large for an answer; there is no bucket
     ├── EngineCorrupted       the loaded weights may be wrong; replace the worker
     ├── DeviceFailed          the GPU reported an error; replace the worker
     └── InternalError         a bug in this package
 
 Clients branch on ``code``, which never changes. ``retryable`` errors may disappear if
-the same job is sent again later. After a ``fatal`` error the worker takes no more jobs.
+the same job is sent again later. After a ``fatal`` error the worker asks to be
+replaced.
 """
 
 import math
@@ -34,7 +36,7 @@ class AnimateDiffError(Exception):
 
     code: ClassVar[str] = "ANIMATEDIFF_ERROR"
     retryable: bool = False
-    fatal: ClassVar[bool] = False
+    fatal: bool = False
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -187,13 +189,38 @@ class EncodeError(AnimateDiffError):
 
 
 class StorageError(AnimateDiffError):
-    """The finished file could not be stored.
+    """The file cannot be stored; seen before the work, or after it.
 
-    The job itself succeeded, so it may be sent again.
+    It is retryable if the cause may pass, and fatal if this worker can store no file.
     """
 
     code = "STORAGE_FAILED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool = True,
+        fatal: bool = False,
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details)
+        self.retryable = retryable
+        self.fatal = fatal
+
+
+class DiskFull(AnimateDiffError):
+    """The worker's disk has no room for a file of the job.
+
+    It is fatal if there is no room for a small job either.
+    """
+
+    code = "DISK_FULL"
     retryable = True
+
+    def __init__(self, message: str, *, fatal: bool = False, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.fatal = fatal
 
 
 class EngineCorrupted(AnimateDiffError):

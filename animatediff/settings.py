@@ -68,15 +68,26 @@ def _read_url(text: str | None) -> str | None:
 
 
 def _read_template(template: str) -> str:
-    try:
-        template.format(job_id="j", date="d", sha256="0" * 64, suffix=".mp4")
-    except (KeyError, IndexError, AttributeError) as error:
-        raise ValueError("an unknown field") from error
+    """Check that clips of different jobs, or of different content, have own keys."""
+    job, content = "j" * 35, "0" * 11  # what two of them may have in common
+    one = _example_key(template, f"{job}1", f"{content:0<64}")
+    other_job = _example_key(template, f"{job}2", f"{content:0<64}")
+    other_content = _example_key(template, f"{job}1", f"{content:1<64}")
+    if one == other_job == other_content:
+        raise ValueError("clips would overwrite each other")
     return template
 
 
-def _check_encoding(secret: SecretStr) -> SecretStr:
-    secret.get_secret_value().encode()
+def _example_key(template: str, job_id: str, sha256: str) -> str:
+    try:
+        return template.format(job_id=job_id, date="d", sha256=sha256, suffix=".mp4")
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ValueError("an unknown field") from error
+
+
+def _check_encoding(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None:
+        secret.get_secret_value().encode()
     return secret
 
 
@@ -102,10 +113,20 @@ Url = Annotated[
 KeyTemplate = Annotated[
     str,
     AfterValidator(_read_template),
-    Words(allowed="text; may use {job_id}, {date}, {sha256} and {suffix}"),
+    Words(
+        allowed="text with {job_id}, or {sha256} with at least 12 digits, so that no"
+        " clip overwrites another; also {date} and {suffix}"
+    ),
 ]
 Secret = Annotated[
-    SecretStr, AfterValidator(_check_encoding), Words(allowed="text in UTF-8")
+    SecretStr | None, AfterValidator(_check_encoding), Words(allowed="text in UTF-8")
+]
+CannedAcl = Literal[
+    "private",
+    "public-read",
+    "authenticated-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
 ]
 Bytes = Annotated[int, Words(unit="bytes")]
 Presence = Annotated[
@@ -141,19 +162,34 @@ class _Declaration(BaseSettings):
 class BucketSettings(_Declaration):
     """An S3 bucket.
 
-    ``endpoint_url`` None means AWS. In ``key_template``, {date} is YYYY-MM-DD in UTC
-    and {suffix} starts with a dot. An object's URL is ``public_base_url`` plus its key;
-    without a base it is presigned for ``url_ttl_seconds``.
+    ``endpoint_url`` None means AWS. Without keys, boto3 looks for credentials: in its
+    own variables and files, and in the role of the machine. In ``key_template``, {date}
+    is YYYY-MM-DD in UTC and {suffix} starts with a dot. An object's URL is
+    ``public_base_url`` plus its key; without a base it is presigned for
+    ``url_ttl_seconds``, for the host of ``public_endpoint_url``.
     """
 
     model_config = SettingsConfigDict(env_prefix="BUCKET_")
 
     name: str = Field(description="name of the bucket")
-    access_key_id: Secret = Field(description="access key")
-    secret_access_key: Secret = Field(description="secret key")
+    access_key_id: Secret = Field(
+        default=None, description="access key; unset: boto3 looks for credentials"
+    )
+    secret_access_key: Secret = Field(default=None, description="secret key")
+    session_token: Secret = Field(
+        default=None,
+        validation_alias=AliasChoices("BUCKET_SESSION_TOKEN", "AWS_SESSION_TOKEN"),
+        description="token of temporary keys; their URLs end with them",
+    )
     endpoint_url: Url = Field(default=None, description="S3 endpoint; unset: AWS")
     region: str | None = Field(
-        default=None, description="region that requests are signed for"
+        default=None,
+        description="region that requests are signed for; unset: the endpoint's",
+    )
+    aws_region: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"),
+        description="region if neither `BUCKET_REGION` nor the endpoint names one",
     )
     addressing_style: Literal["auto", "path", "virtual"] = Field(
         default="auto",
@@ -163,9 +199,22 @@ class BucketSettings(_Declaration):
         default="animatediff/{job_id}-{sha256:.12}{suffix}",
         description="key of an object",
     )
+    acl: CannedAcl | None = Field(
+        default=None, description="rights of an object; unset: the bucket's"
+    )
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+        default=None, description="encryption of an object; unset: the bucket's"
+    )
+    sse_kms_key_id: str | None = Field(
+        default=None, description="key of the encryption with `aws:kms`"
+    )
     public_base_url: Url = Field(
         default=None,
         description="URLs are this plus the key; unset: URLs are presigned",
+    )
+    public_endpoint_url: Url = Field(
+        default=None,
+        description="endpoint in presigned URLs, if clients use another one",
     )
     url_ttl_seconds: Annotated[int, Words(unit="seconds")] = Field(
         default=7 * 24 * 3600,
@@ -311,6 +360,10 @@ class Settings(_Declaration):
         le=20_000_000,
         description="largest file inside an answer, where there is no bucket",
     )
+    job_buckets: bool = Field(
+        default=False,
+        description="1: a job may bring a bucket of its own, as RunPod's `s3Config`",
+    )
     log_prompts: bool = Field(default=False, description="1: prompts appear in the log")
     sdk_log_level: LogLevel = Field(
         default="INFO",
@@ -420,9 +473,9 @@ def _configuration_error(
 
 
 def _bucket(texts: Mapping[str, str]) -> BucketSettings | None:
-    values = _values(BucketSettings, BUCKET_VARIABLES, texts)
-    if not values:
+    if not any(name in BUCKET_VARIABLES for name in _ours(texts)):
         return None
+    values = _values(BucketSettings, BUCKET_VARIABLES, _without_strange_token(texts))
     _check_complete(values)
     try:
         return BucketSettings(**values)
@@ -430,21 +483,38 @@ def _bucket(texts: Mapping[str, str]) -> BucketSettings | None:
         raise _configuration_error(error, BUCKET_VARIABLES, texts) from None
 
 
+def _without_strange_token(texts: Mapping[str, str]) -> dict[str, str]:
+    """``texts`` without AWS_SESSION_TOKEN, unless it belongs to the bucket's key."""
+    key = texts.get("BUCKET_ACCESS_KEY_ID")
+    belongs = key is not None and texts.get("AWS_ACCESS_KEY_ID", key) == key
+    return {n: text for n, text in texts.items() if belongs or n != "AWS_SESSION_TOKEN"}
+
+
+_TOGETHER = ("BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
+
+
 def _check_complete(values: Mapping[str, Any]) -> None:
-    fields = BucketSettings.model_fields
-    required = [
+    present = {
         name
         for name, row in BUCKET_VARIABLES.items()
-        if fields[row.field].is_required()
-    ]
-    missing = [name for name in required if BUCKET_VARIABLES[name].field not in values]
+        if not values.keys().isdisjoint((row.field, *row.names))
+    }
+    needed = {"BUCKET_NAME"}
+    if not present.isdisjoint((*_TOGETHER, "BUCKET_SESSION_TOKEN")):
+        needed.update(_TOGETHER)
+    missing = [name for name in BUCKET_VARIABLES if name in needed - present]
     if missing:
         raise ConfigurationError(
             f"the bucket is configured only in part: {', '.join(missing)} not set."
-            f" Set all of {', '.join(required)}, or no BUCKET_ variable at all to keep"
+            f" Set BUCKET_NAME and both of {', '.join(_TOGETHER)}, or neither of them"
+            " for credentials that boto3 finds, or no BUCKET_ variable at all to keep"
             " files in a local folder",
             setting=missing[0],
         )
+
+
+def _ours(texts: Mapping[str, str]) -> list[str]:
+    return [name for name in texts if name.startswith(_PREFIXES)]
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -453,7 +523,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     Reads the same variables as ``Settings.from_env``.
     """
     names = {**VARIABLES, **BUCKET_VARIABLES}
-    ours = (name for name in _texts(environ) if name.startswith(_PREFIXES))
+    ours = _ours(_texts(environ))
     return [_with_suggestion(name, names) for name in ours if name not in names]
 
 

@@ -108,6 +108,6 @@ def variables_of(declaration: type[BaseSettings]) -> Mapping[str, Variable]:
             allowed=_allowed(field),
             default=_default(field),
             names=names,
-            secret=field.annotation is SecretStr,
+            secret=_plain_type(field) is SecretStr,
         )
     return MappingProxyType(rows)

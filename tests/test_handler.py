@@ -80,11 +80,11 @@ def test_half_a_bucket_stops_the_worker_at_start(tmp_path: Path) -> None:
     done = run_handler(
         "--test_input",
         json.dumps({"input": SMALL}),
-        env=environment(tmp_path, BUCKET_NAME="clips"),
+        env=environment(tmp_path, BUCKET_NAME="clips", BUCKET_ACCESS_KEY_ID="A"),
     )
     assert done.returncode == 1
     assert (
-        "CONFIGURATION: the bucket is configured only in part: BUCKET_ACCESS_KEY_ID"
+        "CONFIGURATION: the bucket is configured only in part: BUCKET_SECRET_ACCESS_KEY"
         in done.stderr
     )
     assert not list(tmp_path.iterdir())

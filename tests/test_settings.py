@@ -196,6 +196,53 @@ def test_whole_bucket() -> None:
     assert "hush" not in settings.model_dump_json()
 
 
+def test_a_bucket_without_keys_leaves_the_credentials_to_boto3() -> None:
+    bucket = Settings.from_env({"BUCKET_NAME": "clips"}).bucket
+    assert bucket == BucketSettings(name="clips")
+
+
+def test_aws_variables_alone_make_no_bucket() -> None:
+    aws = {"AWS_REGION": "eu-1", "AWS_SESSION_TOKEN": "hush"}
+    assert Settings.from_env(aws).bucket is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "token"),
+    [
+        ({"BUCKET_SESSION_TOKEN": "t"}, "t"),
+        ({"AWS_SESSION_TOKEN": "t"}, "t"),
+        ({"AWS_SESSION_TOKEN": "t", "AWS_ACCESS_KEY_ID": "key"}, "t"),
+        ({"AWS_SESSION_TOKEN": "t", "AWS_ACCESS_KEY_ID": "another key"}, None),
+        ({}, None),
+    ],
+)
+def test_a_token_belongs_to_its_key(environ: dict[str, str], token: str | None) -> None:
+    bucket = Settings.from_env({**BUCKET, **environ}).bucket
+    assert bucket is not None
+    found = bucket.session_token
+    assert (found.get_secret_value() if found else None) == token
+    assert "'t'" not in repr(bucket)
+
+
+@pytest.mark.parametrize(
+    "names", [("AWS_REGION", "AWS_DEFAULT_REGION"), ("AWS_DEFAULT_REGION",)]
+)
+def test_aws_s_own_region_is_known(names: tuple[str, ...]) -> None:
+    environ = dict(zip(names, ("eu-1", "eu-2"), strict=False))
+    bucket = Settings.from_env({**BUCKET, **environ}).bucket
+    assert bucket is not None
+    assert (bucket.region, bucket.aws_region) == (None, "eu-1")
+
+
+@pytest.mark.parametrize(
+    "template", ["{job_id}", "{sha256}", "{date}/{job_id}{suffix}", "{sha256:.12}"]
+)
+def test_a_key_of_job_or_content_is_right(template: str) -> None:
+    bucket = Settings.from_env({**BUCKET, "BUCKET_KEY_TEMPLATE": template}).bucket
+    assert bucket is not None
+    assert bucket.key_template == template
+
+
 @pytest.mark.parametrize("missing", BUCKET)
 def test_half_a_bucket_is_refused(missing: str) -> None:
     with pytest.raises(ConfigurationError, match="in part") as caught:
@@ -216,6 +263,13 @@ def test_option_without_bucket_is_refused() -> None:
         ("BUCKET_KEY_TEMPLATE", "{user}/{suffix}"),
         ("BUCKET_KEY_TEMPLATE", "{job_id.name}"),
         ("BUCKET_KEY_TEMPLATE", "{"),
+        ("BUCKET_KEY_TEMPLATE", "clip{suffix}"),
+        ("BUCKET_KEY_TEMPLATE", "{date}/clip{suffix}"),
+        ("BUCKET_KEY_TEMPLATE", "{sha256:.4}{suffix}"),
+        ("BUCKET_KEY_TEMPLATE", "{job_id:.4}{suffix}"),
+        ("BUCKET_ACL", "everybody"),
+        ("BUCKET_SSE", "rot13"),
+        ("BUCKET_PUBLIC_ENDPOINT_URL", "files.example.org"),
         ("BUCKET_ENDPOINT_URL", "s3.example.com"),
         ("BUCKET_ADDRESSING_STYLE", "dns"),
         ("BUCKET_URL_TTL_SECONDS", "999999999"),
@@ -228,7 +282,10 @@ def test_wrong_bucket_option_names_its_variable(name: str, text: str) -> None:
     assert caught.value.message == f"{name} is {text!r}; allowed: {allowed}"
 
 
-@pytest.mark.parametrize("name", ["BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY"])
+@pytest.mark.parametrize(
+    "name",
+    ["BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY", "BUCKET_SESSION_TOKEN"],
+)
 def test_a_wrong_secret_is_not_shown(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} is .not shown.") as caught:
         Settings.from_env({**BUCKET, name: "hush\udcff"})

@@ -13,10 +13,15 @@ SMALLER_QUALITIES = (60, 30, 10)
 """Qualities of an mp4 that replaces a file too large for an answer."""
 
 
+def expected_bytes(request: Clip) -> int:
+    """Return the likely size of the job's file."""
+    pixels = request.num_frames * request.width * request.height
+    return int(pixels * OUTPUT_FORMATS[request.format].bytes_per_pixel)
+
+
 def check_inline_size(request: Clip, limit: int) -> None:
     """Raise InvalidRequest if the job's file would likely exceed ``limit`` bytes."""
-    pixels = request.num_frames * request.width * request.height
-    size = int(pixels * OUTPUT_FORMATS[request.format].bytes_per_pixel)
+    size = expected_bytes(request)
     if size > limit:
         raise InvalidRequest(
             "num_frames, width, height, format",

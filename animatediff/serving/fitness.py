@@ -126,15 +126,17 @@ def check_encoder(settings: Settings) -> None:
 
 
 def check_bucket(settings: Settings) -> None:
-    """Check that the bucket, if one is configured, accepts the credentials."""
+    """Check that the bucket, if one is configured, takes a file that then opens."""
     if settings.bucket is None:
         return
     try:
         S3Storage(settings.bucket).check_reachable()
     except AnimateDiffError as error:
         reason = error.details.get("reason", error.code)
+        region = error.details.get("region")
+        place = f", it is in the region {region}" if region else ""
         raise ConfigurationError(
-            f"the bucket {settings.bucket.name} cannot be used: {reason} (BUCKET_NAME,"
-            " BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY,"
-            " BUCKET_REGION)"
+            f"the bucket {settings.bucket.name} cannot be used: {reason}{place};"
+            f" {error.message} (BUCKET_NAME, BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID,"
+            " BUCKET_SECRET_ACCESS_KEY, BUCKET_SESSION_TOKEN, BUCKET_REGION)"
         ) from error

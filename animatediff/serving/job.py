@@ -20,12 +20,14 @@ from ..deadline import Deadline
 from ..engine import Engine
 from ..errors import (
     AnimateDiffError,
+    DiskFull,
     EngineCorrupted,
     InternalError,
     InvalidRequest,
     JobCancelled,
+    StorageError,
 )
-from ..job.clip import GenerationRequest
+from ..job.clip import Clip, GenerationRequest
 from ..job.fields import echo
 from ..job.prepared import PreparedJob
 from ..job.provenance import weights_of
@@ -33,15 +35,21 @@ from ..job.result import Generated
 from ..progress import Progress, Report
 from ..settings import Settings
 from ..video import EncodedVideo
-from .answer_size import check_inline_size, write_fitting
+from .answer_size import check_inline_size, expected_bytes, write_fitting
+from .job_bucket import storage_of
 from .logs import log_event
-from .storage import Storage
+from .room import check_temporary_room, disk_full_behind
+from .storage import CheckedStorage, Storage
 
 Answer = dict[str, Any]
 Parse = Callable[[Any], GenerationRequest]
 """Turns a job's input into a request. Raises InvalidRequest."""
 Render = Callable[[Mapping[str, Any]], dict[str, Any]]
 """Checks a job's output, and turns it into JSON values."""
+
+
+_ASKED_BEFORE_EACH_JOB = (StorageError, DiskFull)
+"""Errors whose causes are looked for before each job: if they pass, jobs go on."""
 
 
 @dataclass
@@ -56,11 +64,16 @@ class WorkerStatus:
     jobs: int = 0
     gpu_seconds: float = 0.0
     fatal: AnimateDiffError | None = None
+    has_to_be_replaced: bool = False
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def end_with(self, error: AnimateDiffError) -> None:
-        """Take no further job, because of ``error``."""
-        if self.fatal is None:
+        """Let this worker be replaced, because of ``error``.
+
+        Until then it refuses all jobs, or looks whether the cause is still there.
+        """
+        self.has_to_be_replaced = True
+        if self.fatal is None and not isinstance(error, _ASKED_BEFORE_EACH_JOB):
             message = f"this worker has to be replaced: {error.message}"
             self.fatal = EngineCorrupted(message)
 
@@ -130,6 +143,8 @@ class RunningJob:
         )
         self._start = self._ready = time.perf_counter()
         self._timings: dict[str, float] = {}
+        self._storage = runner.storage
+        self._inline_limit = runner.settings.inline_limit
         self._prepared: PreparedJob | None = None
         self._generated: Generated | None = None
 
@@ -158,8 +173,10 @@ class RunningJob:
             self.deadline.check()
             return stage()
         except AnimateDiffError as error:
-            return self._failed(error)
+            return self._failed(disk_full_behind(error) or error)
         except Exception as error:  # noqa: BLE001 - every error is an answer
+            if full := disk_full_behind(error):
+                return self._failed(full)
             log_event("unexpected", level=logging.ERROR, cause=error, job=self.id)
             name = type(error).__name__
             return self._failed(
@@ -199,16 +216,30 @@ class RunningJob:
             self._timings[phase] = round(time.perf_counter() - began, 3)
 
     def _prepare(self) -> None:
-        settings = self._runner.settings
         with self.deadline.phase("prepare"):
             request = self._with_seed(self._parsed())
+            self._take_bucket()
+            self._check_delivery(self._runner.engine.resolve(request))
             self._prepared = self._runner.engine.prepare(
                 request, self._report, self.deadline
             )
-        if settings.inline_limit is not None:
-            check_inline_size(self._prepared.clip, settings.inline_limit)
         self._ready = time.perf_counter()
         self._timings["prepare"] = round(self._ready - self._start, 3)
+
+    def _take_bucket(self) -> None:
+        """Store the file in the job's own bucket, if it brings one."""
+        storage = storage_of(self._job, self._runner.settings)
+        if storage is not None:
+            self._storage, self._inline_limit = storage, None
+
+    def _check_delivery(self, clip: Clip) -> None:
+        """Raise an error if the file could not be written, stored or answered."""
+        if self._inline_limit is not None:
+            check_inline_size(clip, self._inline_limit)
+        size = expected_bytes(clip)
+        check_temporary_room(2 * size)  # a writer may keep a second copy for a moment
+        if isinstance(self._storage, CheckedStorage):
+            self._storage.check(size)
 
     def _parsed(self) -> GenerationRequest:
         if "input" not in self._job:
@@ -278,8 +309,7 @@ class RunningJob:
     def _written(
         self, generated: Generated, folder: Path
     ) -> tuple[EncodedVideo, tuple[str, ...]]:
-        settings = self._runner.settings
-        quality, limit = settings.video_quality, settings.inline_limit
+        quality, limit = self._runner.settings.video_quality, self._inline_limit
         self._report(Progress("write", 0, 1))
         with self._timed("write"):
             written = write_fitting(generated, folder, quality, limit)
@@ -289,7 +319,7 @@ class RunningJob:
     def _stored(self, encoded: EncodedVideo) -> str:
         self._report(Progress("store", 0, 1))
         with self._timed("store"):
-            url = self._runner.storage.put(encoded, self.id, self.deadline.check)
+            url = self._storage.put(encoded, self.id, self.deadline.check)
         self._report(Progress("store", 1, 1))
         return url
 

@@ -22,13 +22,14 @@ _serverless = cast(Any, runpod.serverless)
 _send_result = cast(Callable[..., Awaitable[None]], cast(Any, rp_http).send_result)
 
 
-def start(config: Mapping[str, Any], arguments: Sequence[str]) -> None:
+def start(config: dict[str, Any], arguments: Sequence[str]) -> None:
     """Take jobs until the process is stopped.
 
-    The SDK reads its command line ``arguments`` from sys.argv, and from nowhere else.
+    The SDK looks at ``config`` again after each job. It reads its command line
+    ``arguments`` from sys.argv, and from nowhere else.
     """
     sys.argv[1:] = arguments
-    _serverless.start(dict(config))
+    _serverless.start(config)
 
 
 def register_fitness_check(check: Callable[[], None]) -> None:

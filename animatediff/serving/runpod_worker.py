@@ -71,7 +71,25 @@ def start_config(worker: Callable[[], Worker], handler: Handler) -> dict[str, An
         worker().heed_signals()
         return settings.concurrency
 
-    return {"handler": handler, "concurrency_modifier": concurrency}
+    return {
+        "handler": handler,
+        "concurrency_modifier": concurrency,
+        "refresh_worker": Replacement(worker()),
+    }
+
+
+class Replacement:
+    """True once the worker has to be replaced.
+
+    The SDK looks at this option after each job. It then takes no more jobs, ends the
+    process, and asks the platform for another worker.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __bool__(self) -> bool:
+        return self._worker.has_to_be_replaced
 
 
 def _warn_of_unknown_variables() -> None:

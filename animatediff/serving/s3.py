@@ -1,35 +1,53 @@
-"""A client for an S3 bucket: its endpoint, its region, and boto3 behind types."""
+"""A bucket's clients: boto3 behind types, regions, credentials and refusals."""
 
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol, cast
-from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
+from ..errors import StorageError
 from ..settings import BucketSettings
+from .endpoints import Endpoint, endpoint_of
+from .logs import log_event
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 """Longest time to connect, and between two pieces of an answer, before a retry."""
-_AWS = "s3.amazonaws.com"
-_RUNPOD = ".runpod.io"
-_BUCKET_IN_HOST = r"(?:(?P<bucket>.+)\.)?"
-_SERVICES = tuple(
-    re.compile(_BUCKET_IN_HOST + host)
-    for host in (
-        r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?\.amazonaws\.com(?:\.cn)?",
-        r"(?P<account>[0-9a-z]+)\.(?:(?:eu|fedramp)\.)?r2\.cloudflarestorage\.com",
-        r"s3\.(?P<region>[a-z0-9-]+)\.backblazeb2\.com",
-        r"(?P<region>[a-z]{3}\d)\.digitaloceanspaces\.com",
-        r"s3\.(?P<region>[a-z0-9-]+)\.wasabisys\.com",
-        r"s3api-(?P<region>[a-z0-9-]+)\.runpod\.io",
-    )
+TOKEN_SECONDS = 36 * 3600
+"""The longest life of a session token, by AWS's documentation of GetSessionToken."""
+_REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
+_WRONG_REGION = (301, 302, 307, 400)
+"""Statuses of refusals that name another region."""
+_PASSING_STATUSES = (408, 429)
+_PASSING_CODES = frozenset(
+    {
+        "InternalError",
+        "OperationAborted",
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "RequestTimeTooSkewed",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
 )
+"""Refusals that pass, or that another worker may not meet."""
+_ONLY_HERE = "RequestTimeTooSkewed"
+"""The clock of this machine is wrong; that of another one may not be."""
 
 
 class S3Client(Protocol):
     """The methods of boto3's client that the storage uses."""
 
-    def head_bucket(self, *, Bucket: str) -> dict[str, Any]:  # noqa: N803
-        """Ask whether the bucket is there."""
+    @property
+    def meta(self) -> Any:
+        """The client's events and configuration."""
         ...
 
     def list_objects_v2(
@@ -43,6 +61,17 @@ class S3Client(Protocol):
 
     def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
         """Ask for the size and the metadata of an object."""
+        ...
+
+    def put_object(
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        Body: bytes,  # noqa: N803
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Write a small object."""
         ...
 
     def upload_file(
@@ -68,16 +97,119 @@ class S3Client(Protocol):
         ...
 
 
-def connect(bucket: BucketSettings) -> S3Client:
-    """Return a client for ``bucket``. It retries three times, and connects later."""
+@dataclass
+class RegionOfBucket:
+    """Learns a bucket's region from the answers of its server.
+
+    A request that is signed for another region is refused, and the refusal names the
+    right one. boto3 then repeats the request, so nobody notices; but a presigned URL
+    has no second try. AWS names the region in every answer about a bucket.
+    """
+
+    endpoint: Endpoint
+    told: str | None = None
+
+    def listen(self, client: S3Client) -> None:
+        """Read all answers that ``client`` gets."""
+        client.meta.events.register("needs-retry.s3", self._read)
+
+    def _read(self, response: Any = None, **_: Any) -> None:
+        if response is None:  # there was no answer
+            return
+        answer: Mapping[str, Any] = response[1]
+        metadata = answer.get("ResponseMetadata", {})
+        named = metadata.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        named = named or answer.get("Error", {}).get("Region")
+        # in other answers, servers name a place there that they do not sign for
+        is_about_it = metadata.get("HTTPStatusCode") in _WRONG_REGION
+        if named and (is_about_it or self.endpoint.is_aws) and _REGION.fullmatch(named):
+            self.told = named
+
+
+@dataclass
+class Connection:
+    """The clients of a bucket: one for requests, and one that presigns URLs.
+
+    The second one differs only where clients of the service use another host, or the
+    bucket is in another region than the settings say.
+    """
+
+    bucket: BucketSettings
+    region: RegionOfBucket
+    client: S3Client
+    _credentials: Any
+    _signers: dict[str, S3Client] = field(default_factory=dict[str, S3Client])
+
+    @classmethod
+    def of(cls, bucket: BucketSettings) -> "Connection":
+        """Return the connection to ``bucket``. It connects at the first request."""
+        endpoint = endpoint_of(bucket)
+        session = _session(bucket)
+        client = _client(session, endpoint)
+        region = RegionOfBucket(endpoint)
+        region.listen(client)
+        # "before-call" is emitted with the body that will be sent
+        for operation in ("PutObject", "UploadPart"):
+            client.meta.events.register(f"before-call.s3.{operation}", _add_md5)
+        return cls(bucket, region, client, session.get_credentials())
+
+    def presigned_url(self, key: str) -> str:
+        """Return a URL that opens the object at ``key`` for everybody, for a time."""
+        return self._signer().generate_presigned_url(
+            "get_object",
+            Params={"Bucket": self.bucket.name, "Key": key},
+            ExpiresIn=self.url_seconds(),
+        )
+
+    def url_seconds(self) -> int:
+        """Return how long a presigned URL opens: it ends with its credentials."""
+        wanted = self.bucket.url_ttl_seconds
+        if self._credentials is None:
+            return wanted
+        token = self._credentials.get_frozen_credentials().token  # renews them
+        ends: datetime | None = getattr(self._credentials, "_expiry_time", None)
+        if ends is not None:
+            left = (ends - datetime.now(UTC)).total_seconds()
+            return max(1, min(wanted, int(left)))
+        return min(wanted, TOKEN_SECONDS) if token else wanted
+
+    def _signer(self) -> S3Client:
+        public = self.bucket.public_endpoint_url
+        told = self.region.told
+        is_right = told in (None, self.region.endpoint.region)
+        if is_right and public is None:
+            return self.client
+        region = told or self.region.endpoint.region
+        if region not in self._signers:
+            url = public or self.bucket.endpoint_url
+            bucket = self.bucket.model_copy(update={"endpoint_url": url})
+            endpoint = endpoint_of(bucket, region)
+            self._signers[region] = _client(_session(bucket), endpoint)
+        return self._signers[region]
+
+
+def _text(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _session(bucket: BucketSettings) -> Any:
     from boto3 import session  # pyright: ignore[reportMissingTypeStubs]
+
+    return cast(Any, session).Session(
+        aws_access_key_id=_text(bucket.access_key_id),
+        aws_secret_access_key=_text(bucket.secret_access_key),
+        aws_session_token=_text(bucket.session_token),
+    )
+
+
+def _client(session: Any, endpoint: Endpoint) -> S3Client:
+    """Return a client. It retries three times, and connects later."""
     from botocore import config  # pyright: ignore[reportMissingTypeStubs]
 
-    endpoint_url, style = endpoint_of(bucket)
     options = config.Config(
         # boto3 would presign with version 2 for endpoints other than AWS
         signature_version="s3v4",
-        s3={"addressing_style": style},
+        s3={"addressing_style": endpoint.style},
         retries={"mode": "standard", "total_max_attempts": 3},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
@@ -85,61 +217,100 @@ def connect(bucket: BucketSettings) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    make_client = cast(Callable[..., S3Client], cast(Any, session.Session()).client)
-    return make_client(
+    return session.client(
         "s3",
-        endpoint_url=endpoint_url,
-        region_name=bucket.region or region_of(bucket.endpoint_url),
-        aws_access_key_id=bucket.access_key_id.get_secret_value(),
-        aws_secret_access_key=bucket.secret_access_key.get_secret_value(),
+        endpoint_url=endpoint.url,
+        region_name=endpoint.region,
         config=options,
     )
 
 
-def _parts_of_host(host: str) -> dict[str, str | None] | None:
-    """Bucket, region and account in the host of a well-known service."""
-    for pattern in _SERVICES:
-        match = pattern.fullmatch(host)
-        if match:
-            return match.groupdict()
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Add Content-MD5, which a bucket with Object Lock demands, and all servers know.
+
+    A machine without MD5 sends none.
+    """
+    from botocore import utils  # pyright: ignore[reportMissingTypeStubs]
+
+    cast(Any, utils).conditionally_calculate_md5(params)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether ``error`` is the server's answer to a request."""
+    from botocore import exceptions  # pyright: ignore[reportMissingTypeStubs]
+
+    return isinstance(error, exceptions.ClientError)
+
+
+@contextmanager
+def errors_as_storage_errors(region: RegionOfBucket | None) -> Generator[None]:
+    """Raise boto3's and the network's errors as StorageError, without their texts.
+
+    A text may hold URLs, keys and whatever the server wrote.
+    """
+    from boto3 import exceptions  # pyright: ignore[reportMissingTypeStubs]
+    from botocore import (  # pyright: ignore[reportMissingTypeStubs]
+        exceptions as core_exceptions,
+    )
+
+    try:
+        yield
+    except (core_exceptions.ClientError, exceptions.Boto3Error) as error:
+        raise _refused(error, region) from None
+    except (core_exceptions.BotoCoreError, OSError) as error:
+        raise _not_reached(error) from None
+
+
+def _refused(error: Exception, region: RegionOfBucket | None) -> StorageError:
+    answer = _answer(error)
+    if answer is None:
+        return _not_reached(_behind(error))
+    code = str(answer.get("Error", {}).get("Code", "unknown"))
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    passes = status >= 500 or status in _PASSING_STATUSES or code in _PASSING_CODES
+    details: dict[str, Any] = {"reason": code}
+    if region and region.told not in (None, region.endpoint.region):
+        details["region"] = region.told
+    return StorageError(
+        "the bucket refused the request",
+        retryable=passes,
+        fatal=not passes or code == _ONLY_HERE,
+        **details,
+    )
+
+
+def _answer(error: BaseException) -> Mapping[str, Any] | None:
+    """The server's answer in a refusal, or in the one behind a failed upload."""
+    for each in (error, _behind(error)):
+        response: Any = getattr(each, "response", None)
+        if response is not None:
+            return response
     return None
 
 
-def region_of(endpoint_url: str | None) -> str:
-    """The region that requests to an endpoint are signed for.
-
-    It is in the host of well-known services; else it is AWS's first.
-    """
-    host = urlsplit(endpoint_url or "").hostname or ""
-    parts = _parts_of_host(host) or {}
-    if parts.get("account"):
-        return "auto"
-    region = parts.get("region") or "us-east-1"
-    return region.upper() if host.endswith(_RUNPOD) else region
+def _behind(error: BaseException) -> BaseException:
+    return error.__cause__ or error.__context__ or error
 
 
-def endpoint_of(bucket: BucketSettings) -> tuple[str | None, str]:
-    """The endpoint for boto3 (None: AWS's, of the region) and the addressing style.
+def _not_reached(error: BaseException) -> StorageError:
+    """The error for a request without an answer."""
+    from botocore import exceptions  # pyright: ignore[reportMissingTypeStubs]
 
-    The console of a well-known service shows its URL together with the bucket, in the
-    host or in the path; boto3 adds the bucket itself. AWS's global host redirects a
-    request that is signed for another region. A presigned URL does not survive the
-    redirect, and boto3's "auto" would presign for the global host.
-    """
-    url = urlsplit(bucket.endpoint_url or f"https://{_AWS}")
-    parts = _parts_of_host(url.hostname or "")
-    if parts is None:
-        return bucket.endpoint_url, bucket.addressing_style
-    is_virtual = parts["bucket"] == bucket.name
-    if is_virtual:
-        url = url._replace(netloc=url.netloc.removeprefix(f"{bucket.name}."))
-    if url.path.strip("/") == bucket.name:
-        url = url._replace(path="")
-    if url.hostname == _AWS:
-        return None, _style(bucket, is_virtual=True)
-    return url.geturl(), _style(bucket, is_virtual=is_virtual)
+    never_sent = (
+        exceptions.NoCredentialsError,
+        exceptions.PartialCredentialsError,
+        exceptions.ParamValidationError,
+        exceptions.ProfileNotFound,
+    )
+    reason = type(error).__name__
+    if isinstance(error, never_sent):
+        message = "the request to the bucket cannot be made"
+        return StorageError(message, retryable=False, fatal=True, reason=reason)
+    return StorageError("the bucket cannot be reached", reason=reason)
 
 
-def _style(bucket: BucketSettings, *, is_virtual: bool) -> str:
-    is_open = bucket.addressing_style == "auto"
-    return "virtual" if is_open and is_virtual else bucket.addressing_style
+def log_short_urls(connection: Connection) -> None:
+    """Log a warning if presigned URLs end before the time that the settings say."""
+    seconds, wanted = connection.url_seconds(), connection.bucket.url_ttl_seconds
+    if connection.bucket.public_base_url is None and seconds < wanted:
+        log_event("urls_end_early", level=logging.WARNING, seconds=seconds)

@@ -1,22 +1,37 @@
 """Where finished files go: a bucket, the answer itself, or a local folder."""
 
 import base64
+import hashlib
+import logging
 import re
 import shutil
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import quote
+from typing import Protocol, runtime_checkable
+from urllib.parse import quote, urlsplit
+
+import requests
 
 from ..atomic import written_whole
 from ..errors import StorageError
 from ..progress import Check, no_check
 from ..settings import BucketSettings, Settings
 from ..video import EncodedVideo
-from .s3 import S3Client, connect
+from .logs import log_event
+from .room import check_room
+from .s3 import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    Connection,
+    S3Client,
+    errors_as_storage_errors,
+    is_refusal,
+    log_short_urls,
+)
 
 
 class Storage(Protocol):
@@ -31,6 +46,15 @@ class Storage(Protocol):
         ...
 
 
+@runtime_checkable
+class CheckedStorage(Storage, Protocol):
+    """A storage that can tell before the work whether it will take a file."""
+
+    def check(self, size: int) -> None:
+        """Raise StorageError or DiskFull if ``size`` bytes cannot be stored now."""
+        ...
+
+
 def make_storage(settings: Settings) -> Storage:
     """Return the storage that ``settings`` describe."""
     if settings.bucket:
@@ -42,11 +66,15 @@ def make_storage(settings: Settings) -> Storage:
 
 def object_key(template: str, encoded: EncodedVideo, job_id: str) -> str:
     """A bucket key from ``template``; BucketSettings describes its fields."""
+    return _key(template, job_id, encoded.sha256, encoded.path.suffix)
+
+
+def _key(template: str, job_id: str, sha256: str, suffix: str) -> str:
     key = template.format(
         job_id=safe_name(job_id),
         date=datetime.now(UTC).date().isoformat(),
-        sha256=encoded.sha256,
-        suffix=encoded.path.suffix,
+        sha256=sha256,
+        suffix=suffix,
     )
     return key.lstrip("/")
 
@@ -79,6 +107,10 @@ class LocalStorage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
 
+    def check(self, size: int) -> None:
+        """Raise DiskFull unless the folder has room for ``size`` bytes."""
+        check_room(self.folder, size)
+
     def put(self, encoded: EncodedVideo, job_id: str, check: Check = no_check) -> str:
         """Copy the file into the folder, and return its URL. Raises StorageError."""
         check()
@@ -94,52 +126,125 @@ class LocalStorage:
         return target.as_uri()
 
 
+CHECK_NAME = "start-check"
+"""The job's id in the key of the object that shows whether files can be stored."""
+CHECK_CONTENT = b"animatediff can store files here\n"
+CHECK_SECONDS = 60.0
+"""A bucket that took a file so lately is not asked again before a job's work."""
+
+
 class S3Storage:
     """A bucket of AWS, or of another server with the S3 protocol.
 
     A job that is delivered twice has the same key. Its file is not uploaded again if an
     object with the same content is there.
+
+    ``is_jobs_own``: a job brought the bucket. Then nothing but its clip is written into
+    it, and its refusals are not this worker's.
     """
 
-    def __init__(self, bucket: BucketSettings) -> None:
+    def __init__(self, bucket: BucketSettings, *, is_jobs_own: bool = False) -> None:
         self.bucket = bucket
-        self._client: S3Client | None = None
+        self._is_jobs_own = is_jobs_own
+        self._connection: Connection | None = None
         self._connecting = threading.Lock()
+        self._stored_at = float("-inf")
 
     def check_reachable(self) -> None:
-        """Raise StorageError unless the bucket accepts the credentials."""
-        with _errors_as_storage_errors():
+        """Raise StorageError unless a file can be stored, and its URL opens."""
+        self._store_check()
+        with self._errors():
+            url = self._url(self._check_key())
+            log_short_urls(self._connect())
+        check_opens(url, CHECK_CONTENT, is_known_host=self._is_of_endpoint(url))
+
+    def check(self, size: int) -> None:
+        """Raise StorageError unless a file can be stored, see CHECK_SECONDS."""
+        del size
+        if self._is_jobs_own:
             self._ask_for_bucket()
+        elif time.monotonic() - self._stored_at > CHECK_SECONDS:
+            self._store_check()
 
     def _ask_for_bucket(self) -> None:
-        """Ask with HEAD; if it is refused, with GET, whose answer has a reason."""
-        client, name = self._connected(), self.bucket.name
+        """Ask for the list of objects: its refusal has a reason, unlike HEAD's.
+
+        A key that may write need not be allowed to list.
+        """
         try:
-            client.head_bucket(Bucket=name)
-        except _client_error():
-            client.list_objects_v2(Bucket=name, MaxKeys=1)
+            with self._errors():
+                self._connected().list_objects_v2(Bucket=self.bucket.name, MaxKeys=1)
+        except StorageError as error:
+            if error.details.get("reason") not in ("AccessDenied", "NotImplemented"):
+                raise
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        try:
+            with errors_as_storage_errors(self._connect().region):
+                yield
+        except StorageError as error:
+            error.fatal = error.fatal and not self._is_jobs_own
+            raise
+
+    def _store_check(self) -> None:
+        with self._errors():
+            self._connected().put_object(
+                Bucket=self.bucket.name,
+                Key=self._check_key(),
+                Body=CHECK_CONTENT,
+                ContentType="text/plain",
+                **self._options(),
+            )
+        self._stored_at = time.monotonic()
+
+    def _check_key(self) -> str:
+        sha256 = hashlib.sha256(CHECK_CONTENT).hexdigest()
+        return _key(self.bucket.key_template, CHECK_NAME, sha256, ".txt")
+
+    def _is_of_endpoint(self, url: str) -> bool:
+        """Whether ``url`` has a host that requests of this worker have reached."""
+        host = urlsplit(str(self._connected().meta.endpoint_url)).hostname or ""
+        is_public = self.bucket.public_base_url or self.bucket.public_endpoint_url
+        is_aws = self._connect().region.endpoint.is_aws
+        return not is_public and (is_aws or host in (urlsplit(url).hostname or ""))
 
     def put(self, encoded: EncodedVideo, job_id: str, check: Check = no_check) -> str:
         """Upload the file, and return its URL. Raises StorageError."""
         key = object_key(self.bucket.key_template, encoded, job_id)
-        with _errors_as_storage_errors():
+        with self._errors():
             check()
             if not self._contains(key, encoded):
                 self._upload(key, encoded, check)
+            self._stored_at = time.monotonic()
             return self._url(key)
 
     def _upload(self, key: str, encoded: EncodedVideo, check: Check) -> None:
         def on_bytes(_count: int) -> None:
             check()
 
-        metadata = {"sha256": encoded.sha256}
+        options = {
+            "ContentType": encoded.mime,
+            "Metadata": {"sha256": encoded.sha256},
+            **self._options(),
+        }
         self._connected().upload_file(
             str(encoded.path),
             self.bucket.name,
             key,
-            ExtraArgs={"ContentType": encoded.mime, "Metadata": metadata},
+            ExtraArgs=options,
             Callback=on_bytes,
         )
+
+    def _options(self) -> dict[str, str]:
+        """What the settings say about every object: rights and encryption."""
+        bucket = self.bucket
+        options = {
+            "ACL": bucket.acl,
+            "ServerSideEncryption": bucket.sse or (bucket.sse_kms_key_id and "aws:kms"),
+            "SSEKMSKeyId": bucket.sse_kms_key_id,
+        }
+        return {name: value for name, value in options.items() if value}
 
     def _contains(self, key: str, encoded: EncodedVideo) -> bool:
         """Whether the bucket has this content under ``key``.
@@ -148,8 +253,10 @@ class S3Storage:
         """
         try:
             head = self._connected().head_object(Bucket=self.bucket.name, Key=key)
-        except _client_error():
-            return False
+        except Exception as error:
+            if is_refusal(error):
+                return False
+            raise
         pairs: dict[str, str] = head.get("Metadata", {})
         metadata = {name.lower(): text for name, text in pairs.items()}
         is_same_size = head["ContentLength"] == encoded.bytes
@@ -158,53 +265,47 @@ class S3Storage:
     def _url(self, key: str) -> str:
         if self.bucket.public_base_url:
             return f"{self.bucket.public_base_url}/{quote(key)}"
-        return self._connected().generate_presigned_url(
-            "get_object",
-            Params={"Bucket": self.bucket.name, "Key": key},
-            ExpiresIn=self.bucket.url_ttl_seconds,
-        )
+        return self._connect().presigned_url(key)
 
-    def _connected(self) -> S3Client:
-        """The client, made once.
+    def _connect(self) -> Connection:
+        """The connection, made once.
 
         Jobs may end at the same time, and boto3 cannot make two clients at once.
         """
         with self._connecting:
-            if self._client is None:
-                self._client = connect(self.bucket)
-            return self._client
+            if self._connection is None:
+                self._connection = Connection.of(self.bucket)
+            return self._connection
+
+    def _connected(self) -> S3Client:
+        return self._connect().client
 
 
-def _client_error() -> type[Exception]:
-    """The class of a refusal by the server. boto3 is imported when it is needed."""
-    from botocore import exceptions  # pyright: ignore[reportMissingTypeStubs]
+def check_opens(url: str, content: bytes, *, is_known_host: bool) -> None:
+    """Raise StorageError unless ``url`` opens, and shows ``content``.
 
-    return exceptions.ClientError
-
-
-@contextmanager
-def _errors_as_storage_errors() -> Generator[None]:
-    """Raise boto3's and the network's errors as StorageError."""
-    from boto3 import exceptions  # pyright: ignore[reportMissingTypeStubs]
-    from botocore import (  # pyright: ignore[reportMissingTypeStubs]
-        exceptions as core_exceptions,
-    )
-
+    A host that this worker reached before, and now cannot, is only logged: clients will
+    come from another network.
+    """
     try:
-        yield
-    except (core_exceptions.ClientError, exceptions.Boto3Error) as error:
-        message = "the bucket refused the request"
-        raise StorageError(message, reason=_refusal(error)) from error
-    except (core_exceptions.BotoCoreError, OSError) as error:
-        message = "the bucket cannot be reached"
-        raise StorageError(message, reason=type(error).__name__) from error
-
-
-def _refusal(error: BaseException) -> str:
-    """The server's code for a refusal; else the name of the error."""
-    cause = error.__cause__ or error.__context__ or error
-    for each in (error, cause):
-        response: Any = getattr(each, "response", None)
-        if response is not None:
-            return str(response.get("Error", {}).get("Code", "unknown"))
-    return type(cause).__name__
+        answer = requests.get(url, timeout=(CONNECT_SECONDS, READ_SECONDS))
+    except requests.RequestException as error:
+        if is_known_host:
+            reason = type(error).__name__
+            log_event("url_not_opened", level=logging.WARNING, reason=reason)
+            return
+        message = "the host of the files' URLs cannot be reached"
+        reason = type(error).__name__
+        raise StorageError(message, fatal=True, reason=reason) from None
+    if answer.status_code != requests.codes.ok:
+        reason = f"HTTP {answer.status_code}"
+    elif answer.content != content:
+        reason = "it shows another content"
+    else:
+        return
+    raise StorageError(
+        "the URL of a stored file does not open",
+        retryable=False,
+        fatal=True,
+        reason=reason,
+    )

@@ -66,6 +66,11 @@ class Worker:
         """The settings of this worker's jobs."""
         return self._runner.settings
 
+    @property
+    def has_to_be_replaced(self) -> bool:
+        """Whether a job has failed in a way that the next ones will, too."""
+        return self._runner.status.has_to_be_replaced
+
     def heed_signals(self) -> None:
         """End the jobs in time when this process must end.
 

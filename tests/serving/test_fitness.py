@@ -16,6 +16,7 @@ from animatediff.serving.fitness import (
     fitness_checks,
 )
 from animatediff.settings import BucketSettings, Settings
+from tests.queue.slow_bucket import SlowBucket
 
 
 @pytest.fixture
@@ -87,6 +88,17 @@ def test_an_encoder_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitness, "write_video", broken)
     with pytest.raises(ConfigurationError):
         check_encoder(Settings())
+
+
+def test_a_bucket_whose_urls_do_not_open() -> None:
+    """An upload alone shows too little: here files are stored, and their URLs lie."""
+    with SlowBucket() as bucket:
+        fit = Settings.from_env(bucket.environment)
+        check_bucket(fit)
+        url = bucket.environment["BUCKET_ENDPOINT_URL"]
+        elsewhere = {"BUCKET_PUBLIC_BASE_URL": f"{url}/elsewhere"}
+        with pytest.raises(ConfigurationError, match="HTTP 404; the URL of a stored"):
+            check_bucket(Settings.from_env({**bucket.environment, **elsewhere}))
 
 
 def test_a_bucket_that_does_not_answer() -> None:

@@ -1,6 +1,7 @@
 """Jobs through the real engine, schemas and storage, with the embedded family."""
 
 import base64
+import errno
 import hashlib
 import json
 import threading
@@ -18,9 +19,10 @@ import torch
 from PIL import Image, ImageChops, ImageSequence
 
 from animatediff.engine import Engine
-from animatediff.errors import EngineCorrupted, StorageError
+from animatediff.errors import EncodeError, EngineCorrupted, StorageError
 from animatediff.job.clip import GenerationRequest
 from animatediff.progress import Progress, ignore
+from animatediff.serving import room
 from animatediff.serving.job import JobRunner
 from animatediff.serving.logs import JsonLines
 from animatediff.serving.storage import LocalStorage, make_storage
@@ -256,6 +258,106 @@ def test_every_failure_is_an_answer(
     assert answer.get("refresh_worker") is refresh
     assert "secret" not in str(answer)
     assert "host-7" not in str(answer)
+
+
+class RefusingStorage:
+    """Refuses before the work."""
+
+    def __init__(self) -> None:
+        self.error: StorageError | None = None
+
+    def check(self, size: int) -> None:
+        assert size > 0
+        if self.error:
+            raise self.error
+
+    def put(self, encoded: EncodedVideo, job_id: str, check: object = None) -> str:
+        del encoded, check
+        return f"https://example.org/{job_id}"
+
+
+def test_a_bucket_that_refuses_is_seen_before_the_work(engine: Engine) -> None:
+    storage = RefusingStorage()
+    runner = JobRunner(
+        engine, storage, engine.settings, parse_job_input, render_job_output
+    )
+    storage.error = StorageError("no", retryable=False, fatal=True)
+    answer = run(runner)
+    assert (answer["error"]["code"], answer["error"]["retryable"]) == (
+        "STORAGE_FAILED",
+        False,
+    )
+    assert answer["refresh_worker"] is True
+    assert runner.status.gpu_seconds == 0
+    assert runner.status.has_to_be_replaced
+    storage.error = None  # it was mended before the worker was replaced
+    assert "url" in run(runner)
+
+
+class SmallDisk:
+    """A disk whose free bytes a test decides."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+    def __call__(self, _path: object) -> "SmallDisk":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("free", "fields", "refresh"),
+    [
+        (0, {}, True),
+        (20_000_000, {"width": 512, "height": 512, "format": "png_zip"}, None),
+    ],
+    ids=["full", "too small for this clip"],
+)
+def test_a_full_disk_is_seen_before_the_work(
+    free: int,
+    fields: dict[str, Any],
+    refresh: bool | None,
+    runner: JobRunner,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = SmallDisk(free)
+    monkeypatch.setattr(room.shutil, "disk_usage", disk)
+    monkeypatch.setattr(room, "SMALL_JOB", 10_000_000)
+    answer = run(runner, **{"num_frames": 32, **fields} if fields else {})
+    assert (answer["error"]["code"], answer["error"]["retryable"]) == (
+        "DISK_FULL",
+        True,
+    )
+    assert answer.get("refresh_worker") is refresh
+    assert runner.status.gpu_seconds == 0
+    disk.free = 10**9
+    assert "url" in run(runner)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("ffmpeg: av_interleaved_write_frame(): No space left on device"),
+    ],
+    ids=["disk", "quota", "ffmpeg"],
+)
+def test_a_disk_that_fills_up_during_the_work(
+    failure: Exception, engine: Engine
+) -> None:
+    for error in (failure, EncodeError("the file could not be written")):
+        failing = JobRunner(
+            engine,
+            FailingStorage(error),
+            engine.settings,
+            parse_job_input,
+            render_job_output,
+        )
+        if error is not failure:
+            error.__cause__ = failure
+        answer = run(failing)
+        assert answer["error"]["code"] == "DISK_FULL"
+        assert answer["error"]["retryable"]
 
 
 @pytest.mark.parametrize(

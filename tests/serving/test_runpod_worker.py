@@ -16,7 +16,7 @@ from runpod.serverless.modules import rp_http
 from runpod.serverless.modules.rp_fitness import clear_fitness_checks
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
-from animatediff.errors import ConfigurationError
+from animatediff.errors import ConfigurationError, StorageError
 from animatediff.serving import runpod_sdk, runpod_worker
 from animatediff.serving.logs import LIBRARIES, configure_logs
 from animatediff.serving.progress import BarProgress, ThrottledProgress
@@ -157,6 +157,9 @@ def test_a_start_prepares_the_process(
     config = runpod_worker.start_config(lambda: worker, handler)
     assert config["handler"] is handler
     assert config["concurrency_modifier"](1) == 3
+    assert not config["refresh_worker"]
+    worker._runner.status.end_with(StorageError("the bucket refused the request"))
+    assert config["refresh_worker"]
     assert RunPodLogger().level == "WARN"
     seen = events(capsys)
     assert seen["worker_ready"]["concurrency"] == 3

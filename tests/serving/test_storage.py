@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from animatediff.errors import StorageError
-from animatediff.serving.s3 import region_of
+from animatediff.serving.endpoints import endpoint_of
 from animatediff.serving.storage import (
     InlineStorage,
     LocalStorage,
@@ -290,14 +290,42 @@ def test_public_url_is_base_and_key() -> None:
         ("https://s3.us-west-004.backblazeb2.com", "us-west-004"),
         ("https://nyc3.digitaloceanspaces.com", "nyc3"),
         ("https://s3.eu-central-1.wasabisys.com", "eu-central-1"),
+        ("https://s3.wasabisys.com", "us-east-1"),
         ("https://s3api-eu-ro-1.runpod.io", "EU-RO-1"),
+        ("https://s3.fr-par.scw.cloud", "fr-par"),
+        ("https://clips.s3.nl-ams.scw.cloud", "nl-ams"),
+        ("https://s3.gra.io.cloud.ovh.net", "gra"),
+        ("https://s3.rbx.perf.cloud.ovh.net", "rbx"),
+        ("https://fsn1.your-objectstorage.com", "fsn1"),
+        ("https://clips.nbg1.your-objectstorage.com", "nbg1"),
+        ("https://eu-central-1.linodeobjects.com", "eu-central-1"),
+        ("https://ewr1.vultrobjects.com", "ewr1"),
+        ("https://sos-ch-gva-2.exo.io", "ch-gva-2"),
+        ("https://s3.eu-central-3.ionoscloud.com", "eu-central-3"),
+        (
+            "https://ns.compat.objectstorage.us-ashburn-1.oraclecloud.com",
+            "us-ashburn-1",
+        ),
+        ("https://fly.storage.tigris.dev", "auto"),
+        ("https://t3.storage.dev", "auto"),
+        ("https://storage.yandexcloud.net", "ru-central1"),
         ("http://minio.internal:9000", "us-east-1"),
     ],
 )
 def test_the_region_is_read_from_well_known_hosts(
     endpoint: str | None, region: str
 ) -> None:
-    assert region_of(endpoint) == region
+    settings = bucket("clips", endpoint_url=endpoint)
+    assert endpoint_of(settings).region == region
+    named = bucket("clips", endpoint_url=endpoint, region="mars-1", aws_region="x")
+    assert endpoint_of(named).region == "mars-1"
+
+
+def test_aws_s_variable_counts_where_nothing_else_names_a_region() -> None:
+    there = bucket("clips", aws_region="eu-west-2")
+    assert endpoint_of(there).region == "eu-west-2"
+    r2 = bucket("clips", aws_region="eu-west-2", endpoint_url=R2)
+    assert endpoint_of(r2).region == "auto"
 
 
 def test_inline_is_a_data_url(clip: EncodedVideo) -> None:
