@@ -15,6 +15,7 @@ from ..families.base import DIFFUSERS_WEIGHTS
 from ..families.config_file import ConfigFile
 from ..families.unet_config import read_unet_config
 from ..memory import MemoryModel
+from ..models.norm import use_own_group_norm
 from ..models.unet import UNet3DConditionModel
 from .files import check_keys_and_shapes, count_values, in_words, read_weights
 
@@ -75,6 +76,7 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
             output_loading_info=True,
         )
     _check_loading("vae", info)
+    use_own_group_norm(vae)
     vae = vae.to(device, memory_format=torch.channels_last)
     return vae.eval().requires_grad_(False)
 

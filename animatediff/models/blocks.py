@@ -13,7 +13,8 @@ from ..config import MotionModuleConfig, UNet3DConfig
 from .attention import Attention, FeedForward, merge_heads, split_heads
 from .context import FrameContext
 from .motion_module import VanillaTemporalModule
-from .resnet import Downsample, ResnetBlock, Upsample, group_norm
+from .norm import GroupNorm
+from .resnet import Downsample, ResnetBlock, Upsample
 
 
 class CrossAttention(Attention):
@@ -75,7 +76,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, channels: int, heads: int, text_dim: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = PointwiseConv(channels)
         block = TransformerBlock(channels, heads, text_dim)
         self.transformer_blocks = nn.ModuleList([block])
@@ -86,7 +87,7 @@ class SpatialTransformer(nn.Module):
 
         Both are channels_last, so that turning an image into tokens and back is a view.
         """
-        image = group_norm(self.norm, x).permute(0, 2, 3, 1)
+        image = self.norm(x).permute(0, 2, 3, 1)
         tokens = self.proj_in(image.flatten(1, 2))  # (b f, h w, c)
         for block in self.transformer_blocks:
             tokens = block(tokens, context)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import MotionModuleConfig
 from .attention import Attention, AttentionFunction, FeedForward
-from .resnet import group_norm
+from .norm import GroupNorm
 
 
 def sinusoid_table(length: int, dim: int) -> Tensor:
@@ -105,7 +105,7 @@ class TemporalTransformer3DModel(nn.Module):
     def __init__(self, channels: int, config: MotionModuleConfig) -> None:
         super().__init__()
         count = range(config.num_transformer_blocks)
-        self.norm = nn.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
+        self.norm = GroupNorm(config.norm_num_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
             TemporalTransformerBlock(channels, config) for _ in count
@@ -115,7 +115,7 @@ class TemporalTransformer3DModel(nn.Module):
     def forward(self, x: Tensor, num_frames: int, attend: AttentionFunction) -> Tensor:
         """Map (b f, c, h, w) to (b f, c, h, w), both channels_last; adds the input."""
         height, width = x.shape[2:]
-        frames = group_norm(self.norm, x).permute(0, 2, 3, 1)  # (b f, h, w, c), a view
+        frames = self.norm(x).permute(0, 2, 3, 1)  # (b f, h, w, c), a view
         videos = frames.reshape(-1, num_frames, height * width, frames.shape[-1])
         tokens = videos.transpose(1, 2).flatten(0, 1)  # (b hw, f, c)
         tokens = self.proj_in(tokens)

@@ -1,34 +1,10 @@
 """Convolutional parts. Images are (b f, c, h, w), channels_last from start to end."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .context import FrameContext
-
-
-def group_norm(norm: nn.GroupNorm, x: Tensor, across_frames: int = 1) -> Tensor:
-    """Apply GroupNorm to (b f, c, h, w); the result is channels_last.
-
-    Statistics are per frame, or, with ``across_frames`` = f, over all f frames of a
-    video. Motion modules v1 were trained with the latter (``use_inflated_groupnorm:
-    false`` in the published config).
-    """
-    if norm.weight.requires_grad and not x.requires_grad and torch.is_grad_enabled():
-        # On the CPU, the backward pass of torch 2.13 for channels_last crashes.
-        x = x.contiguous()
-    if across_frames > 1:
-        video = torch.unflatten(x, 0, (-1, across_frames))  # (b, f, c, h, w)
-        x = _normed(norm, video.transpose(1, 2)).transpose(1, 2).flatten(0, 1)
-    else:
-        x = _normed(norm, x)
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _normed(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    # F.group_norm refuses groups of one value, which a frame of 1x1 in a narrow model
-    # has.
-    return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+from .norm import GroupNorm
 
 
 class ResnetBlock(nn.Module):
@@ -46,10 +22,10 @@ class ResnetBlock(nn.Module):
         eps: float,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.norm1 = GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_dim, out_channels)
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.norm2 = GroupNorm(groups, out_channels, eps=eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = None
         if in_channels != out_channels:
@@ -61,9 +37,9 @@ class ResnetBlock(nn.Module):
         time = context.time[self.index]
         if time.shape[0] > 1:  # (b, c) -> (b f, c)
             time = time.repeat_interleave(context.num_frames, dim=0)
-        hidden = self.conv1(F.silu(group_norm(self.norm1, x, frames)))
+        hidden = self.conv1(self.norm1(x, frames, silu=True))
         hidden = hidden + time[:, :, None, None]
-        hidden = self.conv2(F.silu(group_norm(self.norm2, hidden, frames)))
+        hidden = self.conv2(self.norm2(hidden, frames, silu=True))
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
         return hidden + x

@@ -4,14 +4,13 @@ Motion modules between its layers connect the frames.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import MotionModuleConfig, UNet3DConfig
 from .blocks import UpBlock
 from .context import ControlResiduals, FrameContext, TextContext, TimeContext
 from .encoder import VideoEncoder
-from .resnet import group_norm
+from .norm import GroupNorm
 
 
 class UNet3DConditionModel(VideoEncoder):
@@ -33,7 +32,7 @@ class UNet3DConditionModel(VideoEncoder):
         widths = config.block_out_channels
         levels = reversed(range(len(widths)))
         self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in levels)
-        self.conv_norm_out = nn.GroupNorm(
+        self.conv_norm_out = GroupNorm(
             config.norm_num_groups, widths[0], eps=config.norm_eps
         )
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
@@ -86,5 +85,5 @@ class UNet3DConditionModel(VideoEncoder):
         for block in self.up_blocks:
             x = block(x, features, context)
         across_frames = context.num_frames if self.cross_frame_norm else 1
-        x = F.silu(group_norm(self.conv_norm_out, x, across_frames))
+        x = self.conv_norm_out(x, across_frames, silu=True)
         return self.conv_out(x).unflatten(0, (-1, context.num_frames)).transpose(1, 2)
