@@ -26,6 +26,7 @@ from animatediff.config import (
 from animatediff.controls.sparsectrl import SparseControl
 from animatediff.families import SD15
 from animatediff.memory import CONTEXT_BYTES, MemoryModel, Work
+from animatediff.models.norm import use_own_group_norm
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import (
@@ -142,6 +143,7 @@ def count_decode(frames: int, width: int, height: int) -> int:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         with torch.device("meta"):
             vae: Any = AutoencoderKL(**VAE)
+        use_own_group_norm(vae)
         to_fake(vae, mode, torch.float16)
         live = LiveStorages()
         with live:
