@@ -1,6 +1,6 @@
 """The kind of a weight file, decided by its keys and shapes, not by its name."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..families.recognition import (
     model_of_single_file,
     model_of_text_width,
 )
-from .lora_layout import lora_layout
+from .lora_layout import LoraLayout, lora_layout
 from .motion_layout import motion_layout, published_key
 
 Weights = Mapping[str, Tensor]
@@ -37,7 +37,7 @@ def detect(weights: Weights, name: str = "the file") -> FileKind:
 
     Raises CheckpointError, with the first few keys, if it is no known kind.
     """
-    weights = {key.removeprefix("module."): tensor for key, tensor in weights.items()}
+    weights = _unwrapped(weights)
     for rule in _RULES:
         if (kind := rule(weights)) is not None:
             return kind
@@ -47,6 +47,19 @@ def detect(weights: Weights, name: str = "the file") -> FileKind:
         f" ({examples})",
         file=name,
     )
+
+
+def lora_in(weights: Weights) -> LoraLayout | None:
+    """The layout of a LoRA file or its kin; None if ``weights`` are of another kind."""
+    unwrapped = _unwrapped(weights)
+    earlier = _RULES[: _RULES.index(_lora)]
+    if any(rule(unwrapped) for rule in earlier):
+        return None
+    return lora_layout(weights)
+
+
+def _unwrapped(weights: Weights) -> Weights:
+    return {key.removeprefix("module."): tensor for key, tensor in weights.items()}
 
 
 def described(weights: Weights) -> str:
@@ -84,9 +97,9 @@ _SINGLE_FILE_PARTS = {
 
 
 def _single_file(weights: Weights) -> FileKind | None:
-    unet = {key for key in weights if key.startswith(UNET_PREFIX)}
-    layout = lora_layout(weights)
-    if not unet or (layout is not None and unet <= layout.keys.keys()):
+    unet = {key: part for key, part in weights.items() if key.startswith(UNET_PREFIX)}
+    layout = lora_layout(unet)
+    if not unet or (layout is not None and not layout.strays):
         return None
     parts = tuple(
         part
@@ -152,7 +165,7 @@ def _model_part(weights: Weights) -> FileKind | None:
     return None
 
 
-_RULES: Iterable[Callable[[Weights], FileKind | None]] = (
+_RULES: Sequence[Callable[[Weights], FileKind | None]] = (
     _sparsectrl,
     _single_file,
     _lora,

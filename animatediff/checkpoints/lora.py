@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..families import Family
-from .detect import described, detect
+from .detect import described, lora_in
 from .files import read_weights
 from .lora_changes import FileLayer
-from .lora_layout import BIAS_PARTS, LoraLayout, layer_name, lora_layout
+from .lora_layout import BIAS_PARTS, LoraLayout, layer_name
 from .lora_names import Shapes, layer_names
 from .lora_settings import adapter_settings
 from .weight_changes import WeightChange
@@ -51,8 +51,8 @@ def read_lora(
     """
     name = Path(path).name
     weights = read_weights(path)
-    layout = lora_layout(weights)
-    if layout is None or detect(weights, name).kind != layout.kind:
+    layout = lora_in(weights)
+    if layout is None:
         raise CheckpointError(
             f"{name} is not a LoRA file: it is {described(weights)}", file=name
         )

@@ -36,7 +36,9 @@ def layer_names(family: Family, shapes: Shapes) -> dict[str, tuple[str, str]]:
         if not part.lora_tags:
             continue
         keys = [key for model, key in shapes if model == part.name]
-        spelled = _unet_names(keys) if part == family.unet else _text_names(part, keys)
+        modules = dict.fromkeys(key.rpartition(".")[0] for key in keys)
+        is_unet = part == family.unet
+        spelled = _unet_names(modules) if is_unet else _text_names(part, modules)
         for module, spelling in spelled:
             name = layer_name(spelling)
             for tagged in (name, *(f"{tag}_{name}" for tag in part.lora_tags)):
@@ -44,27 +46,26 @@ def layer_names(family: Family, shapes: Shapes) -> dict[str, tuple[str, str]]:
     return names
 
 
-def _unet_names(keys: Collection[str]) -> Iterator[tuple[str, str]]:
-    ldm = LdmUNetKeys(keys, _layers_per_block(keys))
-    for key in keys:
-        module = key.rpartition(".")[0]
+def _unet_names(modules: Collection[str]) -> Iterator[tuple[str, str]]:
+    ldm = LdmUNetKeys(modules, _layers_per_block(modules))
+    for module in modules:
+        key = f"{module}.weight"
         other = diffusers_key(key) if is_motion_key(key) else ldm.renamed(key)
-        for spelling in (module, other.rpartition(".")[0]):
+        for spelling in (module, other.removesuffix(".weight")):
             yield module, spelling
             if spelling.endswith(".to_out.0"):
                 yield module, spelling.removesuffix(".0")
 
 
-def _layers_per_block(keys: Collection[str]) -> int:
-    places = (re.match(r"down_blocks\.0\.resnets\.(\d+)\.", key) for key in keys)
+def _layers_per_block(modules: Collection[str]) -> int:
+    places = (re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name) for name in modules)
     return 1 + max((int(place[1]) for place in places if place), default=0)
 
 
-def _text_names(part: ModelPart, keys: Collection[str]) -> Iterator[tuple[str, str]]:
-    for key in keys:
-        module = key.rpartition(".")[0]
-        before, _, last = module.rpartition(".")
-        old = f"{before}.{_OLD_TEXT_NAMES.get(last, last)}"
+def _text_names(part: ModelPart, modules: Collection[str]) -> Iterator[tuple[str, str]]:
+    for module in modules:
+        last = module.rpartition(".")[2]
+        old = module.removesuffix(last) + _OLD_TEXT_NAMES.get(last, last)
         for spelling in (module, old):
             yield module, spelling
             yield module, part.inner_prefix + spelling

@@ -6,6 +6,7 @@ file has no alpha beside its matrices. Source of the names: ``LoraConfig`` of PE
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,9 @@ class AdapterSettings:
                 if f".{module}".endswith("." + name.removeprefix("^")):
                     alpha = value
                     break
-        return float(alpha) if isinstance(alpha, int | float) else None
+        if isinstance(alpha, int | float) and abs(alpha) < sys.float_info.max:
+            return float(alpha)
+        return None
 
     def _value(self, model: str, name: str) -> object:
         return self.values.get(f"{model}.{name}", self.values.get(name))

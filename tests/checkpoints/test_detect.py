@@ -329,3 +329,47 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "CHECKPOINT_MISMATCH",
         "ASSET_UNAVAILABLE",
     ]
+
+
+LAYER = "down_blocks.0.attentions.0.proj_in"
+ROWS, COLUMNS = 8, 6
+PARTS = {
+    "LoRA": {"lora_down.weight": (2, COLUMNS), "lora_up.weight": (ROWS, 2)},
+    "LoHa": {
+        f"hada_w{i}_{side}": shape
+        for i in "12"
+        for side, shape in {"a": (ROWS, 2), "b": (2, COLUMNS)}.items()
+    },
+    "LoKr": {"lokr_w1": (2, 2), "lokr_w2": (4, 3)},
+    "DoRA": {
+        "lora_A.weight": (2, COLUMNS),
+        "lora_B.weight": (ROWS, 2),
+        "dora_scale": (ROWS, 1),
+    },
+    "IA3": {"ia3_l": (ROWS, 1)},
+    "full difference": {"diff": (ROWS, COLUMNS)},
+    "OFT": {"oft_diag": (2, 4, 4)},
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize(
+    "layer", [f"lora_unet_{LAYER.replace('.', '_')}", LAYER, f"unet.{LAYER}"]
+)
+def test_the_command_names_the_kind_that_the_reader_accepts(
+    kind: str, layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.safetensors"
+    weights = {
+        f"{layer}.{part}": torch.ones(shape) for part, shape in PARTS[kind].items()
+    }
+    save_file(weights, path)
+    assert main([str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert dict(line.split(maxsplit=1) for line in lines if line)["kind"] == kind
+    shapes = {("unet", f"{LAYER}.weight"): torch.Size((ROWS, COLUMNS))}
+    if kind == "OFT":
+        with pytest.raises(CheckpointError, match="is OFT, which is not supported"):
+            read_lora(path, SD15, shapes)
+    else:
+        assert len(read_lora(path, SD15, shapes).changes) == 1

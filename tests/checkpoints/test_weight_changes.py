@@ -5,6 +5,7 @@ Each equation is computed here number by number in float64, and again by peft.
 
 import importlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -483,6 +486,44 @@ def test_factors_of_a_square_convolution_are_ambiguous(tmp_path: Path) -> None:
     file = {"base_model.model.conv_in.ia3_l": torch.ones(1, 4, 1, 1)}
     with pytest.raises(CheckpointError, match="may be of its input or output"):
         read_lora(saved(tmp_path, file), SD15, shapes)
+
+
+PART_NAMES = (
+    *("lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale"),
+    *(f"hada_w{i}_{side}" for i in "12" for side in "ab"),
+    *("hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2"),
+    *("lokr_w2_a", "lokr_w2_b", "lokr_t2", "lokr_t1", "diff", "diff_b", "w_norm"),
+    *("b_norm", "weight", "on_input", "ia3_l", "lora_magnitude_vector"),
+    *("lora_B.bias", "oft_blocks", "unknown"),
+)
+WHOLE = [list(make_parts()) for _, _, make_parts, _ in CASES.values()]
+DTYPES = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@given(data=st.data())
+def test_any_parts_are_run_or_refused(data: st.DataObject) -> None:
+    """No combination of parts, shapes and types ends in another error."""
+    layer = data.draw(st.sampled_from((LINEAR, CONV, NORM)))
+    some = st.lists(st.sampled_from(PART_NAMES), min_size=1, unique=True)
+    names = data.draw(st.one_of(st.sampled_from(WHOLE), some))
+    shapes = st.lists(st.sampled_from((0, 1, RANK, 3, IN, OUT)), max_size=4)
+    root = model()
+    patcher = WeightPatcher({"unet": root})
+    with tempfile.TemporaryDirectory() as folder:
+        file = {
+            f"{kohya(layer)}.{name}": torch.ones(
+                data.draw(shapes), dtype=data.draw(st.sampled_from(DTYPES))
+            )
+            for name in names
+        }
+        try:
+            read = read_lora(saved(Path(folder), file), SD15, patcher.shapes())
+        except CheckpointError:
+            return
+    patcher.apply({}, [Change(change, 0.5) for change in read.changes])
+    assert all(tensor.isfinite().all() for tensor in root.state_dict().values())
 
 
 PEFT = {
