@@ -67,19 +67,14 @@ def read_lora(
             file=name,
         )
     settings = None if ignore_file_alpha else adapter_settings(path)
-    layers = (
-        FileLayer(
-            name,
-            *module,
-            {part: weights[key] for part, key in keys.items()},
-            shapes,
-            settings,
-        )
-        for module, keys in modules.items()
-    )
-    changes = tuple(change for layer in layers for change in layer.changes())
+    changes: list[WeightChange] = []
+    for (model, module), keys in modules.items():
+        parts = {part: weights[key] for part, key in keys.items()}
+        layer = FileLayer(name, model, module, parts, shapes, settings)
+        changes += layer.changes()
     used = {key for keys in modules.values() for key in keys.values()}
-    return Lora(name, changes, tuple(key for key in weights if key not in used))
+    unmatched = tuple(key for key in weights if key not in used)
+    return Lora(name, tuple(changes), unmatched)
 
 
 def _check_layout(name: str, layout: LoraLayout, family: Family) -> None:

@@ -14,7 +14,7 @@ Here a layer's name has underscores for dots and no wrappers: ``unet_down_blocks
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -142,21 +142,20 @@ class LoraLayout:
     keys: Mapping[str, tuple[str, str]]
     strays: tuple[str, ...]
     other: tuple[str, ...]
-    model: ModelMarks | None = field(default=None)
+    model: ModelMarks | None
     """The model for which the file was made, if its layers show it."""
 
     @property
     def kind(self) -> str:
         """The methods of the file, in words."""
-        methods = self.other or tuple(self._methods()) or ("change of biases",)
-        kind = ", ".join(methods)
+        kind = ", ".join(self.other or self._methods()) or "change of biases"
         if not self.is_motion:
             return kind
         return "MotionLoRA" if kind == "LoRA" else f"MotionLoRA, {kind}"
 
     @property
     def version(self) -> str:
-        """The naming, or for motion modules their version; and the model if foreign."""
+        """How its layers are named; of a MotionLoRA, for which module it was made."""
         if not self.is_motion:
             return self.naming
         return "v2" if self.has_motion_in("mid_block") else "v1 or v3"
@@ -179,7 +178,7 @@ class LoraLayout:
     def _methods(self) -> Iterator[str]:
         for method in METHODS:
             of_method = [
-                parts for parts in self.layers.values() if method.parts & parts.keys()
+                parts for parts in self.layers.values() if method_of(parts) is method
             ]
             plain = [parts for parts in of_method if not is_decomposed(parts)]
             if plain:
@@ -195,7 +194,9 @@ def is_decomposed(parts: Mapping[str, Tensor]) -> bool:
 
 def method_of(parts: Mapping[str, Tensor]) -> Method | None:
     """The method of a layer's weight; None if it changes the bias alone."""
-    return next((method for method in METHODS if method.parts & parts.keys()), None)
+    if method := next((row for row in METHODS if row.parts & parts.keys()), None):
+        return method
+    return METHODS[0] if is_decomposed(parts) else None
 
 
 def rank_of(parts: Mapping[str, Tensor]) -> int | None:

@@ -132,6 +132,7 @@ def test_the_width_of_a_lone_tensor_makes_it_a_textual_inversion() -> None:
         ),
         (["lora_unet_x.diff", "lora_unet_y.b_norm"], "full difference", "kohya"),
         (["lora_unet_x.b_norm"], "change of biases", "kohya"),
+        (["lora_unet_x.dora_scale"], "DoRA", "kohya"),
         (["lora_unet_x.weight", "lora_unet_x.on_input"], "IA3", "kohya"),
         (["x.ia3_l"], "IA3", "PEFT / diffusers"),
         (["lora_unet_x.oft_blocks"], "OFT or BOFT", "kohya"),
