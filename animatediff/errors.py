@@ -27,6 +27,8 @@ replaced.
 import math
 from typing import Any, ClassVar
 
+from .shown import without_secrets
+
 
 class AnimateDiffError(Exception):
     """Root of the tree.
@@ -258,7 +260,8 @@ def shorten(value: Any, limit: int = 80) -> Any:
     """``value`` as an error may show it: numbers and None unchanged, all else as text.
 
     Text has at most ``limit`` characters, and a note about its length if it is cut.
-    Lone surrogates, which UTF-8 cannot express, become escapes.
+    Lone surrogates, which UTF-8 cannot express, become escapes. Secrets of URLs are
+    left out.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -267,7 +270,8 @@ def shorten(value: Any, limit: int = 80) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     text = value if isinstance(value, str) else repr(value)
-    shown = text[:limit].encode(errors="backslashreplace").decode()
+    start = without_secrets(text[:limit])
+    shown = start.encode(errors="backslashreplace").decode()
     return shown if len(text) <= limit else f"{shown}... ({len(text)} characters)"
 
 

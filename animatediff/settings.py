@@ -360,6 +360,10 @@ class Settings(_Declaration):
         le=20_000_000,
         description="largest file inside an answer, where there is no bucket",
     )
+    file_metadata: Literal["none", "no_prompts", "full"] = Field(
+        default="full",
+        description="the most that a file tells about its job; jobs may ask for less",
+    )
     job_buckets: bool = Field(
         default=False,
         description="1: a job may bring a bucket of its own, as RunPod's `s3Config`",

@@ -12,7 +12,8 @@ import animatediff
 
 PACKAGE = Path(animatediff.__file__).parent
 FLOORS = (
-    ("atomic", "errors", "progress", "threads", "variables"),
+    ("atomic", "progress", "shown", "threads", "variables"),
+    ("errors",),
     ("deadline",),
     ("sandbox",),
     ("config", "video"),

@@ -45,6 +45,7 @@ def test_every_field_reaches_the_request() -> None:
         "fps": 12,
         "format": "gif",
         "clip_skip": 1,
+        "file_metadata": "none",
         "model": "shapeworld",
         "motion_module": "shapeworld_v3",
         "motion_module_version": "v3",

@@ -27,6 +27,7 @@ from ..job.provenance import metadata_of
 from ..job.result import Generated
 from ..serving.progress import BarProgress
 from ..video import OUTPUT_FORMATS, write_video
+from ..video.clip import Video
 from ..video.grid import save_videos_grid
 from .environment import add_device_options, file_name, settings_of
 from .inference_config import control_kind
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "animate") -> int:
     clips = list(_clips(entries, options))
     if options.dry_run:
         return 1 if print_plan(engine, clips) else 0
-    _Run(entries, options).make(engine, clips)
+    _Run(entries, options, engine.settings.file_metadata).make(engine, clips)
     return 0
 
 
@@ -136,7 +137,10 @@ def _completed(entry: Entry, options: argparse.Namespace) -> Entry:
 class _Run:
     """One run over a config: its folder, and what it has made so far."""
 
-    def __init__(self, entries: list[Entry], options: argparse.Namespace) -> None:
+    def __init__(
+        self, entries: list[Entry], options: argparse.Namespace, file_metadata: str
+    ) -> None:
+        self._file_metadata = file_metadata
         stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
         self._folder: Path = options.output / f"{options.config.stem}-{stamp}"
         self._entries = entries
@@ -168,7 +172,8 @@ class _Run:
 
     def _keep(self, number: int, clip: PlannedClip, generated: Generated) -> None:
         stem = self._folder / "sample" / f"{number}-{file_name(clip.request.prompt)}"
-        _print_paths(_write(generated, stem, self._formats))
+        metadata = metadata_of(generated, self._file_metadata)
+        _print_paths(_write(generated.video, stem, self._formats, metadata))
         for warning in generated.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         frames = torch.as_tensor(generated.video.frames).permute(3, 0, 1, 2)  # c f h w
@@ -211,10 +216,12 @@ def _control_images(job: PreparedJob) -> Iterator[Image.Image]:
             yield Image.fromarray(array)
 
 
-def _write(generated: Generated, stem: Path, formats: Iterable[str]) -> Iterator[Path]:
+def _write(
+    video: Video, stem: Path, formats: Iterable[str], metadata: dict[str, Any]
+) -> Iterator[Path]:
     for name in formats:
         path = stem.with_name(f"{stem.name}{OUTPUT_FORMATS[name].suffix}")
-        write_video(generated.video, path, format=name, metadata=metadata_of(generated))
+        write_video(video, path, format=name, metadata=metadata)
         yield path
 
 

@@ -14,6 +14,7 @@ from .. import catalog
 from ..families import FAMILIES
 from ..video import OUTPUT_FORMATS
 from .fields import (
+    FILE_METADATA,
     Listed,
     Most,
     Names,
@@ -38,6 +39,7 @@ MAX_FRAMES = max(
 
 _SCHEDULERS = Names({name: row.title for name, row in catalog.SCHEDULERS.items()})
 _FORMATS = Names({name: row.mime for name, row in OUTPUT_FORMATS.items()})
+_METADATA = Names(FILE_METADATA)
 _MODELS = Names(
     {name: row.title for name, row in catalog.BASE_MODELS.items()},
     others="a folder below the models folder",
@@ -228,6 +230,12 @@ class Clip(Strict):
         _FORMATS,
         Field(description=f"File format. {_FORMATS}."),
     ]
+    file_metadata: Annotated[
+        str,
+        Shown("output", echo=False),
+        _METADATA,
+        Field(description=f"What the file tells about its job. {_METADATA}."),
+    ] = "full"
     clip_skip: Annotated[
         int,
         Shown("prompt"),

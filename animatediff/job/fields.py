@@ -15,6 +15,13 @@ MAX_PROMPT = 4000
 MAX_REFERENCE = 1000
 """Characters of a reference to a weight file."""
 
+FILE_METADATA = {
+    "none": "nothing",
+    "no_prompts": "all but the prompts",
+    "full": "the whole job",
+}
+"""What a file may tell about its job, the least first."""
+
 PRINTABLE = "text without NUL and lone surrogates"
 
 Mark = TypeVar("Mark")
@@ -43,6 +50,10 @@ class Shown:
     echo: bool = True
     yaml: str = ""
     by_model: bool = False
+
+
+class Private:
+    """Marks a text that appears in no error and no log: a prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +125,7 @@ def _path_as_text(value: Any) -> Any:
 
 
 Printable = AfterValidator(_printable)
-Text = Annotated[str, Field(max_length=MAX_PROMPT), Printable]
+Text = Annotated[str, Field(max_length=MAX_PROMPT), Printable, Private()]
 Reference = Annotated[
     str,
     Field(min_length=1, max_length=MAX_REFERENCE),
@@ -136,6 +147,13 @@ def marker(info: FieldInfo, kind: type[Mark]) -> Mark | None:
     for option in get_args(info.annotation):  # of a field that may be None
         marks += getattr(option, "__metadata__", ())
     return next((mark for mark in marks if isinstance(mark, kind)), None)
+
+
+def private_fields(model: type[BaseModel]) -> frozenset[str]:
+    """The fields of ``model`` that hold prompts."""
+    return frozenset(
+        name for name, info in model.model_fields.items() if marker(info, Private)
+    )
 
 
 def shown(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Shown]]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from ..errors import InvalidRequest, shorten
-from .fields import PRINTABLE, Most, marker
+from .fields import PRINTABLE, Most, marker, private_fields
 
 MAX_PROBLEMS = 20
 """Wrong fields that an answer lists after the first one."""
@@ -98,12 +98,13 @@ def problems(
         field = shorten(".".join(map(str, place))) or whole
         kind, value = detail["type"], detail["input"]
         if kind == "extra_forbidden":
-            yield Problem(field, value, _unknown(model, place, noun), True)
+            yield Problem(field, _size(value), _unknown(model, place, noun), True)
         elif kind == "missing":
             yield Problem(field, None, f"this {noun} is needed", True)
         else:
             allowed = _message(kind, detail["msg"]) or _allowed(model, place, raw)
-            got = _came(kind, value)
+            is_open = bool(place) and place[0] not in private_fields(model)
+            got = _came(kind, value) if is_open else _size(value)
             yield Problem(field, got, allowed or _lowered(detail["msg"]))
 
 
@@ -135,6 +136,19 @@ def _came(kind: str, value: object) -> object:
     elif isinstance(value, bool):
         short = str(value).lower()
     return f"{short} ({name})"
+
+
+def _size(value: object) -> object:
+    """What may be shown of a value that may be a prompt, or hold one.
+
+    Fields are misspelt, and whole jobs come as text.
+    """
+    if isinstance(value, str):
+        return f"{len(value)} characters ({_TYPES[str]})"
+    if value and isinstance(value, list | dict):
+        count = len(cast(list[Any], value))
+        return f"{count} items ({_TYPES[type(cast(object, value))]})"
+    return _came("_type", value)
 
 
 def _is_about_the_type(kind: str, value: object) -> bool:

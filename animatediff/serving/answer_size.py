@@ -1,11 +1,12 @@
 """Files that must fit into an answer, where there is no bucket to put them into."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import InvalidRequest, OutputTooLarge
 from ..job.clip import Clip
-from ..job.provenance import metadata_of
 from ..job.result import Generated
 from ..video import OUTPUT_FORMATS, EncodedVideo, write_video
 
@@ -32,19 +33,28 @@ def check_inline_size(request: Clip, limit: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How a clip is written: where, in which quality, and with which metadata."""
+
+    folder: Path
+    quality: int
+    metadata: Mapping[str, Any]
+
+
 def write_fitting(
-    generated: Generated, folder: Path, quality: int, limit: int | None
+    generated: Generated, writing: Writing, limit: int | None
 ) -> tuple[EncodedVideo, tuple[str, ...]]:
-    """Write the clip into ``folder``, and return the file with warnings about it.
+    """Write the clip, and return the file with warnings about it.
 
     A file of more than ``limit`` bytes is replaced by an mp4 of lower quality. Raises
     OutputTooLarge if even the smallest is larger, EncodeError.
     """
-    asked = _write(generated, folder, generated.clip.format, quality)
+    asked = _write(generated, writing, generated.clip.format)
     if limit is None or asked.bytes <= limit:
         return asked, ()
     sizes = [asked.bytes]
-    for smaller_quality, encoded in _smaller(generated, folder):
+    for smaller_quality, encoded in _smaller(generated, writing):
         if encoded.bytes <= limit:
             return encoded, (_replaced(asked, smaller_quality),)
         sizes.append(encoded.bytes)
@@ -56,9 +66,11 @@ def write_fitting(
     )
 
 
-def _smaller(generated: Generated, folder: Path) -> Iterator[tuple[int, EncodedVideo]]:
+def _smaller(
+    generated: Generated, writing: Writing
+) -> Iterator[tuple[int, EncodedVideo]]:
     for quality in SMALLER_QUALITIES:
-        yield quality, _write(generated, folder, "mp4", quality)
+        yield quality, _write(generated, replace(writing, quality=quality), "mp4")
 
 
 def _replaced(asked: EncodedVideo, quality: int) -> str:
@@ -68,14 +80,12 @@ def _replaced(asked: EncodedVideo, quality: int) -> str:
     )
 
 
-def _write(
-    generated: Generated, folder: Path, format: str, quality: int
-) -> EncodedVideo:
-    path = folder / f"clip-{quality}{OUTPUT_FORMATS[format].suffix}"
+def _write(generated: Generated, writing: Writing, format: str) -> EncodedVideo:
+    name = f"clip-{writing.quality}{OUTPUT_FORMATS[format].suffix}"
     return write_video(
         generated.video,
-        path,
+        writing.folder / name,
         format=format,
-        quality=quality,
-        metadata=metadata_of(generated),
+        quality=writing.quality,
+        metadata=writing.metadata,
     )

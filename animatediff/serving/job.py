@@ -26,16 +26,17 @@ from ..errors import (
     InvalidRequest,
     JobCancelled,
     StorageError,
+    shorten,
 )
 from ..job.clip import Clip, GenerationRequest
 from ..job.fields import echo
 from ..job.prepared import PreparedJob
-from ..job.provenance import weights_of
+from ..job.provenance import metadata_of, weights_of
 from ..job.result import Generated
 from ..progress import Progress, Report
 from ..settings import Settings
 from ..video import EncodedVideo
-from .answer_size import check_inline_size, expected_bytes, write_fitting
+from .answer_size import Writing, check_inline_size, expected_bytes, write_fitting
 from .job_bucket import storage_of
 from .logs import log_event
 from .room import check_temporary_room, disk_full_behind
@@ -132,7 +133,8 @@ class RunningJob:
         report: Report,
         cancelled: threading.Event,
     ) -> None:
-        self.id = str(job.get("id") or "local")
+        self._whole_id = str(job.get("id") or "local")
+        self.id = str(shorten(self._whole_id, 100))  # as it is shown
         self._runner = runner
         self._job = job
         self._report = report
@@ -257,7 +259,7 @@ class RunningJob:
         """
         if request.seed is not None or not self._runner.settings.on_platform:
             return request
-        return request.model_copy(update={"seed": seed_of(self.id)})
+        return request.model_copy(update={"seed": seed_of(self._whole_id)})
 
     def _generate(self) -> None:
         assert self._prepared is not None  # noqa: S101 - the stages run in order
@@ -309,17 +311,19 @@ class RunningJob:
     def _written(
         self, generated: Generated, folder: Path
     ) -> tuple[EncodedVideo, tuple[str, ...]]:
-        quality, limit = self._runner.settings.video_quality, self._inline_limit
+        settings = self._runner.settings
+        metadata = metadata_of(generated, settings.file_metadata)
+        writing = Writing(folder, settings.video_quality, metadata)
         self._report(Progress("write", 0, 1))
         with self._timed("write"):
-            written = write_fitting(generated, folder, quality, limit)
+            written = write_fitting(generated, writing, self._inline_limit)
         self._report(Progress("write", 1, 1))
         return written
 
     def _stored(self, encoded: EncodedVideo) -> str:
         self._report(Progress("store", 0, 1))
         with self._timed("store"):
-            url = self._storage.put(encoded, self.id, self.deadline.check)
+            url = self._storage.put(encoded, self._whole_id, self.deadline.check)
         self._report(Progress("store", 1, 1))
         return url
 

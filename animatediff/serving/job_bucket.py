@@ -73,8 +73,8 @@ def _check_endpoint(url: str | None, settings: Settings) -> None:
     )
     try:
         permitted(url, rules)
-    except AssetError as error:
-        raise _no_endpoint(error.message) from None
+    except AssetError:
+        raise _no_endpoint("this is no https URL of an allowed host") from None
     host = urlsplit(url).hostname or ""
     if not settings.private_hosts and not _is_public_host(host):
         raise _no_endpoint(f"{host} is no public host")

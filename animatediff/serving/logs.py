@@ -1,6 +1,7 @@
 """The worker's log: one JSON object per line, on stderr.
 
-It contains no prompts (unless ANIMATEDIFF_LOG_PROMPTS is 1), credentials or URLs.
+It contains no prompts (unless ANIMATEDIFF_LOG_PROMPTS is 1), no credentials, and URLs
+only without their secrets, whoever wrote the record.
 """
 
 import json
@@ -9,6 +10,8 @@ import sys
 import traceback
 from datetime import UTC, datetime
 from typing import Any
+
+from ..shown import shown_values
 
 _log = logging.getLogger("animatediff.events")
 
@@ -44,7 +47,7 @@ class JsonLines(logging.Formatter):
             line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
         if not record.name.startswith("animatediff"):
             line["logger"] = record.name
-        return json.dumps(line, default=str)
+        return json.dumps(shown_values(json.loads(json.dumps(line, default=str))))
 
 
 LIBRARIES = (
@@ -55,22 +58,29 @@ LIBRARIES = (
     "filelock",
     "httpcore",
     "httpx",
+    "httpx2",
     "huggingface_hub",
     "PIL",
+    "requests",
+    "runpod",
     "s3transfer",
     "transformers",
     "urllib3",
 )
-"""Loggers of libraries that describe requests and files below WARNING."""
+"""Loggers of libraries that describe requests and files below WARNING.
+
+Some of them set their own levels, so the level of the root does not suffice.
+"""
 
 
 def configure_logs() -> None:
     """Send every log record of this process to stderr as JSON lines.
 
-    Libraries report warnings and errors only.
+    All but this package report warnings and errors only.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("animatediff").setLevel(logging.INFO)
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
