@@ -21,7 +21,8 @@ from .controls.pictures import condition_images
 from .controls.sparsectrl import build_sparse_controlnet
 from .errors import CheckpointError
 from .families import DEFAULT, Family
-from .job.clip import LoraFile
+from .fetch.weight_file import AnyFile
+from .job.prepared import LoraUse
 from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
 from .progress import Report, ignore
@@ -124,10 +125,10 @@ class AnimationPipeline:
     def configure_weights(
         self,
         motion: MotionModuleWeights | None,
-        base: str | Path | None,
-        loras: Sequence[LoraFile],
+        base: AnyFile | None,
+        loras: Sequence[LoraUse],
         *,
-        vae: str | Path | None = None,
+        vae: AnyFile | None = None,
     ) -> tuple[str, ...]:
         """Load a single file ``base`` over the folder's weights, changed by ``loras``.
 
@@ -287,7 +288,7 @@ def load_weights(  # noqa: PLR0913 - the parameters of the published function
 
     Raises AssetError and CheckpointError; the pipeline is then as before.
     """
-    loras: list[LoraFile] = []
+    loras: list[LoraUse] = []
     if lora_model_path:
         loras.append(_published_lora(lora_model_path, lora_alpha))
     if adapter_lora_path:
@@ -305,8 +306,8 @@ def load_weights(  # noqa: PLR0913 - the parameters of the published function
     return pipeline
 
 
-def _published_lora(path: str | Path, strength: float) -> LoraFile:
-    return LoraFile(path=str(path), strength=strength, ignore_file_alpha=True)
+def _published_lora(path: str | Path, strength: float) -> LoraUse:
+    return LoraUse(path, strength, ignore_file_alpha=True)
 
 
 def _read_motion(

@@ -97,14 +97,13 @@ class WarmModels:
         """Load the weights of ``stack`` over the base model that is loaded."""
         motion = None
         if self.stack is None or self.stack.motion != stack.motion:
-            path, version = stack.motion_module.path, stack.motion_module_version
-            motion = read_motion_module(path, pipeline.family, version=version)
+            file, version = stack.motion_module, stack.motion_module_version
+            motion = read_motion_module(file, pipeline.family, version=version)
             check()
-        dreambooth = stack.dreambooth and stack.dreambooth.path
-        vae = stack.vae and stack.vae.path
-        loras = [lora for _, lora in stack.loras]
         try:
-            warnings = pipeline.configure_weights(motion, dreambooth, loras, vae=vae)
+            warnings = pipeline.configure_weights(
+                motion, stack.dreambooth, stack.loras, vae=stack.vae
+            )
         except (AssetError, CheckpointError):
             raise  # raised before any weight was changed
         except BaseException:
@@ -125,6 +124,6 @@ class WarmModels:
             if file not in self.controls:
                 check()
                 self.controls[file] = load_control(
-                    pipeline.unet, file.path, self.placement.attention
+                    pipeline.unet, file, self.placement.attention
                 )
         return [self.controls[file] for file in files]

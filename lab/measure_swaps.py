@@ -37,6 +37,7 @@ from animatediff.checkpoints import diffusers_folder
 from animatediff.checkpoints import files as weight_files
 from animatediff.families import SD15
 from animatediff.families.unet_config import read_unet_config
+from animatediff.fetch.weight_file import WeightFile
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import AnimationPipeline, load_weights
 
@@ -335,8 +336,8 @@ def measure(
     if pipeline is None:
         gc.collect()
     before = _states(pipeline)
-    reader = weight_files._read_safetensors
-    with patch.object(weight_files, "_read_safetensors", wraps=reader) as read:
+    read_content = weight_files.read_content
+    with patch.object(weight_files, "read_content", wraps=read_content) as read:
         start = time.perf_counter()
         pipeline = act()
         after, weights = _states(pipeline), _weights(pipeline)
@@ -344,7 +345,7 @@ def measure(
         _touch(changed)
         _synchronize(pipeline)
         seconds = time.perf_counter() - start
-    paths = {call.args[0].path for call in read.call_args_list}
+    paths = {WeightFile.of(call.args[0]).path for call in read.call_args_list}
     for folder in folders:
         paths |= {*folder.rglob("*.safetensors")}
     measured = Measured(

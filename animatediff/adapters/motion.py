@@ -23,13 +23,20 @@ class FittedMotion:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A warning that names the absent slots, if there are any."""
-        if not self.absent:
-            return ()
-        return (
-            f"{self.weights.name} has no weights for {len(self.absent)} motion modules,"
-            f" which do nothing: {', '.join(self.absent)}",
-        )
+        """Warnings about absent slots, and about weights of other layers."""
+        name, absent, unused = self.weights.name, self.absent, self.weights.unused
+        messages: list[str] = []
+        if absent:
+            messages.append(
+                f"{name} has no weights for {len(absent)} motion modules, which do"
+                f" nothing: {', '.join(absent)}"
+            )
+        if unused:
+            messages.append(
+                f"{name}: {len(unused)} keys belong to no motion module and are not"
+                f" used ({', '.join(unused[:3])})"
+            )
+        return tuple(messages)
 
 
 def fit_motion_module(

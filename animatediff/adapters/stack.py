@@ -1,8 +1,7 @@
 """The weights that are loaded: a motion module, and the files over a base model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from ..checkpoints.single_file import SingleFile, read_single_file
 from ..checkpoints.vae import read_vae
 from ..checkpoints.weight_changes import Address
 from ..families import Family
-from ..fetch.weight_file import WeightFile
-from ..job.clip import LoraFile
+from ..fetch.weight_file import AnyFile, WeightFile
+from ..job.prepared import LoraUse
 from ..models.unet import UNet3DConditionModel
 from .motion import FittedMotion, fit_motion_module, install_motion_module
 from .patcher import Change, WeightPatcher
@@ -93,17 +92,19 @@ class WeightStack:
     def configure(
         self,
         motion: MotionModuleWeights | None,
-        base: str | Path | None,
-        loras: Sequence[LoraFile],
-        vae: str | Path | None,
+        base: AnyFile | None,
+        loras: Sequence[LoraUse],
+        vae: AnyFile | None,
     ) -> tuple[str, ...]:
         """Load a stack, see ``AnimationPipeline.configure_weights``."""
         fitted = None if motion is None else fit_motion_module(self.unet, motion)
         shapes = self._shapes(fitted)
         content = _Content()
         if base is not None:
+            base = WeightFile.of(base)
             self._read_base(base, shapes, content, vae_follows=vae is not None)
         if vae is not None:
+            vae = WeightFile.of(vae)
             self._read_vae(vae, shapes, content)
         for file in content.files.values():
             content.warn_of_unused(file.name, file.unused)
@@ -135,63 +136,68 @@ class WeightStack:
         return others | {("unet", key): tensor.shape for key, tensor in tensors.items()}
 
     def _read_base(
-        self, path: str | Path, shapes: Shapes, content: _Content, *, vae_follows: bool
+        self,
+        file: WeightFile,
+        shapes: Shapes,
+        content: _Content,
+        *,
+        vae_follows: bool,
     ) -> None:
         layers, config = self.unet.config.layers_per_block, self.vae.config
-        file = self._read(
-            path,
+        read = self._read(
+            file,
             content,
-            lambda: read_single_file(path, self.family, shapes, layers, config),
+            lambda: read_single_file(file, self.family, shapes, layers, config),
         )
-        for part in file.absent:
+        for part in read.absent:
             if part != "vae" or not vae_follows:
                 warning = f"{file.name} has no {part}: the base model's is used"
                 content.warnings.append(warning)
 
-    def _read_vae(self, path: str | Path, shapes: Shapes, content: _Content) -> None:
+    def _read_vae(self, file: WeightFile, shapes: Shapes, content: _Content) -> None:
         config = self.vae.config
-        self._read(path, content, lambda: read_vae(path, shapes, config))
+        self._read(file, content, lambda: read_vae(file, shapes, config))
 
     def _read(
-        self, path: str | Path, content: _Content, read: Callable[[], SingleFile]
+        self, file: WeightFile, content: _Content, read: Callable[[], SingleFile]
     ) -> SingleFile:
         """Read a file, or take it from the last ``configure`` if it did not change."""
-        try:
-            weight_file = WeightFile.at(path)
-        except OSError:
-            return read()  # raises the error that says what is wrong
-        file = self._files.get(weight_file) or read()
-        content.files[weight_file] = file
-        content.replacements |= file.tensors
-        return file
+        kept = self._files.get(file)
+        result = read() if kept is None else replace(kept, name=file.name)
+        content.files[file] = result
+        content.replacements |= result.tensors
+        return result
 
-    def _read_changes(self, file: LoraFile, shapes: Shapes, content: _Content) -> None:
+    def _read_changes(self, use: LoraUse, shapes: Shapes, content: _Content) -> None:
         lora = read_lora(
-            file.path,
+            use.file,
             self.family,
             shapes,
-            ignore_file_alpha=file.ignore_file_alpha,
+            ignore_file_alpha=use.ignore_file_alpha,
         )
         content.warn_of_unused(lora.name, lora.unmatched)
         for change in lora.changes:
-            content.changes.append(Change(change, file.strength))
+            content.changes.append(Change(change, use.strength))
 
 
-def _place_in_sum(lora: LoraFile) -> tuple[str, float, bool]:
+def _place_in_sum(lora: LoraUse) -> tuple[str, float, bool]:
     """Sums of floating-point numbers depend on the order; clips must not."""
-    return str(lora.path), lora.strength, lora.ignore_file_alpha
+    path = WeightFile.of(lora.file).path
+    return str(path), lora.strength, lora.ignore_file_alpha
 
 
 def _names(
     motion: MotionModuleWeights | None,
-    base: str | Path | None,
-    loras: Sequence[LoraFile],
-    vae: str | Path | None,
+    base: WeightFile | None,
+    loras: Sequence[LoraUse],
+    vae: WeightFile | None,
     before: StackNames,
 ) -> StackNames:
     return StackNames(
         motion_module=before.motion_module if motion is None else motion.name,
-        base=None if base is None else Path(base).name,
-        vae=None if vae is None else Path(vae).name,
-        loras=tuple(f"{Path(lora.path).name} ({lora.strength:g})" for lora in loras),
+        base=None if base is None else base.name,
+        vae=None if vae is None else vae.name,
+        loras=tuple(
+            f"{WeightFile.of(lora.file).name} ({lora.strength:g})" for lora in loras
+        ),
     )

@@ -141,16 +141,24 @@ def _motion_module(weights: Weights) -> FileKind | None:
 def _textual_inversion(weights: Weights) -> FileKind | None:
     if model := model_of_embedding_keys(weights):
         return FileKind("textual inversion", model.name)
-    if len(weights) != 1:
+    if not is_table_of_words(weights):
         return None
-    ((key, tensor),) = weights.items()
-    if tensor.ndim not in (1, 2):
-        return None
-    if model := model_of_text_width(tensor.shape[-1]):
+    width = next(iter(weights.values())).shape[-1]
+    if model := model_of_text_width(width):
         return FileKind("textual inversion", model.name)
-    if key in ("emb_params", "*"):
+    if weights.keys() & {"emb_params", "*"}:
         return FileKind("textual inversion", "of another text encoder")
     return None
+
+
+def is_table_of_words(weights: Weights) -> bool:
+    """Whether ``weights`` may be vectors of one width by words, not by layers."""
+    tensors = weights.values()
+    widths = {tensor.shape[-1] for tensor in tensors if tensor.ndim in (1, 2)}
+    if len(widths) != 1 or not all(tensor.ndim in (1, 2) for tensor in tensors):
+        return False
+    are_layers = any("." in key or key in ("weight", "bias") for key in weights)
+    return len(weights) == 1 or not are_layers
 
 
 def _model_part(weights: Weights) -> FileKind | None:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..fetch.weight_file import WeightFile
+from ..fetch.weight_file import AnyFile, WeightFile
 from .pickles import StandIn, Unreadable
 from .torch_file import (
     PICKLE,
@@ -86,12 +85,12 @@ class FileContent:
     title: str | None = None
 
 
-def read_weights(file: WeightFile | str | Path) -> dict[str, Tensor]:
+def read_weights(file: AnyFile) -> dict[str, Tensor]:
     """Every tensor of a weight file by its key, on the CPU; see ``read_content``."""
     return read_content(file).weights
 
 
-def read_content(file: WeightFile | str | Path) -> FileContent:
+def read_content(file: AnyFile) -> FileContent:
     """Every tensor of a weight file by its key, on the CPU.
 
     If the table of weights lies under one of ``WRAPPERS``, only that table is read. A
@@ -267,7 +266,7 @@ def as_half(tensor: Tensor) -> Tensor | None:
     return half if torch.isfinite(half).equal(torch.isfinite(tensor)) else None
 
 
-def count_values(file: WeightFile | str | Path) -> int:
+def count_values(file: AnyFile) -> int:
     """How many numbers a weight file holds.
 
     The header of .safetensors has them; for other files the size is taken as if all
@@ -281,6 +280,27 @@ def count_values(file: WeightFile | str | Path) -> int:
         with _opened(file) as opened:
             keys: list[str] = opened.keys()
             return sum(math.prod(opened.get_slice(key).get_shape()) for key in keys)
+
+
+def check_finite(name: str, weights: Mapping[str, Tensor]) -> None:
+    """Do nothing if every number is finite.
+
+    This reads each number once, on the tensor's device, and takes far less time than
+    copying it. Raises CheckpointError with the first key that has NaN or infinity.
+    """
+    for key, tensor in weights.items():
+        if not _is_finite(tensor):
+            raise CheckpointError(
+                f"{name} holds NaN or infinity in {key}", file=name, key=key
+            )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    if tensor.itemsize == 1:  # PyTorch cannot compare these types
+        tensor = tensor.float()
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 def renamed(

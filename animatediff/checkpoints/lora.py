@@ -8,12 +8,12 @@ equations.
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import CheckpointError
 from ..families import Family
+from ..fetch.weight_file import AnyFile, WeightFile
 from .detect import described, lora_in
-from .files import read_weights
+from .files import check_finite, read_weights
 from .lora_changes import FileLayer
 from .lora_layout import BIAS_PARTS, LoraLayout, layer_name
 from .lora_names import Shapes, layer_names
@@ -34,7 +34,7 @@ class Lora:
 
 
 def read_lora(
-    path: str | Path,
+    file: AnyFile,
     family: Family,
     shapes: Shapes,
     *,
@@ -49,8 +49,8 @@ def read_lora(
     for another family, if a layer is incomplete or of another shape, if none of its
     layers is in this model, or if it is a MotionLoRA for another motion module.
     """
-    name = Path(path).name
-    weights = read_weights(path)
+    file = WeightFile.of(file)
+    name, weights = file.name, read_weights(file)
     layout = lora_in(weights)
     if layout is None:
         raise CheckpointError(
@@ -66,13 +66,14 @@ def read_lora(
             f" used",
             file=name,
         )
-    settings = None if ignore_file_alpha else adapter_settings(path)
+    settings = None if ignore_file_alpha else adapter_settings(file)
     changes: list[WeightChange] = []
     for (model, module), keys in modules.items():
         parts = {part: weights[key] for part, key in keys.items()}
         layer = FileLayer(name, model, module, parts, shapes, settings)
         changes += layer.changes()
     used = {key for keys in modules.values() for key in keys.values()}
+    check_finite(name, {key: weights[key] for key in weights if key in used})
     unmatched = tuple(key for key in weights if key not in used)
     return Lora(name, tuple(changes), unmatched)
 

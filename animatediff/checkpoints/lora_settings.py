@@ -9,12 +9,12 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
+from ..fetch.weight_file import WeightFile
 
 _HEADER = "lora_adapter_metadata"
 
@@ -53,15 +53,15 @@ class AdapterSettings:
         return self.values.get(f"{model}.{name}", self.values.get(name))
 
 
-def adapter_settings(path: str | Path) -> AdapterSettings:
+def adapter_settings(file: WeightFile) -> AdapterSettings:
     """The settings in the header of a file; none for a pickle.
 
     Raises CheckpointError if they are not a table in JSON.
     """
     try:
         untyped_open: Any = safe_open
-        with untyped_open(path, framework="pt") as file:
-            header: Mapping[str, str] = file.metadata() or {}
+        with untyped_open(file.path, framework="pt") as opened:
+            header: Mapping[str, str] = opened.metadata() or {}
     except (SafetensorError, OSError):
         return AdapterSettings({})
     if _HEADER not in header:
@@ -71,8 +71,7 @@ def adapter_settings(path: str | Path) -> AdapterSettings:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        name = Path(path).name
         raise CheckpointError(
-            f"{name}: {_HEADER} in its header is no table in JSON", file=name
+            f"{file.name}: {_HEADER} in its header is no table in JSON", file=file.name
         )
     return AdapterSettings(cast("dict[str, object]", values))

@@ -10,12 +10,12 @@ share one table.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from ..errors import CheckpointError
 from ..families import MODELS, Family, ModelMarks
+from ..fetch.weight_file import WeightFile
 from .files import read_weights, renamed
 
 _TABLE = ".pos_encoder.pe"
@@ -158,16 +158,15 @@ def _ends_as_it_begins(weights: Mapping[str, Tensor], levels: int) -> bool:
     return first is not None and last is not None and first.shape == last.shape
 
 
-def read_motion_layers(path: str | Path) -> tuple[dict[str, Tensor], MotionLayout]:
+def read_motion_layers(file: WeightFile) -> tuple[dict[str, Tensor], MotionLayout]:
     """The weights of a file of motion layers, and their layout.
 
     Keys are in the published layout. Positional tables are left out, because they are
     computed, not learned. Raises the errors of ``read_weights``, and CheckpointError
     for tables that contradict each other.
     """
-    name = Path(path).name
-    raw = renamed(name, read_weights(path), published_key)
-    _check_tables(name, raw)
+    raw = renamed(file.name, read_weights(file), published_key)
+    _check_tables(file.name, raw)
     tensors = {key: tensor for key, tensor in raw.items() if not key.endswith(_TABLE)}
     return tensors, motion_layout(raw)
 

@@ -8,14 +8,16 @@ which its own trainer saved the UNet around the modules; issue #185 there has th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import Tensor
 
 from ..config import MotionModuleConfig
 from ..errors import CheckpointError
 from ..families import Family
+from ..fetch.weight_file import AnyFile, WeightFile
 from .detect import described
+from .files import check_finite
+from .ldm import without_noise
 from .motion_layout import MotionLayout, is_motion_key, read_motion_layers
 
 
@@ -23,16 +25,18 @@ from .motion_layout import MotionLayout, is_motion_key, read_motion_layers
 class MotionModuleWeights:
     """``tensors`` by the UNet's own keys, without positional tables.
 
-    ``config`` is the architecture they belong to.
+    ``config`` is the architecture they belong to. ``unused`` lists the file's keys of
+    other layers.
     """
 
     name: str
     config: MotionModuleConfig
     tensors: Mapping[str, Tensor]
+    unused: tuple[str, ...] = ()
 
 
 def read_motion_module(
-    path: str | Path, family: Family, *, version: str | None = None
+    file: AnyFile, family: Family, *, version: str | None = None
 ) -> MotionModuleWeights:
     """Read a motion-module file of one of ``family.motion_versions``.
 
@@ -44,8 +48,9 @@ def read_motion_module(
     Raises CheckpointError for a file that leaves the version open, has no motion
     modules, was made for another model, or contradicts ``version``.
     """
-    name = Path(path).name
-    content, layout = read_motion_layers(path)
+    file = WeightFile.of(file)
+    name = file.name
+    content, layout = read_motion_layers(file)
     tensors = {key: tensor for key, tensor in content.items() if is_motion_key(key)}
     if not _is_motion_module(content, tensors):
         raise CheckpointError(
@@ -58,7 +63,9 @@ def read_motion_module(
             file=name,
         )
     config = _config(name, layout, family, version)
-    return MotionModuleWeights(name, config, tensors)
+    check_finite(name, tensors)
+    unused = tuple(key for key in without_noise(content) if key not in tensors)
+    return MotionModuleWeights(name, config, tensors, unused)
 
 
 def _is_motion_module(

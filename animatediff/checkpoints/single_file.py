@@ -6,7 +6,6 @@ reported.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +14,9 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..families import Family, ModelPart
 from ..families.recognition import marked_model
+from ..fetch.weight_file import AnyFile, WeightFile
 from .detect import described
-from .files import check_keys_and_shapes, read_weights, renamed
+from .files import check_finite, check_keys_and_shapes, read_weights, renamed
 from .ldm import Converted, convert_unet, convert_vae, without_noise
 from .lora_names import Shapes
 from .weight_changes import Address
@@ -37,7 +37,7 @@ class SingleFile:
 
 
 def read_single_file(
-    path: str | Path,
+    file: AnyFile,
     family: Family,
     shapes: Shapes,
     layers_per_block: int,
@@ -50,8 +50,8 @@ def read_single_file(
 
     Raises AssetError if there is no file, CheckpointError if it is of another kind.
     """
-    name = Path(path).name
-    raw = read_weights(path)
+    file = WeightFile.of(file)
+    name, raw = file.name, read_weights(file)
     keys = without_noise(raw)
     _check_family(name, raw, keys, family)
     prefixes = tuple(part.single_file_prefix for part in family.parts)
@@ -72,6 +72,7 @@ def read_single_file(
         else:
             weights, rest = _convert_text_encoder(name, part, part_weights, part_shapes)
         check_keys_and_shapes(f"the {part.name} of {name}", weights, part_shapes)
+        check_finite(name, weights)
         tensors |= {(part.name, key): tensor for key, tensor in weights.items()}
         unused += rest
     return SingleFile(name, tensors, tuple(absent), tuple(unused))

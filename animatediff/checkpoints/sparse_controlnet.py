@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import Tensor
 
 from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, SparseControlNetConfig
 from ..errors import CheckpointError
+from ..fetch.weight_file import AnyFile, WeightFile
 from .detect import described
+from .files import check_finite
 from .motion_layout import read_motion_layers
 
 _EMBEDDING = "controlnet_cond_embedding"
@@ -26,15 +27,17 @@ class SparseControlNetWeights:
     tensors: Mapping[str, Tensor]
 
 
-def read_sparse_controlnet(path: str | Path) -> SparseControlNetWeights:
+def read_sparse_controlnet(file: AnyFile) -> SparseControlNetWeights:
     """Read a SparseCtrl file: one that takes latents (rgb) or pixels (scribble).
 
     Raises AssetError if there is no file, CheckpointError if it is damaged or of
     another kind.
     """
-    name = Path(path).name
-    tensors, layout = read_motion_layers(path)
+    file = WeightFile.of(file)
+    name = file.name
+    tensors, layout = read_motion_layers(file)
     config = _recognise(name, tensors)
+    check_finite(name, tensors)
     if layout.length:
         motion = replace(config.motion, max_length=layout.length)
         config = replace(config, motion=motion)

@@ -2,56 +2,76 @@
 
 Source: arXiv 2208.01618.
 
-Layouts: {token: vectors} of diffusers, {"emb_params": vectors} of kohya's trainer, and
-AUTOMATIC1111's {"string_to_param": {"*": vectors}} beside counters.
+Layouts: {word: vectors} of diffusers, with one word or several; {"emb_params": vectors}
+of kohya's trainer; {"string_to_param": {"*": vectors}} of the first trainer and of
+AUTOMATIC1111; a tensor alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..families.recognition import model_of_text_width
-from .detect import described
-from .files import read_weights
+from ..families.recognition import model_of_embedding_keys, model_of_text_width
+from ..fetch.weight_file import AnyFile, WeightFile
+from .detect import described, is_table_of_words
+from .files import BARE, check_finite, read_content
 
-_PLACEHOLDERS = ("*", "emb_params")
+_PLACEHOLDERS = (BARE, "emb_params", "")
+_MOST_WORDS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class TextualInversion:
-    """``vectors`` (n, width) for ``token``; None if the file does not name it."""
+    """``words`` of the file, each with its vectors (n, width).
+
+    The word is None for vectors that the file gives no word. ``title`` is the name that
+    it gives itself.
+    """
 
     name: str
-    token: str | None
-    vectors: Tensor
+    words: Mapping[str | None, Tensor]
+    title: str | None = None
 
 
-def read_textual_inversion(path: str | Path, width: int) -> TextualInversion:
+def read_textual_inversion(file: AnyFile, width: int) -> TextualInversion:
     """Read a textual inversion for a text encoder whose tokens have ``width`` numbers.
 
     Raises AssetError if there is no file; CheckpointError if it is of another kind, for
     another text encoder, or has numbers that are not finite.
     """
-    name = Path(path).name
-    weights = read_weights(path)
-    key, vectors = next(iter(weights.items()))
-    is_table = vectors.ndim in (1, 2) and vectors.is_floating_point()
-    if len(weights) > 1 or not is_table:
+    file = WeightFile.of(file)
+    content = read_content(file)
+    weights = content.weights
+    _check_kind(file.name, weights)
+    for vectors in weights.values():
+        _check_width(file.name, vectors.shape[-1], width)
+    check_finite(file.name, weights)
+    words = {
+        None if key in _PLACEHOLDERS else key: vectors.detach().reshape(-1, width)
+        for key, vectors in weights.items()
+    }
+    return TextualInversion(file.name, words, content.title)
+
+
+def _check_kind(name: str, weights: Mapping[str, Tensor]) -> None:
+    is_named = len(weights) == 1 or not set(_PLACEHOLDERS) & weights.keys()
+    is_other = model_of_embedding_keys(weights) is not None
+    is_real = all(vectors.is_floating_point() for vectors in weights.values())
+    if is_other or not (is_named and is_real and is_table_of_words(weights)):
         raise CheckpointError(
             f"{name} is not a textual inversion for this model: it is"
             f" {described(weights)}",
             file=name,
         )
-    _check_width(name, vectors.shape[-1], width)
-    vectors = vectors.detach().reshape(-1, width)
-    if not len(vectors) or not torch.isfinite(vectors.float()).all():
+    if not all(vectors.numel() for vectors in weights.values()):
+        raise CheckpointError(f"{name} has no vectors", file=name)
+    if len(weights) > _MOST_WORDS:
         raise CheckpointError(
-            f"{name} has no vectors, or some that are not finite", file=name
+            f"{name} holds {len(weights)} words; allowed: at most {_MOST_WORDS}",
+            file=name,
         )
-    return TextualInversion(name, None if key in _PLACEHOLDERS else key, vectors)
 
 
 def _check_width(name: str, file_width: int, width: int) -> None:

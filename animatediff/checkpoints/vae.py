@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..fetch.weight_file import AnyFile, WeightFile
 from .detect import described
-from .files import check_keys_and_shapes, read_weights, renamed
+from .files import check_finite, check_keys_and_shapes, read_weights, renamed
 from .ldm import Converted, as_linear, convert_vae, without_noise
 from .lora_names import Shapes
 from .single_file import SingleFile, shapes_of, split
@@ -21,15 +21,15 @@ _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 
 def read_vae(
-    path: str | Path, shapes: Shapes, vae_config: Mapping[str, Any]
+    file: AnyFile, shapes: Shapes, vae_config: Mapping[str, Any]
 ) -> SingleFile:
     """Every weight of a VAE file, for the model that has ``shapes`` and ``vae_config``.
 
     Raises AssetError if there is no file, CheckpointError if it is of another kind or
     of another VAE.
     """
-    name = Path(path).name
-    raw = read_weights(path)
+    file = WeightFile.of(file)
+    name, raw = file.name, read_weights(file)
     kind = described(raw)
     if not kind.startswith("VAE"):
         raise CheckpointError(f"{name} is not a VAE: it is {kind}", file=name)
@@ -40,6 +40,7 @@ def read_vae(
     else:
         weights, unused = _from_diffusers(name, vae_weights, vae_shapes)
     check_keys_and_shapes(name, weights, vae_shapes)
+    check_finite(name, weights)
     tensors = {("vae", key): tensor for key, tensor in weights.items()}
     return SingleFile(name, tensors, unused=unused)
 

@@ -195,8 +195,8 @@ def _check_branches(job: PreparedJob, entry: Entry) -> None:
         return
     described = control_kind(entry.controlnet_config)
     for file in job.files.controls:
-        name = file.path.name
-        content = detect(read_weights(file.path), name)
+        name = file.name
+        content = detect(read_weights(file), name)
         if (content.kind, content.version) != ("SparseCtrl", described):
             raise CheckpointError(
                 f"{name} is {content.kind} {content.version};"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -12,6 +11,7 @@ from ..checkpoints.detect import described, detect
 from ..checkpoints.files import read_weights
 from ..checkpoints.sparse_controlnet import read_sparse_controlnet
 from ..errors import CheckpointError
+from ..fetch.weight_file import WeightFile
 from ..job.clip import ControlFile
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
@@ -33,7 +33,7 @@ class ControlPictures:
     height: int
 
 
-Load = Callable[[UNet3DConditionModel, Path, str], nn.Module]
+Load = Callable[[UNet3DConditionModel, WeightFile, str], nn.Module]
 """Loads a file for a UNet, with an attention backend. Raises CheckpointError."""
 
 Describe = Callable[[Any, Any, ControlPictures], ControlCondition]
@@ -61,9 +61,9 @@ class LoadedControl:
 
 
 def _load_sparsectrl(
-    unet: UNet3DConditionModel, path: Path, attention: str
+    unet: UNet3DConditionModel, file: WeightFile, attention: str
 ) -> nn.Module:
-    return build_sparse_controlnet(unet, read_sparse_controlnet(path), attention)
+    return build_sparse_controlnet(unet, read_sparse_controlnet(file), attention)
 
 
 def _describe_sparsectrl(
@@ -90,18 +90,18 @@ CONTROL_KINDS: Mapping[str, ControlKind] = {
 
 
 def load_control(
-    unet: UNet3DConditionModel, path: Path, attention: str
+    unet: UNet3DConditionModel, file: WeightFile, attention: str
 ) -> LoadedControl:
     """Load a control file of any kind for ``unet``.
 
     Raises AssetError if there is no file, CheckpointError for one of another kind.
     """
-    weights = read_weights(path)
-    kind = CONTROL_KINDS.get(detect(weights, path.name).kind)
+    weights = read_weights(file)
+    kind = CONTROL_KINDS.get(detect(weights, file.name).kind)
     if kind is None:
         raise CheckpointError(
-            f"{path.name} is no control ({', '.join(CONTROL_KINDS)}): it is"
+            f"{file.name} is no control ({', '.join(CONTROL_KINDS)}): it is"
             f" {described(weights)}",
-            file=path.name,
+            file=file.name,
         )
-    return LoadedControl(kind, kind.load(unet, path, attention))
+    return LoadedControl(kind, kind.load(unet, file, attention))

@@ -4,9 +4,18 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..fetch.weight_file import WeightFile
-from .clip import Clip, LoraFile
+from ..fetch.weight_file import AnyFile, WeightFile
+from .clip import Clip
 from .files import JobFiles
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """A LoRA file, used as the fields of ``job.clip.LoraFile`` say."""
+
+    file: AnyFile
+    strength: float = 1.0
+    ignore_file_alpha: bool = False
 
 
 @dataclass(frozen=True)
@@ -18,7 +27,7 @@ class StackKey:
     motion_module_version: str | None = None
     dreambooth: WeightFile | None = None
     vae: WeightFile | None = None
-    loras: tuple[tuple[WeightFile, LoraFile], ...] = ()
+    loras: tuple[LoraUse, ...] = ()
 
     @property
     def motion(self) -> tuple[WeightFile, str | None]:
@@ -52,7 +61,7 @@ class PreparedJob:
             dreambooth=self.files.dreambooth,
             vae=self.files.vae,
             loras=tuple(
-                (file, lora.model_copy(update={"path": file.path}))
+                LoraUse(file, lora.strength, lora.ignore_file_alpha)
                 for lora, file in pairs
             ),
         )

@@ -16,6 +16,7 @@ from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, UNet3DConfig
 from ..controls.sparsectrl import build_sparse_controlnet
 from ..errors import ConfigurationError
 from ..families import DEFAULT
+from ..job.prepared import LoraUse
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
 from ..pipeline import AnimationPipeline
@@ -60,7 +61,11 @@ def load_base(
     pipeline = AnimationPipeline.from_pretrained(base_folder(config))
     weights = _motion_weights(config, pipeline) if motion else None
     model = config.model
-    pipeline.configure_weights(weights, model.single_file, model.loras)
+    loras = [
+        LoraUse(lora.path, lora.strength, lora.ignore_file_alpha)
+        for lora in model.loras
+    ]
+    pipeline.configure_weights(weights, model.single_file, loras)
     encoders = Encoders(pipeline.vae, pipeline.text_encoder, pipeline.tokenizer)
     pipeline.unet.requires_grad_(False)
     return pipeline.unet, encoders

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from animatediff.job.clip import LoraFile
+from animatediff.job.prepared import LoraUse
 from animatediff.pipeline import AnimationPipeline, load_weights
 
 from .reference import (
@@ -160,7 +160,7 @@ def _check_file_alpha(
     path = folder / "kohya_lora.safetensors"
     pipeline.configure_weights(None, None, ())
     before = _kohya_layers(pipeline)
-    lora = [LoraFile(path=str(path), strength=LORA_STRENGTH)]
+    lora = [LoraUse(str(path), strength=LORA_STRENGTH)]
     pipeline.configure_weights(None, None, lora)
     raw = load_file(path)
     error = 0.0

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from animatediff.adapters import patcher
 from animatediff.checkpoints.weight_changes import WeightChange, low_rank
 from animatediff.errors import CheckpointError, EngineCorrupted
-from animatediff.job.clip import LoraFile
+from animatediff.job.prepared import LoraUse
 from animatediff.pipeline import AnimationPipeline, load_weights
 from lab.golden.reference import Golden
 
@@ -66,7 +66,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return plan
 
 
-Stack = tuple[Path | None, tuple[LoraFile, ...], Path | None]
+Stack = tuple[Path | None, tuple[LoraUse, ...], Path | None]
 """DreamBooth file, LoRAs, VAE file."""
 
 
@@ -126,8 +126,8 @@ def random_stack(
     files = [*(folder / name for name in names), *others]
     chosen = chance.sample(files, chance.randint(0, 4))
     loras = tuple(
-        LoraFile(
-            path=str(n),
+        LoraUse(
+            file=str(n),
             strength=chance.choice((0.5, 1.0)),
             ignore_file_alpha=chance.random() < 0.5,
         )
@@ -172,7 +172,7 @@ def test_weights_depend_on_the_stack_alone(
             with pytest.raises(CheckpointError):
                 configure(
                     pipeline,
-                    (stack[0], (*stack[1], LoraFile(path=str(corrupt))), stack[2]),
+                    (stack[0], (*stack[1], LoraUse(str(corrupt))), stack[2]),
                 )
             assert fingerprint(pipeline) == last  # found before anything was written
         elif fault == "none":
@@ -211,7 +211,7 @@ def test_changes_are_sums_of_what_each_file_does_alone(
 
     def change(*strengths: float) -> dict[str, torch.Tensor]:
         loras = [
-            LoraFile(path=str(path), strength=strength)
+            LoraUse(str(path), strength=strength)
             for path, strength in zip(files, strengths, strict=True)
         ]
         pipeline.configure_weights(None, None, loras)
@@ -239,7 +239,7 @@ def test_copies_on_the_host_are_bounded(
         for model in models
         for t in model.state_dict().values()
     )
-    lora = LoraFile(path=str(golden / "loading" / "kohya_lora.safetensors"))
+    lora = LoraUse(str(golden / "loading" / "kohya_lora.safetensors"))
     for _ in range(3):
         pipeline.configure_weights(
             None, golden / "loading" / "dreambooth_ldm.safetensors", [lora]
@@ -259,7 +259,7 @@ def test_a_base_that_stays_is_neither_read_nor_written_again(
 ) -> None:
     base = tmp_path / "base.safetensors"
     base.write_bytes((golden / "loading" / "dreambooth_ldm.safetensors").read_bytes())
-    lora = LoraFile(path=str(golden / "loading" / "motion_lora_A.ckpt"))
+    lora = LoraUse(str(golden / "loading" / "motion_lora_A.ckpt"))
     pipeline.configure_weights(None, base, [])
     written: list[Any] = []
     real = patcher._write
@@ -289,7 +289,7 @@ def test_a_base_that_stays_is_neither_read_nor_written_again(
 def test_a_failed_restore_poisons(
     pipeline: AnimationPipeline, golden: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lora = LoraFile(path=str(golden / "loading" / "kohya_lora.safetensors"))
+    lora = LoraUse(str(golden / "loading" / "kohya_lora.safetensors"))
     pipeline.configure_weights(None, None, [lora])
 
     def broken(*_: Any) -> None:
