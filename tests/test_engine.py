@@ -73,7 +73,7 @@ def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) ->
     (family / "motion_module_v3.safetensors").write_bytes(good[:1000])
     engine = Engine(Settings(models_dir=tmp_path))
     key = engine.prepare(GenerationRequest(prompt="x", model="shapeworld")).stack
-    with pytest.raises(CheckpointError, match="motion_module_v3"):
+    with pytest.raises(CheckpointError, match="^shapeworld_v3 cannot be read"):
         engine.configure(key)
     assert engine.models.stack is None
     (family / "motion_module_v3.safetensors").write_bytes(good)

@@ -99,7 +99,7 @@ class EmbeddingFile(Strict):
         Word | None,
         Shown("weights"),
         Field(
-            description="Word in the prompts that it stands for; left out: the word in"
+            description="Word in the prompts that it stands for; left out: the words in"
             " the file, or the file's name."
         ),
     ] = None

@@ -10,6 +10,7 @@ from animatediff.checkpoints.lora_names import Shapes
 from animatediff.config import V2, V3
 from animatediff.errors import AssetError, CheckpointError
 from animatediff.families import SD15
+from animatediff.fetch.weight_file import WeightFile
 from animatediff.models.unet import UNet3DConditionModel
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
@@ -133,9 +134,9 @@ def test_published_keys_all_fit_at_full_size(
         key: torch.zeros(1).expand(shape)
         for key, shape in json.loads((KEYS / f"{name}.json").read_text()).items()
     }
-    monkeypatch.setattr("animatediff.checkpoints.lora.read_weights", lambda _path: raw)
+    monkeypatch.setattr("animatediff.checkpoints.lora.read_weights", lambda _file: raw)
     lora = read_lora(
-        name,
+        WeightFile(name, Path(name), (0, 0)),
         SD15,
         {("unet", key): tensor.shape for key, tensor in unet.state_dict().items()},
     )

@@ -6,7 +6,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from animatediff.adapters.motion import fit_motion_module, install_motion_module
+from animatediff.adapters.motion import (
+    FittedMotion,
+    fit_motion_module,
+    install_motion_module,
+)
 from animatediff.checkpoints.detect import detect
 from animatediff.checkpoints.motion_module import (
     MotionModuleWeights,
@@ -60,6 +64,21 @@ def test_every_published_layout(
     assert read.config == V3
     assert read.tensors.keys() == motion.keys()
     assert all(torch.equal(read.tensors[key], motion[key]) for key in motion)
+
+
+def test_weights_of_other_layers_are_told(
+    motion: dict[str, Tensor], tmp_path: Path
+) -> None:
+    others = {"conv_in.weight": torch.zeros(4, 9, 3, 3), "conv_in.bias": torch.zeros(4)}
+    noise = {"betas": torch.zeros(4), TABLE: torch.zeros(1, 32, 32)}
+    path = saved({**motion, **others, **noise}, tmp_path / "mm.ckpt")
+    read = read_motion_module(path, SD15, version="v3")
+    assert read.unused == ("conv_in.weight", "conv_in.bias")
+    (warning,) = FittedMotion(read).warnings
+    assert warning == (
+        "mm.ckpt: 2 keys belong to no motion module and are not used"
+        " (conv_in.weight, conv_in.bias)"
+    )
 
 
 def test_version_is_recognised(

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from animatediff.checkpoints.detect import detect
 from animatediff.checkpoints.files import read_weights
 from animatediff.checkpoints.textual_inversion import read_textual_inversion
 from animatediff.errors import AssetError, CheckpointError
 
-Layout = Callable[[Tensor], dict[str, Any]]
+Layout = Callable[[Tensor], Any]
 PICKLED: dict[str, tuple[Layout, str | None]] = {
     "A1111": (
         lambda v: {
@@ -37,6 +37,15 @@ PICKLED: dict[str, tuple[Layout, str | None]] = {
     ),
     "kohya": (lambda v: {"emb_params": v}, None),
     "diffusers": (lambda v: {"<cat>": v}, "<cat>"),
+    "the first trainer": (
+        lambda v: {
+            "string_to_token": {"*": torch.tensor(265)},
+            "string_to_param": nn.ParameterDict({"*": nn.Parameter(v)}),
+        },
+        None,
+    ),
+    "a tensor alone": (lambda v: v, None),
+    "a parameter alone": (nn.Parameter, None),
 }
 IN_SAFETENSORS = ("kohya", "diffusers")
 
@@ -66,9 +75,9 @@ def test_every_layout_holds_the_same_vectors(
     wrap, token = PICKLED[layout]
     path = saved(wrap(vectors.clone()), tmp_path / f"x{suffix}")
     read = read_textual_inversion(path, 768)
-    assert (read.name, read.token) == (path.name, token)
-    assert torch.equal(read.vectors.float(), vectors.float())
-    assert not read.vectors.requires_grad
+    assert (read.name, list(read.words)) == (path.name, [token])
+    assert torch.equal(read.words[token].float(), vectors.float())
+    assert not read.words[token].requires_grad
     found = detect(read_weights(path))
     assert (found.kind, found.version) == ("textual inversion", "SD 1.5")
 
@@ -76,10 +85,10 @@ def test_every_layout_holds_the_same_vectors(
 @pytest.mark.parametrize("layout", PICKLED)
 def test_a_single_vector_is_one_row(layout: str, tmp_path: Path) -> None:
     vector = torch.randn(768)
-    read = read_textual_inversion(
-        saved(PICKLED[layout][0](vector.clone()), tmp_path / "x.bin"), 768
-    )
-    assert torch.equal(read.vectors, vector[None])
+    wrap, token = PICKLED[layout]
+    path = saved(wrap(vector.clone()), tmp_path / "x.bin")
+    read = read_textual_inversion(path, 768)
+    assert torch.equal(read.words[token], vector[None])
 
 
 @pytest.mark.parametrize("layout", PICKLED)
@@ -108,13 +117,31 @@ def test_sdxl_is_named(tmp_path: Path) -> None:
         read_textual_inversion(saved(content, tmp_path / "x.safetensors"), 768)
 
 
+def test_several_words(tmp_path: Path) -> None:
+    words = {"<cat>": torch.randn(2, 768), "<dog>": torch.randn(768)}
+    path = saved(words, tmp_path / "x.safetensors")
+    read = read_textual_inversion(path, 768)
+    assert list(read.words) == ["<cat>", "<dog>"]
+    assert torch.equal(read.words["<dog>"], words["<dog>"][None])
+    kind = detect(read_weights(path))
+    assert (kind.kind, kind.version) == ("textual inversion", "SD 1.5")
+
+
+def test_the_name_that_a_file_gives_itself(tmp_path: Path) -> None:
+    content = {"string_to_param": {"*": torch.zeros(1, 768)}, "name": "cat"}
+    read = read_textual_inversion(saved(content, tmp_path / "x.pt"), 768)
+    assert (list(read.words), read.title) == ([None], "cat")
+
+
 BAD = {
     "nan": {"<cat>": torch.tensor([[0.0] * 767 + [float("nan")]])},
     "inf": {"<cat>": torch.tensor([[0.0] * 767 + [float("inf")]], dtype=torch.float16)},
     "no vectors": {"<cat>": torch.zeros(0, 768)},
     "integers": {"<cat>": torch.zeros(1, 768, dtype=torch.int64)},
     "three axes": {"<cat>": torch.zeros(1, 1, 768)},
-    "two tokens": {"<cat>": torch.zeros(1, 768), "<dog>": torch.zeros(1, 768)},
+    "a word and none": {"<cat>": torch.zeros(1, 768), "*": torch.zeros(1, 768)},
+    "a layer": {"weight": torch.zeros(768, 768), "bias": torch.zeros(768)},
+    "many words": {f"<{i}>": torch.zeros(1, 768) for i in range(101)},
     "nothing": {"string_to_param": {}, "name": "cat"},
 }
 

@@ -13,6 +13,7 @@ from animatediff.checkpoints.detect import detect
 from animatediff.checkpoints.lora_names import Shapes
 from animatediff.checkpoints.vae import read_vae
 from animatediff.errors import AssetError, CheckpointError
+from animatediff.fetch.weight_file import WeightFile
 
 Weights = dict[str, Tensor]
 OLD_NAMES = {
@@ -169,8 +170,10 @@ def test_at_full_size(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
         vae = made((128, 256, 512, 512), 32)
     raw = LAYOUTS[layout](vae.state_dict())
-    monkeypatch.setattr("animatediff.checkpoints.vae.read_weights", lambda _path: raw)
-    read = read_vae("x.safetensors", shapes_of(vae), vae.config)
+    monkeypatch.setattr("animatediff.checkpoints.vae.read_weights", lambda _file: raw)
+    monkeypatch.setattr("animatediff.checkpoints.vae.check_finite", lambda *_: None)
+    file = WeightFile("x.safetensors", Path("x.safetensors"), (0, 0))
+    read = read_vae(file, shapes_of(vae), vae.config)
     assert (len(read.tensors), read.unused) == (248, ())
     assert detect(raw).kind == f"VAE, {layout} layout"
 

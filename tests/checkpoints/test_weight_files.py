@@ -6,7 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from animatediff.checkpoints.files import count_values, read_weights, renamed
+from animatediff.checkpoints.files import (
+    check_finite,
+    count_values,
+    read_weights,
+    renamed,
+)
 from animatediff.errors import CheckpointError
 
 WEIGHTS = {
@@ -202,6 +207,43 @@ def test_a_file_of_very_many_tensors_is_refused(tmp_path: Path) -> None:
     save_file({f"{i:x}": torch.zeros(0) for i in range(50_001)}, tmp_path / "x.st")
     with pytest.raises(CheckpointError, match="50001 tensors; allowed: at most 50000"):
         read_weights(tmp_path / "x.st")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.float8_e5m2,
+    ],
+)
+@pytest.mark.parametrize("place", [0, 4_321, 9_999])
+def test_numbers_that_are_not_finite_are_refused_by_key(
+    place: int, dtype: torch.dtype, number: float
+) -> None:
+    weights = {**WEIGHTS, "a.weight": torch.ones(10_000).to(dtype)}
+    check_finite("x", weights)
+    wrong = torch.ones(10_000)
+    wrong[place] = number
+    weights["a.weight"] = wrong.to(dtype)
+    with pytest.raises(CheckpointError, match="^x holds NaN or infinity in a.weight$"):
+        check_finite("x", weights)
+
+
+def test_other_numbers_are_finite() -> None:
+    check_finite(
+        "x",
+        {
+            "empty": torch.zeros(0),
+            "whole": torch.arange(3),
+            "flags": torch.tensor([True, False]),
+            "largest": torch.tensor([65504.0, -65504.0]).half(),
+            "strided": torch.ones(4, 4)[:, ::2],
+        },
+    )
 
 
 def test_two_names_for_one_weight_are_refused() -> None:
