@@ -91,6 +91,30 @@ def _check_encoding(secret: SecretStr | None) -> SecretStr | None:
     return secret
 
 
+def _is_header(token: str) -> bool:
+    return bool(token) and token.isascii() and token.isprintable()
+
+
+def _read_tokens(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    tokens = [(host.strip().lower(), token.strip()) for host, _, token in pairs]
+    if any(not host or "/" in host or not _is_header(token) for host, token in tokens):
+        raise ValueError("not host=token")
+    return tuple(tokens)
+
+
+def _check_tokens(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None:
+        _read_tokens(secret.get_secret_value())
+    return secret
+
+
+def _read_names(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return tuple(filter(None, (name.strip() for name in value.split(","))))
+
+
 def _is_set(value: Any) -> bool:
     return bool(value)
 
@@ -104,6 +128,17 @@ Hosts = Annotated[
     NoDecode,
     BeforeValidator(_read_hosts),
     Words(allowed="host names separated by commas, `*` or `none`", default="`*`"),
+]
+Repositories = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_read_names),
+    Words(allowed="`owner/repo`, `owner/*` or `*`, separated by commas", default="-"),
+]
+Tokens = Annotated[
+    SecretStr | None,
+    AfterValidator(_check_tokens),
+    Words(allowed="`host=token`, separated by commas"),
 ]
 Url = Annotated[
     str | None,
@@ -329,6 +364,31 @@ class Settings(_Declaration):
         le=3600,
         description="computing time for reading the pictures of one job",
     )
+    download_seconds: Annotated[float, Words(unit="seconds")] = Field(
+        default=3600.0, ge=1.0, le=1e6, description="longest time of one download"
+    )
+    min_download_rate: Annotated[int, Words(unit="bytes a second")] = Field(
+        default=10_000,
+        ge=0,
+        le=10**9,
+        description="lowest rate of a download; a slower one is ended after 20 s",
+    )
+    max_cache_bytes: Bytes = Field(
+        default=50_000_000_000,
+        ge=1,
+        le=10**15,
+        description="size of all downloads; the least recently used are removed first",
+    )
+    download_tokens: Tokens = Field(
+        default=None,
+        description="tokens for hosts of URLs, `civitai.com=TOKEN`, separated by"
+        " commas; a token goes to its host alone",
+    )
+    hub_repositories: Repositories = Field(
+        default=(),
+        description="with a token of the hub: the repositories that jobs may name;"
+        " `owner/*`: all of an owner, `*`: all",
+    )
     on_platform: Presence = Field(
         default=False,
         validation_alias="RUNPOD_WEBHOOK_POST_OUTPUT",
@@ -380,6 +440,12 @@ class Settings(_Declaration):
     any_path: bool = False
     """Jobs may name any path of this machine. For command lines, not for services."""
     bucket: BucketSettings | None = None
+
+    @property
+    def download_token_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of host and token of ``download_tokens``."""
+        text = self.download_tokens.get_secret_value() if self.download_tokens else ""
+        return _read_tokens(text)
 
     @property
     def inline_limit(self) -> int | None:

@@ -311,3 +311,32 @@ def test_settings_import_no_torch() -> None:
     code = "import sys, animatediff.settings; sys.exit('torch' in sys.modules)"
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, cwd=PROJECT_ROOT, check=False).returncode == 0
+
+
+def test_tokens_are_pairs_of_host_and_token() -> None:
+    name = "ANIMATEDIFF_DOWNLOAD_TOKENS"
+    text = "Civitai.com=abc=d, files.example.org:8443 = x ,"
+    settings = Settings.from_env({name: text})
+    assert settings.download_token_pairs == (
+        ("civitai.com", "abc=d"),
+        ("files.example.org:8443", "x"),
+    )
+    assert "abc" not in repr(settings)
+    assert Settings().download_token_pairs == ()
+    for wrong in (
+        "hush",
+        "=hush",
+        "https://civitai.com=hush",
+        "civitai.com=",
+        "a=hu\nsh",
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            Settings.from_env({name: wrong})
+        assert caught.value.details["setting"] == name
+        assert "hush" not in str(caught.value.to_dict())
+
+
+def test_repositories_are_a_list() -> None:
+    name = "ANIMATEDIFF_HUB_REPOSITORIES"
+    assert Settings.from_env({name: "a/b, c/*"}).hub_repositories == ("a/b", "c/*")
+    assert Settings().hub_repositories == ()

@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ SECRET = "s3cr3tsignature"
 @dataclass
 class Answer:
     """``length``: None for the true one, -1 for no such header. ``hook`` runs when half
-    of the body was sent.
+    of the body was sent. ``drips`` "head" or "body" is sent a byte at a time, 50 a
+    second, until the client leaves.
     """
 
     body: bytes = CONTENT
@@ -42,6 +44,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     length: int | None = None
     hook: Callable[[], object] = lambda: None
+    drips: str = ""
 
 
 class Site(ThreadingHTTPServer):
@@ -56,6 +59,8 @@ class Site(ThreadingHTTPServer):
         self.context = context
         self.answers: dict[str, list[Answer]] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.left = threading.Event()
+        """Set when a client leaves a server that drips."""
         self.lock = threading.Lock()
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
@@ -99,6 +104,9 @@ class Handler(BaseHTTPRequestHandler):
             and headers.get("if-none-match") == answer.headers["ETag"]
         ):
             answer = replace(answer, status=304, body=b"")
+        if answer.drips:
+            self._drip(answer)
+            return
         self.send_response(answer.status)
         for name, value in {"Connection": "close", **answer.headers}.items():
             self.send_header(name, value)
@@ -113,6 +121,23 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body[:middle])
             answer.hook()
             self.wfile.write(answer.body[middle:])
+
+    def _drip(self, answer: Answer) -> None:
+        head = f"HTTP/1.1 {answer.status} OK\r\nX-Long: {'x' * 100_000}\r\n\r\n"
+        if answer.drips == "body":
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(answer.length or 500_000))
+            self.end_headers()
+        try:
+            for byte in head.encode() * 10:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(0.02)
+        except OSError:
+            self.server.left.set()
+            self.close_connection = True
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -195,8 +220,8 @@ def files_of(rules: DownloadRules) -> list[str]:
 
 
 def leftovers(rules: DownloadRules) -> list[str]:
-    """Whatever is in the cache apart from its two folders."""
-    folders = (rules.cache_dir / "files", rules.cache_dir / "urls")
+    """Whatever is in the cache apart from its folders."""
+    folders = [rules.cache_dir / name for name in ("files", "hub", "pages", "urls")]
     return [str(path) for path in rules.cache_dir.rglob("*") if path not in folders]
 
 

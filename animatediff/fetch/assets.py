@@ -1,18 +1,19 @@
 """From what a job or the catalog names to files on this machine."""
 
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from .. import catalog
 from ..catalog.files import TABLE, PublishedFile
 from ..deadline import Deadline
-from ..errors import AssetError, InvalidRequest, shorten
+from ..errors import AssetError, DiskFull, InvalidRequest, shorten
 from ..progress import Report, ignore
 from ..settings import Settings
-from .cache import fetch_url
+from .cache import fetch_url, tidy
 from .hashes import ContentHashes
-from .hub import HubFile, fetch_hub
+from .hub import HubFile, fetch_hub, has_token, sweep_leftovers
 from .installed import (
     LocalFolder,
     find_published,
@@ -31,6 +32,7 @@ from .references import (
     is_url,
     parse_weight_reference,
 )
+from .room import has_room, keep_in_use, make_room
 from .rules import DownloadRules
 from .weight_file import WeightFile
 
@@ -64,7 +66,15 @@ class Assets:
             hosts=settings.download_hosts,
             offline=settings.offline,
             private_hosts=settings.private_hosts,
+            max_seconds=settings.download_seconds,
+            min_rate=settings.min_download_rate,
+            max_cache_bytes=settings.max_cache_bytes,
+            tokens=settings.download_token_pairs,
+            repositories=None if settings.any_path else settings.hub_repositories,
         )
+        tidy(settings.cache_dir)
+        if not settings.offline:
+            sweep_leftovers()
         any_path = settings.any_path
         self.models = LocalFolder(settings.models_dir, "the models folder", any_path)
         self.inputs = LocalFolder(settings.input_dir, "the input folder", any_path)
@@ -73,6 +83,16 @@ class Assets:
     def sha256_later(self, path: Path) -> Future[str]:
         """Return the coming hash of a file or a model folder, computed on a thread."""
         return self._hashes.later(path)
+
+    def make_room(self, needed: int) -> None:
+        """Remove old downloads so that ``needed`` bytes of their disk are free.
+
+        If even that does not suffice, whoever needs the room reports it.
+        """
+        folder = self.rules.cache_dir
+        if not has_room(needed, folder):
+            with suppress(DiskFull):
+                make_room(needed, self.rules, folder)
 
     def first_base_model(self) -> str:
         """Return the first base model that is installed. Raises AssetError for none."""
@@ -138,10 +158,10 @@ class Assets:
         """
         deadline = deadline or Deadline()
         deadline.check()
-        path = source.path or self._download(source, report)
+        path = source.path or self._download(source, report, deadline)
         if source.sha256 is not None and not isinstance(source.remote, WebFile):
             self._check_hash(path, source.sha256, field, deadline)
-        return WeightFile.at(path, source.reference)
+        return keep_in_use(WeightFile.at(path, source.reference))
 
     def picture(
         self,
@@ -160,7 +180,7 @@ class Assets:
         deadline.check()
         if is_url(reference):
             rules = replace(self.rules, max_bytes=MAX_PICTURE_BYTES)
-            return fetch_bytes(reference, rules, report)
+            return fetch_bytes(reference, rules, report, deadline)
         if is_picture_path(reference):
             return self._picture_file(reference, field)
         content = decode_picture(reference, field)
@@ -186,7 +206,24 @@ class Assets:
             return self._local(place, field)
         if isinstance(place, WebFile):
             return Source(place.shown, None, place.shown, remote=place)
-        return Source(parsed.text, None, parsed.text.partition("#")[0], remote=place)
+        self._check_repository(place, field)
+        return Source(parsed.name, None, place.reference, remote=place)
+
+    def _check_repository(self, file: HubFile, field: str) -> None:
+        """Raise InvalidRequest if the token of this machine is not for ``file``.
+
+        With it, a job could read any private repository that its owner can.
+        """
+        rules = self.rules
+        if rules.repositories == ("*",) or rules.may_name(file.repo):
+            return
+        if has_token():
+            raise InvalidRequest(
+                field,
+                file.repo,
+                "a repository that this service allows, because it has a token of the"
+                " hub (ANIMATEDIFF_HUB_REPOSITORIES)",
+            )
 
     def _local(self, place: LocalFile, field: str) -> Source:
         path = self.models.find_file(place.path, field)
@@ -196,7 +233,8 @@ class Assets:
             return self._published(PurePosixPath(place.path), field)
         shown = shorten(place.path)
         raise AssetError(
-            f"{field}: there is no file {shown} below {self._shown_folder()}",
+            f"{field}: there is no file {shown} below {self._shown_folder()}"
+            f"{_hub_hint(place.path)}",
             asset=shown,
         )
 
@@ -241,17 +279,18 @@ class Assets:
             f" (ANIMATEDIFF_MODELS_DIR){missing}"
         )
 
-    def _download(self, source: Source, report: Report) -> Path:
+    def _download(self, source: Source, report: Report, deadline: Deadline) -> Path:
         if isinstance(source.remote, WebFile):
             return fetch_url(
                 source.remote.url,
                 self.rules,
                 sha256=source.sha256,
-                suffix=source.remote.suffix,
+                suffix=source.remote.suffix or None,
                 report=report,
+                deadline=deadline,
             )
         assert source.remote is not None  # noqa: S101 - a source without path has one
-        return fetch_hub(source.remote, self.rules, report)
+        return fetch_hub(source.remote, self.rules, report, deadline)
 
     def _check_hash(
         self, path: Path, expected: str, field: str, deadline: Deadline
@@ -274,15 +313,23 @@ def _here(path: Path) -> Source:
     return Source(path.name, path, "here", path.stat().st_size)
 
 
+def _hub_hint(path: str) -> str:
+    """Say how to name a file on the hub, if ``path`` looks like one."""
+    owner, _, rest = path.partition("/")
+    if owner and "/" in rest:
+        return f"; a file on the hub would be hf://{shorten(path)}"
+    return ""
+
+
 def _on_the_hub(row: PublishedFile) -> Source:
-    revision = f"@{row.revision}" if row.revision else ""
+    remote = HubFile(row.repo, row.file, row.revision)
     return Source(
         reference=row.file,
         path=None,
-        origin=f"hf://{row.repo}/{row.file}{revision}",
+        origin=remote.reference,
         bytes=row.size,
         sha256=row.sha256,
-        remote=HubFile(row.repo, row.file, row.revision),
+        remote=remote,
     )
 
 

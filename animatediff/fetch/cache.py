@@ -1,23 +1,37 @@
 """Files from URLs, kept under the hash of their content.
 
-``files/`` holds the content, ``urls/`` one small file a URL: the hash and the ETag of
-what it led to last time.
+``files/`` holds the content. ``urls/`` holds one small file a URL: the hash and the
+ETag of what it led to last time; ``pages/`` holds the same for URLs without their
+query.
+
+Whoever knows only the hash of a file gets it from no cache: the URL may have been
+secret. A job gets the file of the URL that it names. If it names the file's page with
+another query, as a URL that was signed anew has it, the server decides.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import requests
 
-from ..atomic import hidden_folder, written_whole
+from ..atomic import written_whole
+from ..deadline import Deadline
 from ..progress import Report, ignore
-from .network import answer, body, permitted, retried
-from .rules import DownloadRules, shown_url, unavailable
+from .content import HEAD_BYTES, is_web_page, suffix_of
+from .leftovers import incoming_folder, sweep
+from .network import announced_bytes, answer, body, permitted, retried
+from .room import full_disk_named, has_room, make_room, touch
+from .rules import NOT_HERE, DownloadRules, shown_url, unavailable
+from .transfers import Transfer, shared
 
+ROOM_STEP = 1 << 20
+"""Bytes after which a download of unknown size looks whether there still is room."""
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
@@ -29,52 +43,120 @@ class _Entry:
     etag: str | None = None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What a job asks for; see ``fetch_url``."""
+
+    url: str
+    rules: DownloadRules
+    sha256: str | None
+    suffix: str | None
+
+    @property
+    def files(self) -> Path:
+        return self.rules.cache_dir / "files"
+
+    def known(self) -> tuple[Path | None, _Entry]:
+        """Return the file that this very URL led to, if it is still here."""
+        entry = _read_entry(self._index("urls", self.url))
+        if self.sha256 not in (None, entry.sha256):
+            return None, _Entry()
+        return self._file(entry), entry
+
+    def to_confirm(self) -> tuple[Path | None, str | None]:
+        """Return a file and its ETag, if the server may say that it is current."""
+        path, entry = self.known()
+        if path is None and self.sha256 is not None:
+            entry = _read_entry(self._index("pages", _page(self.url)))
+            path = self._file(entry) if entry.sha256 == self.sha256 else None
+        return (path, entry.etag) if path and entry.etag else (None, None)
+
+    def remember(self, path: Path, response: requests.Response) -> None:
+        """Remember what the URL led to."""
+        entry = _Entry(path.name[:64], response.headers.get("ETag"))
+        _write_entry(self._index("urls", self.url), entry)
+        if _page(self.url) != self.url:
+            _write_entry(self._index("pages", _page(self.url)), entry)
+
+    def name(self, digest: str, head: bytes) -> str:
+        """Name a file by its content. Raises AssetError for another than expected."""
+        name = shown_url(self.url)
+        if self.sha256 is not None:
+            _check_hash(name, digest, self.sha256)
+        suffix = suffix_of(head) or self.suffix
+        if suffix is None or (self.suffix != "" and is_web_page(head)):
+            kind = "a web page" if is_web_page(head) else "something else"
+            raise unavailable(name, f"is no weight file but {kind}")
+        return f"{digest}{suffix}"
+
+    def _file(self, entry: _Entry) -> Path | None:
+        suffixes = dict.fromkeys((self.suffix or "", ".safetensors", ".ckpt"))
+        paths = (self.files / f"{entry.sha256}{suffix}" for suffix in suffixes)
+        found = (path for path in paths if entry.sha256 and path.is_file())
+        return next(found, None)
+
+    def _index(self, folder: str, url: str) -> Path:
+        digest = hashlib.sha256(url.encode()).hexdigest()
+        return self.rules.cache_dir / folder / f"{digest}.json"
+
+
 def fetch_url(
     url: str,
     rules: DownloadRules,
     *,
     sha256: str | None = None,
-    suffix: str = "",
+    suffix: str | None = "",
     report: Report = ignore,
+    deadline: Deadline | None = None,
 ) -> Path:
     """Return the file at ``url``, fetched if need be.
 
-    If a file with ``sha256`` is in the cache, no server is asked. Without ``sha256``
-    the server is asked whether the cached file is still current. Raises AssetError if
-    the file cannot be fetched or has another hash.
+    If ``url`` led to a file with ``sha256``, no server is asked. Without ``sha256`` the
+    server is asked whether the cached file is still current.
+
+    The file's suffix is that of its kind, or ``suffix`` if its content shows none. With
+    ``suffix`` None the content must show that it is a weight file.
+
+    Raises AssetError if the file cannot be fetched or is another than expected;
+    DiskFull; and what ``report`` and ``deadline`` raise.
     """
     url = permitted(url, rules)
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise unavailable(
             shown_url(url), "cannot be checked: a sha256 has 64 hexadecimal digits"
         )
-    files = rules.cache_dir / "files"
-    index = _index_of(url, rules)
-    entry = _Entry(sha256.lower()) if sha256 else _read_entry(index)
-    cached = files / f"{entry.sha256}{suffix}"
-    is_here = cached.is_file()
-    if is_here and (sha256 or rules.offline):
-        return cached
+    wanted = _Wanted(url, rules, sha256 and sha256.lower(), suffix)
+    path, _ = wanted.known()
+    if path and (sha256 or rules.offline):
+        return touch(path)
+    if rules.offline:
+        raise unavailable(shown_url(url), NOT_HERE)
 
-    def name(digest: str) -> str:
-        if sha256:
-            _check_hash(shown_url(url), digest, sha256.lower())
-        return f"{digest}{suffix}"
+    def start() -> Transfer[Path]:
+        return Transfer(shown_url(url), rules, partial(_fetch, wanted))
 
+    return shared(wanted, start, report, deadline or Deadline())
+
+
+def _fetch(wanted: _Wanted, transfer: Transfer[Path]) -> Path:
     def attempt() -> Path:
-        with answer(url, rules, entry.etag if is_here else None) as response:
-            if response.status_code == 304:
-                return cached
-            path = _keep(body(response, rules, report), files, name)
-            _write_entry(index, path, response)
+        with full_disk_named(wanted.files):
+            return fetched()
+
+    def fetched() -> Path:
+        cached, etag = wanted.to_confirm()
+        with answer(wanted.url, wanted.rules, etag) as response:
+            if cached and response.status_code == 304:
+                return touch(cached)
+            path = _keep(wanted, response, transfer)
+            wanted.remember(path, response)
             return path
 
-    return retried(attempt)
+    return retried(attempt, transfer)
 
 
-def _index_of(url: str, rules: DownloadRules) -> Path:
-    digest = hashlib.sha256(url.encode()).hexdigest()
-    return rules.cache_dir / "urls" / f"{digest}.json"
+def _page(url: str) -> str:
+    return url.partition("?")[0]
 
 
 def _check_hash(name: str, digest: str, expected: str) -> None:
@@ -95,20 +177,59 @@ def _read_entry(index: Path) -> _Entry:
         return _Entry()
 
 
-def _write_entry(index: Path, path: Path, response: requests.Response) -> None:
-    entry = _Entry(path.name[:64], response.headers.get("ETag"))
+def _write_entry(index: Path, entry: _Entry) -> None:
     with written_whole(index) as part:
         part.write_text(json.dumps(asdict(entry)))
 
 
-def _keep(chunks: Iterable[bytes], folder: Path, name: Callable[[str], str]) -> Path:
-    """Write ``chunks`` into ``folder``; ``name`` turns their hash into a name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with hidden_folder(folder) as scratch:
+def _keep(
+    wanted: _Wanted, response: requests.Response, transfer: Transfer[Path]
+) -> Path:
+    """Write the body of ``response`` into the cache, and return the file."""
+    files, rules, size = wanted.files, wanted.rules, announced_bytes(response)
+    chunks = body(response, rules, transfer)
+    make_room(size, rules, files)
+    files.mkdir(parents=True, exist_ok=True)
+    with incoming_folder(files) as scratch:
         part = scratch / "part"
-        with part.open("wb") as file:
-            for chunk in chunks:
-                digest.update(chunk)
-                file.write(chunk)
-        return part.replace(folder / name(digest.hexdigest()))
+        digest = _write(part, chunks if size else _while_room(chunks, rules, files))
+        with part.open("rb") as file:
+            name = wanted.name(digest, file.read(HEAD_BYTES))
+        path = part.replace(files / name)
+    if not size:
+        make_room(0, rules, files)
+    return path
+
+
+def _write(part: Path, chunks: Iterator[bytes]) -> str:
+    """Write ``chunks``, and return their sha256."""
+    digest = hashlib.sha256()
+    with part.open("wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
+
+
+def _while_room(
+    chunks: Iterator[bytes], rules: DownloadRules, folder: Path
+) -> Iterator[bytes]:
+    """Yield the chunks of a download whose size nobody knows. Raises DiskFull."""
+    rest = 0
+    for chunk in chunks:
+        rest -= len(chunk)
+        if rest < 0:
+            rest = ROOM_STEP
+            if not has_room(rest, folder):
+                make_room(rest, rules, folder)
+        yield chunk
+
+
+def tidy(cache_dir: Path) -> None:
+    """Remove what killed downloads left, and what is known of files that are gone."""
+    sweep(cache_dir)
+    with suppress(OSError):
+        here = {path.name[:64] for path in (cache_dir / "files").iterdir()}
+        for index in [*cache_dir.glob("urls/*.json"), *cache_dir.glob("pages/*.json")]:
+            if _read_entry(index).sha256 not in here:
+                index.unlink(missing_ok=True)

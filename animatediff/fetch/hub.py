@@ -7,23 +7,30 @@ HF_TOKEN, HF_TOKEN_PATH and HF_HUB_OFFLINE. Every failure is an AssetError.
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ..deadline import Deadline
 from ..errors import AssetError, shorten
 from ..progress import Report, ignore
 from .byte_count import ByteCount
+from .leftovers import sweep_hub
+from .room import full_disk_named, make_room, record_hub_file, touch
 from .rules import (
     NOT_HERE,
     DownloadRules,
     http_failure,
+    is_about_room,
     reason_of,
     too_large,
     unavailable,
 )
+from .transfers import Meter, Transfer, current, shared
 
 if TYPE_CHECKING:
+    from huggingface_hub import DryRunFileInfo
     from tqdm import tqdm
 
 _NEEDS_TOKEN = "set HF_TOKEN to a token that may read it"  # noqa: S105 - no token
@@ -36,6 +43,12 @@ class HubFile:
     repo: str
     path: str
     revision: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """The file as a job names it."""
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hf://{self.repo}/{self.path}{revision}"
 
     @property
     def name(self) -> str:
@@ -58,21 +71,61 @@ class Repository:
     files: Mapping[str, tuple[int | None, str | None]]
 
 
-def fetch_hub(file: HubFile, rules: DownloadRules, report: Report = ignore) -> Path:
+def fetch_hub(
+    file: HubFile,
+    rules: DownloadRules,
+    report: Report = ignore,
+    deadline: Deadline | None = None,
+) -> Path:
     """Return ``file`` in the cache of the hub's library, fetched if need be.
 
     The allowed hosts are compared with the hub's own host, not with those of the stores
-    that it sends downloads to. Raises AssetError.
+    that it sends downloads to. Raises AssetError, DiskFull, and what ``report`` and
+    ``deadline`` raise.
     """
     # The library makes a path of the revision.
     if ".." in (file.revision or "") or (file.revision or "").startswith("/"):
         raise unavailable(file.name, "cannot be found: no revision has such a name")
     if not _may_ask(rules):
         return _cached(file)
-    size = _size(file)
-    if size is None or size > rules.max_bytes:
+
+    def start() -> Transfer[Path]:
+        return Transfer(file.name, rules, partial(_fetch, file, rules))
+
+    return shared((file, rules), start, report, deadline or Deadline())
+
+
+def has_token() -> bool:
+    """Whether this machine has a token, with which the hub shows private files."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def sweep_leftovers() -> None:
+    """Remove what killed downloads left in the cache of the hub's library."""
+    from huggingface_hub import constants
+
+    sweep_hub(Path(constants.HF_HUB_CACHE))
+
+
+def _fetch(file: HubFile, rules: DownloadRules, transfer: Transfer[Path]) -> Path:
+    from huggingface_hub import constants
+
+    from .hub_client import watch_client
+
+    watch_client()
+    state = _look(file)
+    if state.file_size is None or state.file_size > rules.max_bytes:
         raise too_large(file.name, rules)
-    return download(file, report=report)
+    if not state.will_download:
+        return touch(download(file))
+    cache = Path(constants.HF_HUB_CACHE)
+    make_room(state.file_size, rules, cache)
+    with full_disk_named(cache):
+        path = download(file, report=transfer.report)
+    record_hub_file(path, rules)
+    return path
 
 
 def download(
@@ -134,34 +187,44 @@ def _cached(file: HubFile) -> Path:
     return Path(path)
 
 
-def _size(file: HubFile) -> int | None:
+def _look(file: HubFile) -> "DryRunFileInfo":
+    """Return what the hub, or the cache of its library, says of ``file``."""
     from huggingface_hub import (
         hf_hub_download,  # pyright: ignore[reportUnknownVariableType]
     )
 
     with _failures_named(file.name):
-        dry_run = hf_hub_download(
+        return hf_hub_download(
             file.repo, file.path, revision=file.revision, dry_run=True
         )
-    return dry_run.file_size
 
 
 def _bar_that_reports(report: Report) -> "type[tqdm[Any]]":
     """Return a class of progress bars that the library fills and nobody sees."""
     from tqdm import tqdm
 
-    count = ByteCount(report)
+    count, transfer = ByteCount(report), current()
+    # A request has the meter of its transfer; Xet's downloads make no request.
+    meter = transfer.meter if transfer else Meter()
 
     class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
         def __init__(self, **options: Any) -> None:
             super().__init__(disable=True)  # pyright: ignore[reportUnknownMemberType]
+            self._is_request = meter.runs
+            meter.begin()
             count.start(options.get("total"), options.get("initial") or 0)
 
         def update(self, n: float | None = 1) -> None:
             count.add(int(n or 0))
 
         def update_transfer(self, n: float) -> None:
-            """Ignore bytes on the wire: ``update`` counts those on the disk."""
+            """Count bytes on the wire; ``update`` counts those on the disk."""
+            if not self._is_request:
+                meter.add(int(n))
+
+        def close(self) -> None:
+            if not self._is_request:
+                meter.end()
 
     return Bar
 
@@ -175,6 +238,8 @@ def _failures_named(name: str) -> Generator[None]:
     try:
         yield
     except (HTTPError, XetDownloadError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and is_about_room(error):
+            raise
         raise _failure(_cause(error), name) from None
 
 

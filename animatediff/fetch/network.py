@@ -1,12 +1,13 @@
 """Downloads over https, from public hosts that the rules allow, up to a size.
 
+They run on the thread of a transfer, which ends when nobody waits for it.
+
 A job's URL may point to services that only this machine can reach. So the name of the
 host is resolved once, all its addresses are checked, and the connection goes to a
 checked address; a second look-up could return another one. Every redirect is checked
 in the same way before it is followed.
 """
 
-import ipaddress
 import re
 import socket
 import time
@@ -19,50 +20,76 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.exceptions import SSLError
 from requests.utils import get_environ_proxies, select_proxy
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
+from urllib3.exceptions import DecodeError, HTTPError
 
+from ..deadline import Deadline
 from ..errors import AssetError
 from ..progress import Report, ignore
+from .addresses import is_public
 from .byte_count import ByteCount
 from .rules import (
     NOT_HERE,
     DownloadRules,
     http_failure,
+    is_about_room,
     reason_of,
     shown_url,
     too_large,
     unavailable,
 )
+from .transfers import Transfer, current, shared
 
 RETRY_DELAYS = (0.5, 1.0)
 MAX_REDIRECTS = 5
-TIMEOUTS = (10, 30)  # seconds to connect, and between two pieces of an answer
-CHUNK_BYTES = 1 << 20
+TIMEOUTS = (5, 30)  # seconds to connect, and between two pieces of an answer
+CONNECT_SECONDS = 15.0
+"""Seconds to connect to one of a name's addresses, however many there are."""
+CHUNK_BYTES = 1 << 18
+_REFUSAL_HINT = "; the host may want a token (ANIMATEDIFF_DOWNLOAD_TOKENS)"
 _REDIRECTS = (301, 302, 303, 307, 308)
-# RFC 6598. Only Python 3.12.4 and later call these addresses private.
-_SHARED_ADDRESSES = ipaddress.ip_network("100.64.0.0/10")
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 T = TypeVar("T")
 
 
-def fetch_bytes(url: str, rules: DownloadRules, report: Report = ignore) -> bytes:
-    """Return what is at ``url``; nothing is kept on disk. Raises AssetError."""
+def fetch_bytes(
+    url: str,
+    rules: DownloadRules,
+    report: Report = ignore,
+    deadline: Deadline | None = None,
+) -> bytes:
+    """Return what is at ``url``; nothing is kept on disk.
 
-    def attempt() -> bytes:
-        with answer(url, rules) as response:
-            return b"".join(body(response, rules, report))
+    Raises AssetError, and what ``report`` and ``deadline`` raise.
+    """
+    url = permitted(url, rules)
 
-    return retried(attempt)
+    def work(transfer: Transfer[bytes]) -> bytes:
+        def attempt() -> bytes:
+            with answer(url, rules) as response:
+                return b"".join(body(response, rules, transfer))
+
+        return retried(attempt, transfer)
+
+    def start() -> Transfer[bytes]:
+        return Transfer(shown_url(url), rules, work)
+
+    return shared(("bytes", url, rules), start, report, deadline or Deadline())
 
 
-def retried(attempt: Callable[[], T]) -> T:
+def retried(attempt: Callable[[], T], transfer: Transfer[Any]) -> T:
     """Return what ``attempt`` returns; repeat it after errors that may pass."""
     for delay in RETRY_DELAYS:
+        transfer.check()
+        transfer.meter.begin()
         try:
             return attempt()
         except AssetError as error:
             if not error.retryable:
                 raise
-        time.sleep(delay)
+        transfer.pause(delay)
+    transfer.meter.begin()
     return attempt()
 
 
@@ -84,7 +111,9 @@ def answer(
                 yield response
                 return
             if response.status_code not in _REDIRECTS:
-                raise http_failure(shown_url(url), response.status_code)
+                status = response.status_code
+                hint = _REFUSAL_HINT if status in (401, 403) else ""
+                raise http_failure(shown_url(url), status, hint)
             url = permitted(response.headers.get("Location", ""), rules, base=url)
     raise unavailable(
         shown_url(url), f"was not reached after {MAX_REDIRECTS} redirects"
@@ -92,22 +121,29 @@ def answer(
 
 
 def body(
-    response: requests.Response, rules: DownloadRules, report: Report = ignore
+    response: requests.Response, rules: DownloadRules, transfer: Transfer[Any]
 ) -> Iterator[bytes]:
-    """Yield the body in pieces. Raises AssetError if it exceeds the size allowed.
+    """Yield the body in pieces, as they come.
 
-    A body that ends before its Content-Length makes urllib3 raise.
+    Raises AssetError if it exceeds the size allowed. A body that ends before its
+    Content-Length makes urllib3 raise.
     """
-    announced: int = response.raw.length_remaining or 0
-    if announced > rules.max_bytes:
+    if announced_bytes(response) > rules.max_bytes:
         raise too_large(shown_url(response.url), rules)
-    count = ByteCount(report)
-    count.start(announced)
-    for chunk in response.iter_content(CHUNK_BYTES):
+    count = ByteCount(transfer.report)
+    count.start(announced_bytes(response))
+    while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
+        transfer.check()
+        transfer.meter.add(len(chunk))
         count.add(len(chunk))
         if count.done > rules.max_bytes:
             raise too_large(shown_url(response.url), rules)
         yield chunk
+
+
+def announced_bytes(response: requests.Response) -> int:
+    """Return the Content-Length, or 0."""
+    return response.raw.length_remaining or 0
 
 
 def permitted(url: str, rules: DownloadRules, base: str = "") -> str:
@@ -161,19 +197,16 @@ def _get(
 ) -> Generator[requests.Response]:
     """Yield the answer of the first of the host's addresses that can be reached."""
     _refuse_proxy(url)
-    parts = urlsplit(url)
-    headers = {"Accept-Encoding": "identity", "Host": parts.netloc.lower()}
-    if etag:
-        headers["If-None-Match"] = etag
+    headers = _headers(url, rules, etag)
     failure: Exception = requests.ConnectionError()
-    for address in _addresses(url, rules):
+    for address, timeouts in _in_time(_addresses(url, rules)):
         with requests.Session() as session:
             session.mount("https://", PinnedAdapter(address))
             try:
                 response = session.get(
                     url,
                     headers=headers,
-                    timeout=TIMEOUTS,
+                    timeout=timeouts,
                     stream=True,
                     allow_redirects=False,
                 )
@@ -184,6 +217,29 @@ def _get(
                 yield response
             return
     raise failure
+
+
+def _headers(url: str, rules: DownloadRules, etag: str | None) -> dict[str, str]:
+    """Return the headers for the host of ``url``; no other host gets its token."""
+    headers = {"Accept-Encoding": "identity", "Host": urlsplit(url).netloc.lower()}
+    if etag:
+        headers["If-None-Match"] = etag
+    if token := rules.token_of(url):
+        headers["Authorization"] = f"Bearer {token}"
+    return headers
+
+
+def _in_time(addresses: list[str]) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Yield addresses with their timeouts, until the time to connect is over."""
+    connect, read = TIMEOUTS
+    end = time.monotonic() + CONNECT_SECONDS
+    for address in addresses:
+        if transfer := current():
+            transfer.check()
+        rest = end - time.monotonic()
+        if rest <= 0:
+            return
+        yield address, (min(connect, rest), read)
 
 
 def _refuse_proxy(url: str) -> None:
@@ -206,6 +262,7 @@ class PinnedAdapter(HTTPAdapter):
     def __init__(self, address: str) -> None:
         super().__init__()
         self._address = address
+        self.poolmanager.pool_classes_by_scheme = {"https": _WatchedPool}
 
     def build_connection_pool_key_attributes(
         self, *arguments: Any, **options: Any
@@ -215,6 +272,20 @@ class PinnedAdapter(HTTPAdapter):
         name = host["host"]
         pinned = {"server_hostname": name, "assert_hostname": name}
         return {**host, "host": self._address}, {**pool, **pinned}
+
+
+class _WatchedConnection(HTTPSConnection):
+    """A connection that the transfer of this thread can shut, from its start on."""
+
+    def _new_conn(self) -> socket.socket:
+        connection = super()._new_conn()
+        if transfer := current():
+            transfer.watch(connection)
+        return connection
+
+
+class _WatchedPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedConnection  # pyright: ignore[reportAssignmentType]
 
 
 def _addresses(url: str, rules: DownloadRules) -> list[str]:
@@ -238,30 +309,16 @@ def _addresses(url: str, rules: DownloadRules) -> list[str]:
     return addresses
 
 
-def is_public(address: str) -> bool:
-    """Whether an IP address is one host's, reachable from the whole internet.
-
-    An IPv4 address that is written as IPv6 is judged as IPv4.
-    """
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped
-    special = (ip.is_private, ip.is_loopback, ip.is_link_local, ip.is_reserved)
-    if any(special) or ip.is_multicast or ip.is_unspecified:
-        return False
-    return ip.is_global and ip not in _SHARED_ADDRESSES
-
-
 @contextmanager
 def _failures_named(name: str) -> Generator[None]:
     """Raise errors of the network or the disk as AssetError."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        is_permanent = isinstance(error, ValueError) or _is_about_certificate(error)
+    except (OSError, ValueError, HTTPError) as error:
+        if isinstance(error, OSError) and is_about_room(error):
+            raise
+        is_permanent = isinstance(error, (ValueError, DecodeError))
+        is_permanent |= _is_about_certificate(error)
         raise unavailable(
             name,
             f"could not be fetched: {reason_of(error)}",

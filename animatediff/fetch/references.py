@@ -7,7 +7,10 @@ A weight file is one of
     a file on the hub           hf://owner/repo/folder/file.safetensors@revision
     an https URL                https://example.org/style.safetensors
 
-or, for a motion module, a name of ``catalog.MOTION_MODULES``. Each may end in
+A URL need not end in a file's name: its content says what it is. A link to a file on
+the hub's web site is read as a file on the hub.
+
+Or, for a motion module, it is a name of ``catalog.MOTION_MODULES``. Each may end in
 ``#sha256=`` and 64 hex digits: then the content must have that hash.
 
 A picture is an https URL, base64 (bare or a data: URI), or a path below the input
@@ -16,6 +19,7 @@ folder.
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -40,11 +44,21 @@ PICTURE_SUFFIXES = (
 _HUB = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)/(?P<path>[^@#]+?)(?:@(?P<revision>[\w./-]+))?"
 )
+_HUB_SITES = ("huggingface.co", "www.huggingface.co", "hf.co")
+_HUB_PAGE = re.compile(
+    r"/(?P<repo>[\w.-]+/[\w.-]+)/(?:blob|resolve|raw)/(?P<revision>[^/]+)/(?P<path>.+)"
+)
+_OTHER_KINDS = (
+    *(".txt", ".md", ".pdf", ".htm", ".html", ".json", ".yaml", ".yml", ".csv"),
+    *(".zip", ".rar", ".7z", ".tar", ".gz", ".gguf", ".onnx", ".mp4", ".webm"),
+    *PICTURE_SUFFIXES,
+)
+"""Suffixes of URLs that lead to no weight file for sure."""
 _SHA256 = re.compile(r"(?P<reference>.*)#sha256=(?P<sha256>[0-9a-fA-F]{64})", re.DOTALL)
 _WEIGHT_FILES = (
     "a path below the models folder, the name of a published file,"
-    " hf://owner/repo/file@revision or an https URL,"
-    f" that ends in {', '.join(WEIGHT_FILE_SUFFIXES)}"
+    " or hf://owner/repo/file@revision, that ends in"
+    f" {', '.join(WEIGHT_FILE_SUFFIXES)}; or an https URL"
 )
 _DATA_URI = re.compile(r"\s*(?:data:(?P<type>[^,]*)|base64),", re.I)
 _URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
@@ -86,8 +100,9 @@ class WebFile:
 
     @property
     def suffix(self) -> str:
-        """The suffix of the URL's path."""
-        return PurePosixPath(urlsplit(self.url).path).suffix
+        """The suffix of the URL's path, if it is a weight file's; else empty."""
+        suffix = PurePosixPath(urlsplit(self.url).path).suffix.lower()
+        return suffix if suffix in WEIGHT_FILE_SUFFIXES else ""
 
 
 Place = CatalogModule | LocalFile | WebFile | HubFile
@@ -104,7 +119,7 @@ class WeightReference:
     @property
     def name(self) -> str:
         """The job's name for the file, without the query of a URL."""
-        return self.place.shown if isinstance(self.place, WebFile) else self.text
+        return shown_url(self.text) if is_url(self.text) else self.text
 
 
 def parse_weight_reference(text: str, field: str) -> WeightReference:
@@ -123,28 +138,42 @@ def _place(plain: str, field: str) -> Place:
     names = f"{', '.join(catalog.MOTION_MODULES)}; " if is_module else ""
     allowed = f"{names}{_WEIGHT_FILES}"
     if match := _HUB.fullmatch(plain):
-        _check_suffix(match["path"], InvalidRequest(field, plain, allowed))
-        return HubFile(**match.groupdict())
+        return _hub_file(match.groupdict(), InvalidRequest(field, plain, allowed))
     if "://" in plain:
         refusal = InvalidRequest(field, shorten(plain.partition("?")[0]), allowed)
-        return _web_file(plain, refusal)
+        return _web_place(plain, refusal)
     _check_suffix(plain, InvalidRequest(field, plain, allowed))
     return LocalFile(plain)
 
 
-def _web_file(url: str, refusal: InvalidRequest) -> WebFile:
+def _hub_file(parts: Mapping[str, str | None], refusal: InvalidRequest) -> HubFile:
+    """Return a file on the hub. Its parts become paths in the cache."""
+    path, revision = parts["path"] or "", parts["revision"]
+    _check_suffix(path, refusal)
+    for name in (parts["repo"] or "", path, revision or "main"):
+        steps = name.split("/")
+        if not name.isprintable() or "\\" in name or {"", ".", ".."} & set(steps):
+            raise refusal
+    return HubFile(parts["repo"] or "", path, revision)
+
+
+def _web_place(url: str, refusal: InvalidRequest) -> WebFile | HubFile:
     try:
-        path = urlsplit(url).path
+        parts = urlsplit(url)
+        host = parts.hostname
     except ValueError:  # a malformed host
         raise refusal from None
-    if not is_url(url):
+    if not is_url(url) or PurePosixPath(parts.path).suffix.lower() in _OTHER_KINDS:
         raise refusal
-    _check_suffix(path, refusal)
-    return WebFile(url)
+    match = _HUB_PAGE.fullmatch(parts.path) if host in _HUB_SITES else None
+    if match is None or match["repo"].startswith(("datasets/", "spaces/")):
+        return WebFile(url)
+    names = {name: unquote(text) for name, text in match.groupdict().items()}
+    return _hub_file(names, refusal)
 
 
 def _check_suffix(path: str, refusal: InvalidRequest) -> None:
-    if PurePosixPath(path).suffix not in WEIGHT_FILE_SUFFIXES:
+    if PurePosixPath(path).suffix.lower() not in WEIGHT_FILE_SUFFIXES:
         raise refusal
 
 
@@ -154,9 +183,10 @@ def is_url(reference: str) -> bool:
 
 
 def is_picture_path(reference: str) -> bool:
-    """Whether a picture's ``reference`` is a path, and not base64."""
+    """Whether a picture's ``reference`` is a path, and neither base64 nor a URL."""
     is_data = reference[:100].lstrip().lower().startswith("data:")
-    return reference.lower().endswith(PICTURE_SUFFIXES) and not is_data
+    is_other = is_data or "://" in reference[:100]
+    return reference.lower().endswith(PICTURE_SUFFIXES) and not is_other
 
 
 def decode_picture(text: str, field: str) -> bytes:

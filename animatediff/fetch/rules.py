@@ -5,7 +5,8 @@ signed URLs carry their secret. It has no cause, because the text of a cause may
 the whole URL.
 """
 
-from dataclasses import dataclass
+import errno
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,11 @@ class DownloadRules:
     ``max_bytes`` limits one file. ``hosts`` lists the allowed hosts, and None allows
     all; ".example.org" means every host below it. ``offline`` allows only what is in
     the cache. ``private_hosts`` allows addresses that are not public.
+
+    A download may take ``max_seconds``, and must bring ``min_rate`` bytes a second. The
+    cache may take ``max_cache_bytes``. ``tokens`` are pairs of a host (with its port,
+    if that is not 443) and the token that it alone receives. ``repositories`` are those
+    of the hub that jobs may name while this machine has a token for it, None: all.
     """
 
     cache_dir: Path
@@ -30,12 +36,32 @@ class DownloadRules:
     hosts: tuple[str, ...] | None = None
     offline: bool = False
     private_hosts: bool = False
+    max_seconds: float = 3600.0
+    min_rate: int = 0
+    max_cache_bytes: int | None = None
+    tokens: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    repositories: tuple[str, ...] | None = None
 
     def allows(self, host: str) -> bool:
         """Whether ``hosts`` allows a host, given in lower case."""
         if self.hosts is None:
             return True
         return any(_is_within(host, name.lower()) for name in self.hosts)
+
+    def token_of(self, url: str) -> str | None:
+        """Return the token for the host of ``url``, if it has one."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        place = host if parts.port in (None, 443) else f"{host}:{parts.port}"
+        return dict(self.tokens).get(place)
+
+    def may_name(self, repo: str) -> bool:
+        """Whether ``repositories`` allows a repository, or its owner: "owner/*"."""
+        if self.repositories is None:
+            return True
+        owner = repo.partition("/")[0]
+        names = {name.lower() for name in self.repositories}
+        return not names.isdisjoint((repo.lower(), f"{owner.lower()}/*"))
 
 
 def _is_within(host: str, name: str) -> bool:
@@ -73,6 +99,11 @@ def too_large(name: str, rules: DownloadRules) -> AssetError:
         f"is larger than the {rules.max_bytes} bytes allowed",
         limit=rules.max_bytes,
     )
+
+
+def is_about_room(error: OSError) -> bool:
+    """Whether the disk, or this user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def reason_of(error: BaseException) -> str:

@@ -39,7 +39,7 @@ from ..video import EncodedVideo
 from .answer_size import Writing, check_inline_size, expected_bytes, write_fitting
 from .job_bucket import storage_of
 from .logs import log_event
-from .room import check_temporary_room, disk_full_behind
+from .room import SMALL_JOB, check_temporary_room, disk_full_behind
 from .storage import CheckedStorage, Storage
 
 Answer = dict[str, Any]
@@ -239,6 +239,7 @@ class RunningJob:
         if self._inline_limit is not None:
             check_inline_size(clip, self._inline_limit)
         size = expected_bytes(clip)
+        self._runner.engine.assets.make_room(2 * size + SMALL_JOB)
         check_temporary_room(2 * size)  # a writer may keep a second copy for a moment
         if isinstance(self._storage, CheckedStorage):
             self._storage.check(size)

@@ -11,6 +11,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
+from ..errors import shorten
 from ..shown import shown_values
 
 _log = logging.getLogger("animatediff.events")
@@ -25,8 +26,10 @@ def log_event(
 ) -> None:
     """Log ``event`` with JSON-ready ``fields``, and the traceback of ``cause``.
 
-    The field ``job`` is the id of the job that the event belongs to.
+    The field ``job`` is the id of the job that the event belongs to, cut if it is long.
     """
+    if "job" in fields:
+        fields["job"] = shorten(fields["job"], 200)
     _log.log(level, event, extra={"fields": fields}, exc_info=cause)
 
 
@@ -71,6 +74,11 @@ LIBRARIES = (
 
 Some of them set their own levels, so the level of the root does not suffice.
 """
+TALKATIVE = ("huggingface_hub.file_download", "huggingface_hub.utils._http")
+"""Loggers that show whole URLs in warnings of what is then tried again.
+
+They have a handler of their own, which knows nothing of secrets.
+"""
 
 
 def configure_logs() -> None:
@@ -84,3 +92,5 @@ def configure_logs() -> None:
     logging.getLogger("animatediff").setLevel(logging.INFO)
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)

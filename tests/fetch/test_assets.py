@@ -12,6 +12,7 @@ from animatediff import catalog
 from animatediff.errors import AssetError, InvalidRequest
 from animatediff.fetch.assets import Assets
 from animatediff.fetch.hub import HubFile
+from animatediff.fetch.references import WebFile
 from animatediff.fetch.weight_file import stamp
 from animatediff.settings import Settings
 
@@ -123,6 +124,17 @@ def test_what_is_not_here_and_published_comes_from_the_hub(
         "hf://owner/style.safetensors",
         "hf://owner/repo/style.txt",
         "hf://owner/repo/style.ckpt@rev ision",
+        "hf://owner/repo/../../private.ckpt@main",
+        "hf://owner/repo//style.ckpt",
+        "hf://owner/repo/./style.ckpt",
+        "hf://../repo/style.ckpt",
+        "hf://owner/../style.ckpt",
+        "hf://owner/repo/style.ckpt@../main",
+        "hf://owner/repo/style.ckpt@/main",
+        "https://huggingface.co/owner/repo/resolve/main/..%2F..%2Fprivate.ckpt",
+        "https://huggingface.co/owner/repo/resolve/..%2F../style.ckpt",
+        "https://huggingface.co/owner/repo/blob/main/README.md",
+        "https://example.org/workflow.json",
     ],
 )
 def test_what_is_no_reference(reference: str, assets: Assets) -> None:
@@ -130,6 +142,93 @@ def test_what_is_no_reference(reference: str, assets: Assets) -> None:
         assets.locate(reference, "vae")
     assert caught.value.details["field"] == "vae"
     assert "a path below the models folder" in caught.value.details["allowed"]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        (
+            "https://civitai.com/api/download/models/130072",
+            "https://civitai.com/api/download/models/130072",
+        ),
+        (
+            "https://civitai.com/api/download/models/1?type=Model&token=hush",
+            "https://civitai.com/api/download/models/1",
+        ),
+        (
+            "https://drive.google.com/uc?export=download&id=1",
+            "https://drive.google.com/uc",
+        ),
+        (
+            "https://example.org/style.safetensors/download",
+            "https://example.org/style.safetensors/download",
+        ),
+        ("https://example.org/v1.5", "https://example.org/v1.5"),
+        (
+            "https://huggingface.co/datasets/o/r/resolve/main/x.safetensors",
+            "https://huggingface.co/datasets/o/r/resolve/main/x.safetensors",
+        ),
+    ],
+)
+def test_a_url_need_not_end_in_a_file_s_name(
+    url: str, name: str, assets: Assets
+) -> None:
+    source = assets.locate(url, "loras.0.path")
+    assert isinstance(source.remote, WebFile)
+    assert (source.remote.url, source.remote.suffix) == (
+        url,
+        ".safetensors" if url.endswith("x.safetensors") else "",
+    )
+    assert (source.reference, source.origin) == (name, name)
+
+
+@pytest.mark.parametrize("kind", ["blob", "resolve", "raw"])
+@pytest.mark.parametrize("host", ["huggingface.co", "www.huggingface.co", "hf.co"])
+def test_a_link_to_the_hub_s_web_site_is_a_file_on_the_hub(
+    kind: str, host: str, assets: Assets
+) -> None:
+    url = f"https://{host}/o/r/{kind}/refs%2Fpr%2F1/a/My%20Style.SafeTensors"
+    source = assets.locate(f"{url}?download=true", "vae")
+    assert source.remote == HubFile("o/r", "a/My Style.SafeTensors", "refs/pr/1")
+    assert source.reference == url
+    assert source.origin == "hf://o/r/a/My Style.SafeTensors@refs/pr/1"
+
+
+def test_with_a_token_of_the_hub_only_listed_repositories_may_be_named(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalog's own files are no job's choice."""
+
+    def refused(*repositories: str, any_path: bool = False) -> set[str]:
+        settings = Settings(
+            models_dir=models,
+            cache_dir=tmp_path,
+            hub_repositories=repositories,
+            any_path=any_path,
+        )
+        assets, names = Assets(settings), set[str]()
+        for reference in (
+            "hf://own/er/a.ckpt",
+            "hf://own/other/a.ckpt@main",
+            "https://huggingface.co/Strange/r/blob/main/a.ckpt",
+            "mm_sd_v15_v2.ckpt",
+        ):
+            try:
+                assets.locate(reference, "vae")
+            except InvalidRequest as error:
+                names.add(f"{error.details['got']} {error.details['allowed']}")
+        assert all("ANIMATEDIFF_HUB_REPOSITORIES" in name for name in names)
+        return {name.partition(" ")[0] for name in names}
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "-"))
+    assert refused() == set()
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert refused() == {"own/er", "own/other", "Strange/r"}
+    assert refused("OWN/er") == {"own/other", "Strange/r"}
+    assert refused("own/*") == {"Strange/r"}
+    assert refused("*") == set()
+    assert refused(any_path=True) == set()
 
 
 def test_a_signed_url_is_not_repeated(assets: Assets) -> None:
@@ -146,6 +245,14 @@ def test_a_signed_url_is_not_repeated(assets: Assets) -> None:
 def test_a_file_that_is_nowhere(reference: str, assets: Assets) -> None:
     with pytest.raises(AssetError, match="below the models folder"):
         assets.locate(reference, "vae")
+
+
+def test_a_path_that_looks_like_the_hub_s_gets_a_hint(assets: Assets) -> None:
+    with pytest.raises(AssetError, match="would be hf://o/r/style.safetensors"):
+        assets.locate("o/r/style.safetensors", "vae")
+    with pytest.raises(AssetError) as caught:
+        assets.locate("loras/none.safetensors", "vae")
+    assert "hf://" not in caught.value.message
 
 
 def test_references_elsewhere_are_not_fetched_offline(offline: Assets) -> None:
@@ -202,6 +309,8 @@ def test_pictures(assets: Assets, tmp_path: Path) -> None:
         "../secret.png",
         str(tmp_path / "secret.png"),
         "what is this",
+        "http://example.org/a.png",
+        "s3://bucket/a.png",
         "data:image/png;base64,!",
     ):
         with pytest.raises(InvalidRequest) as caught:

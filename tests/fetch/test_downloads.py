@@ -3,12 +3,14 @@
 import errno
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,6 +31,7 @@ from web_site import (
     running,
 )
 
+from animatediff.deadline import Deadline
 from animatediff.errors import JobCancelled
 from animatediff.fetch import byte_count, network
 from animatediff.fetch.cache import fetch_url
@@ -105,10 +108,45 @@ def test_a_file_lost_from_the_cache_is_fetched_again(
 
 
 def test_a_known_hash_is_not_asked_for_twice(site: Site, rules: DownloadRules) -> None:
-    path = fetch_url(site.gives(Answer()), rules, sha256=SHA256.upper(), suffix=".bin")
-    elsewhere = site.gives(Answer(b"never sent"), path="/elsewhere")
-    assert fetch_url(elsewhere, rules, sha256=SHA256, suffix=".bin") == path
+    url = site.gives(Answer())
+    path = fetch_url(url, rules, sha256=SHA256.upper(), suffix=".bin")
+    assert fetch_url(url, rules, sha256=SHA256, suffix=".bin") == path
     assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize("query", ["", f"?sig={SECRET}", f"?a=1&token={SECRET}"])
+def test_who_knows_only_the_hash_gets_no_file_of_a_secret_url(
+    query: str, site: Site, rules: DownloadRules
+) -> None:
+    """Neither by another host's URL, nor by the secret one without its query."""
+    private = (
+        site.gives(Answer(headers={"ETag": '"one"'}), path="/private/path") + query
+    )
+    path = fetch_url(private, rules, sha256=SHA256)
+    site.gives(Answer(b"", 403), path="/private/path")
+    other = site.gives(Answer(b"something else"), path="/other")
+    stale = site.gives(Answer(b"", 304), path="/always-current")
+    for url in (other, stale, site.url("/private/path?sig=guess")):
+        failure(lambda url=url: fetch_url(url, rules, sha256=SHA256))
+        failure(lambda url=url: fetch_url(url, replace(rules, offline=True)))
+    if query:
+        bare = site.url("/private/path")
+        failure(lambda: fetch_url(bare, rules, sha256=SHA256))
+    assert fetch_url(private, rules, sha256=SHA256) == path
+
+
+def test_a_url_that_was_signed_anew_brings_no_body_if_the_server_knows_it(
+    site: Site, rules: DownloadRules
+) -> None:
+    site.gives(Answer(headers={"ETag": '"one"'}))
+    first = fetch_url(site.url("/file.bin?sig=1"), rules, sha256=SHA256)
+    changed = first.stat().st_mtime_ns
+    assert fetch_url(site.url("/file.bin?sig=2"), rules, sha256=SHA256) == first
+    assert first.stat().st_mtime_ns == changed
+    assert site.asked[-1][2]["if-none-match"] == '"one"'
+    # without the hash, the query may choose another file with the same ETag
+    fetch_url(site.url("/file.bin?sig=3"), rules)
+    assert "if-none-match" not in site.asked[-1][2]
 
 
 def test_a_wrong_hash_keeps_nothing(site: Site, rules: DownloadRules) -> None:
@@ -617,16 +655,43 @@ def test_a_cache_folder_that_cannot_be_written(site: Site, tmp_path: Path) -> No
     assert str(tmp_path) not in json.dumps(error.to_dict())
 
 
-def test_two_at_once_both_succeed(site: Site, rules: DownloadRules) -> None:
-    both_halfway = threading.Barrier(2, timeout=5)
-    url = site.gives(Answer(headers={"ETag": '"one"'}, hook=both_halfway.wait))
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: fetch_url(url, rules), range(2))
-    assert first == second
-    assert first.read_bytes() == CONTENT
+def test_two_at_once_fetch_once(site: Site, rules: DownloadRules) -> None:
+    go_on = threading.Event()
+    url = site.gives(Answer(headers={"ETag": '"one"'}, hook=lambda: go_on.wait(5)))
+    reports: list[Progress] = []
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(fetch_url, url, rules, report=reports.append)]
+        while not reports:
+            time.sleep(0.01)
+        jobs += [pool.submit(fetch_url, url, rules, report=reports.append)] * 2
+        while sum(report.step == 0 for report in reports) < 2:
+            time.sleep(0.01)
+        go_on.set()
+        paths = {job.result(5) for job in jobs}
+    assert [path.read_bytes() for path in paths] == [CONTENT]
     assert len(files_of(rules)) == 2
     assert len(leftovers(rules)) == 2
-    assert len(site.asked) == 2
+    assert len(site.asked) == 1
+    assert sum(report.step == len(CONTENT) for report in reports) == 2
+
+
+def test_a_job_that_leaves_does_not_end_the_transfer_of_another(
+    site: Site, rules: DownloadRules
+) -> None:
+    go_on, deadline = threading.Event(), Deadline()
+    url = site.gives(Answer(hook=lambda: go_on.wait(5)))
+    with ThreadPoolExecutor(2) as pool:
+        leaving = pool.submit(fetch_url, url, rules, deadline=deadline)
+        while not site.asked:
+            time.sleep(0.01)
+        staying = pool.submit(fetch_url, url, rules)
+        time.sleep(0.1)
+        deadline.cancel()
+        with pytest.raises(JobCancelled):
+            leaving.result(5)
+        go_on.set()
+        assert staying.result(5).read_bytes() == CONTENT
+    assert len(site.asked) == 1
 
 
 def test_an_interrupted_download_leaves_nothing(
@@ -692,6 +757,23 @@ def test_the_host_is_named_to_the_server(
         ("240.0.0.1", False),
         ("255.255.255.255", False),
         ("192.0.2.1", False),
+        ("64:ff9b::a9fe:a9fe", False),
+        ("64:ff9b::5db8:d70e", False),
+        ("64:ff9b:1::a9fe:a9fe", False),
+        ("2002:a9fe:a9fe::1", False),
+        ("2002:5db8:d70e::1", False),
+        ("2001:0:a9fe:a9fe::1", False),
+        ("::a9fe:a9fe", False),
+        ("::ffff:0:10.0.0.1", False),
+        ("::ffff:169.254.169.254", False),
+        ("fec0::1", False),
+        ("fd00:ec2::254", False),
+        ("192.88.99.1", False),
+        ("198.18.0.1", False),
+        ("168.63.129.16", False),
+        ("::ffff:168.63.129.16", False),
+        ("168.63.129.17", True),
+        ("2a00:1450:4001:80b::200e", True),
         ("no address", False),
         ("", False),
     ],
@@ -721,7 +803,9 @@ def test_a_download_reports_its_bytes(
         ("download", len(CONTENT))
     }
     steps = [report.step for report in reports]
-    assert steps == [*range(0, len(CONTENT), 1000), len(CONTENT)]
+    assert (steps[0], steps[-1]) == (0, len(CONTENT))
+    assert len(steps) > 10
+    assert all(0 < b - a <= 1000 for a, b in itertools.pairwise(steps))
 
 
 def test_reports_are_few(
@@ -746,7 +830,84 @@ def test_a_report_may_end_the_download(site: Site, rules: DownloadRules) -> None
     def cancel(_progress: Progress) -> None:
         raise JobCancelled("enough")
 
+    go_on = threading.Event()
     with pytest.raises(JobCancelled):
-        fetch_url(site.gives(Answer()), rules, report=cancel)
+        fetch_url(site.gives(Answer(hook=lambda: go_on.wait(5))), rules, report=cancel)
+    go_on.set()
     assert len(site.asked) == 1
     assert leftovers(rules) == []
+
+
+SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix"),
+    [
+        (SAFETENSORS, ".safetensors"),
+        (b"PK\x03\x04 and more", ".ckpt"),
+        (b"\x80\x02}q", ".ckpt"),
+    ],
+)
+@pytest.mark.parametrize("named", [None, ".safetensors", ".ckpt", ".bin"])
+def test_the_content_says_what_a_file_is(
+    content: bytes, suffix: str, named: str | None, site: Site, rules: DownloadRules
+) -> None:
+    url = site.gives(Answer(content, headers={"ETag": '"one"'}))
+    path = fetch_url(url, rules, suffix=named)
+    assert path.suffix == suffix
+    assert fetch_url(url, rules, suffix=named) == path
+    assert site.asked[-1][2]["if-none-match"] == '"one"'
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "kind"),
+    [
+        (b"\xef\xbb\xbf <!DOCTYPE html><p>log in", None, "a web page"),
+        (b"<html>", ".safetensors", "a web page"),
+        (b'{"error": "no such model"}', None, "something else"),
+        (b"", None, "something else"),
+    ],
+)
+def test_what_is_no_weight_file_is_not_kept(
+    content: bytes, suffix: str | None, kind: str, site: Site, rules: DownloadRules
+) -> None:
+    url = site.gives(Answer(content))
+    error = failure(lambda: fetch_url(url, rules, suffix=suffix))
+    assert error.message == f"https://127.0.0.1/file.bin is no weight file but {kind}"
+    assert not error.retryable
+    assert leftovers(rules) == []
+
+
+def test_a_token_goes_to_its_host_alone(
+    site: Site, rules: DownloadRules, resolves: dict[str, list[str]]
+) -> None:
+    resolves.update(
+        {name: ["127.0.0.1"] for name in ("example.org", "cdn.example.org")}
+    )
+    place = f"example.org:{site.server_port}"
+    rules = replace(rules, tokens=((place, "t0ken"), ("other.org", "another")))
+    site.gives(Answer(), path="/final")
+    moved = Answer(b"", 302, {"Location": site.url("/final", "cdn.example.org")})
+    site.gives(moved, path="/api")
+    assert fetch_bytes(site.url("/api", "EXAMPLE.org"), rules) == CONTENT
+    assert fetch_url(site.url("/api", "example.org"), rules).read_bytes() == CONTENT
+    sent = [(path, headers.get("authorization")) for _, path, headers in site.asked]
+    assert sent == [("/api", "Bearer t0ken"), ("/final", None)] * 2
+    assert "t0ken" not in repr(rules)
+
+
+def test_a_token_is_for_one_port(rules: DownloadRules) -> None:
+    rules = replace(rules, tokens=(("example.org", "t"),))
+    assert rules.token_of("https://example.org/x") == "t"
+    assert rules.token_of("https://Example.org:443/x") == "t"
+    for url in ("https://example.org:8443/x", "https://www.example.org/x"):
+        assert rules.token_of(url) is None
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_host_that_wants_a_token(
+    status: int, site: Site, rules: DownloadRules
+) -> None:
+    error = failure(lambda: fetch_url(site.gives(Answer(b"", status)), rules))
+    assert "ANIMATEDIFF_DOWNLOAD_TOKENS" in error.message

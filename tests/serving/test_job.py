@@ -297,6 +297,8 @@ def test_a_bucket_that_refuses_is_seen_before_the_work(engine: Engine) -> None:
 class SmallDisk:
     """A disk whose free bytes a test decides."""
 
+    total = 10**12
+
     def __init__(self, free: int) -> None:
         self.free = free
 

@@ -18,7 +18,7 @@ from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from animatediff.errors import ConfigurationError, StorageError
 from animatediff.serving import runpod_sdk, runpod_worker
-from animatediff.serving.logs import LIBRARIES, configure_logs
+from animatediff.serving.logs import LIBRARIES, TALKATIVE, configure_logs
 from animatediff.serving.progress import BarProgress, ThrottledProgress
 from animatediff.serving.storage import LocalStorage
 from animatediff.serving.worker import Worker
@@ -73,7 +73,8 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[Requests]:
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Put back what starting a worker changes in this process."""
-    levels = {name: logging.getLogger(name).level for name in ("", *LIBRARIES)}
+    names = ("", *LIBRARIES, *TALKATIVE)
+    levels = {name: logging.getLogger(name).level for name in names}
     handlers = logging.getLogger().handlers[:]
     signals = {
         number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
@@ -205,7 +206,7 @@ def test_serving_builds_one_worker_and_hands_the_arguments_on(
 @pytest.mark.usefixtures("process")
 def test_libraries_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs()
-    for name in ("httpx", "urllib3", "botocore", "huggingface_hub"):
+    for name in ("httpx2", "urllib3", "botocore", "huggingface_hub"):
         logging.getLogger(f"{name}.part").info("GET https://example.org/?key=secret")
         logging.getLogger(f"{name}.part").warning("slow")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]

@@ -1,0 +1,163 @@
+"""Room on the disk: the least recently used downloads make way for new ones.
+
+They are the files that URLs led to, and those of the hub that jobs had fetched. What a
+job or a loaded model uses stays, even beyond the limit of the cache.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+import weakref
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from ..errors import DiskFull
+from .rules import DownloadRules, is_about_room
+from .weight_file import WeightFile
+
+MARGIN = 64 << 20
+"""Bytes that a large download leaves free; a small one leaves its hundredth part."""
+_LOCK = Lock()
+_USED: "list[weakref.ref[WeightFile]]" = []
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A download. ``record`` is what the cache has of it: the file, or a link to it."""
+
+    record: Path
+    bytes: int
+    last_use: float
+    device: int
+
+    def remove(self) -> None:
+        target = Path(os.path.realpath(self.record))
+        for path in {target, *_links(self.record), self.record}:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _links(record: Path) -> Iterator[Path]:
+    """Yield what ``record`` links to: the hub's library links to its content itself."""
+    if record.is_symlink():
+        yield Path(record.readlink())
+
+
+def keep_in_use(file: WeightFile) -> WeightFile:
+    """Let no download remove ``file`` as long as this object lives; return it."""
+    with _LOCK:
+        _USED[:] = [each for each in _USED if each() is not None]
+        _USED.append(weakref.ref(file))
+    return file
+
+
+def touch(path: Path) -> Path:
+    """Count ``path`` as used now, and return it.
+
+    Only the time of access changes: that of modification tells a file from another.
+    """
+    with suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    return path
+
+
+def record_hub_file(path: Path, rules: DownloadRules) -> None:
+    """Count a file in the cache of the hub's library among the downloads."""
+    folder = rules.cache_dir / "hub"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        link = folder / hashlib.sha256(os.fsencode(path)).hexdigest()
+        link.symlink_to(path.absolute())
+
+
+def make_room(needed: int, rules: DownloadRules, folder: Path) -> None:
+    """Remove old downloads until ``needed`` bytes fit the cache and ``folder``'s disk.
+
+    Raises DiskFull if they do not fit the disk in any way. It is fatal if they would
+    fit an empty disk: then something else fills it, and another worker may have room.
+    """
+    with _LOCK:
+        kept = sorted(_kept(rules), key=lambda each: each.last_use)
+        in_use = _paths_in_use()
+        total = sum(each.bytes for each in kept)
+        device = _existing(folder).stat().st_dev
+        for each in kept:
+            is_short = _missing(needed, folder) > 0 and each.device == device
+            if not is_short and not _exceeds(total + needed, rules):
+                continue
+            if os.path.realpath(each.record) not in in_use:
+                each.remove()
+                total -= each.bytes
+    if _missing(needed, folder) > 0:
+        raise _disk_full(needed, folder)
+
+
+def has_room(needed: int, folder: Path) -> bool:
+    """Whether ``needed`` bytes fit the disk of ``folder`` as it is."""
+    return _missing(needed, folder) <= 0
+
+
+def _exceeds(total: int, rules: DownloadRules) -> bool:
+    return rules.max_cache_bytes is not None and total > rules.max_cache_bytes
+
+
+def _kept(rules: DownloadRules) -> Iterator[_Kept]:
+    for name in ("files", "hub"):
+        with suppress(OSError):
+            for record in (rules.cache_dir / name).iterdir():
+                yield from _kept_as(record)
+
+
+def _kept_as(record: Path) -> Iterator[_Kept]:
+    try:
+        stat = record.stat()
+    except OSError:
+        with suppress(OSError):
+            record.unlink()  # a link to what was removed by others
+        return
+    if record.is_file():
+        yield _Kept(record, stat.st_size, stat.st_atime, stat.st_dev)
+
+
+def _paths_in_use() -> set[str]:
+    files = (each() for each in _USED)
+    return {os.path.realpath(file.path) for file in files if file is not None}
+
+
+def _existing(folder: Path) -> Path:
+    """Return ``folder``, or the nearest one above it that is there."""
+    return next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+
+
+def _with_margin(needed: int) -> int:
+    return needed + min(MARGIN, needed // 100)
+
+
+def _missing(needed: int, folder: Path) -> int:
+    return _with_margin(needed) - shutil.disk_usage(_existing(folder)).free
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Generator[None]:
+    """Raise DiskFull for an error that says so of the disk of ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        if not is_about_room(error):
+            raise
+        raise _disk_full(0, folder) from None
+
+
+def _disk_full(needed: int, folder: Path) -> DiskFull:
+    usage = shutil.disk_usage(_existing(folder))
+    size = f"{needed} bytes" if needed else "a download"
+    return DiskFull(
+        f"the worker's disk has no room for {size}: {usage.free} bytes are free",
+        fatal=_with_margin(needed) <= usage.total,
+        needed=needed,
+        free=usage.free,
+    )
