@@ -1,12 +1,16 @@
-"""Threads that a process does not wait for at its end, and that can be left behind."""
+"""Threads whose work can be left behind, also by a process at its end."""
 
+import atexit
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
+END_SECONDS = 15.0
+"""Seconds that a process waits at its end for work that was not abandoned."""
 _Work = tuple[Future[Any], Callable[[], Any]]
 
 
@@ -23,6 +27,7 @@ class Threads:
         self._lock = threading.Lock()
         self._threads = 0
         self._running: set[Future[Any]] = set()
+        _pools.add(self)
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Return the coming result of ``work``."""
@@ -40,6 +45,15 @@ class Threads:
             if future in self._running:
                 self._running.remove(future)
                 self._start()
+
+    def settle(self, seconds: float) -> None:
+        """Wait for the work that runs. The interpreter must not end amid native code.
+
+        It would take a thread away there, which aborts the process.
+        """
+        with self._lock:
+            running = list(self._running)
+        wait(running, seconds)
 
     def _start(self) -> None:
         threading.Thread(target=self._run, name=self._name, daemon=True).start()
@@ -68,3 +82,12 @@ def _complete(future: Future[Any], work: Callable[[], Any]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+_pools: WeakSet[Threads] = WeakSet()
+
+
+@atexit.register
+def _settle_all() -> None:
+    for pool in list(_pools):
+        pool.settle(END_SECONDS)

@@ -71,3 +71,14 @@ def test_a_process_does_not_wait_for_them() -> None:
         "Threads(1, 'x').submit(lambda: time.sleep(60)); time.sleep(0.1)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+@pytest.mark.slow
+def test_a_process_lets_native_code_end() -> None:
+    code = (
+        "import time, torch; from animatediff.threads import Threads; x = torch.rand;"
+        "Threads(1, 'x').submit(lambda: [x(900, 900) @ x(900, 900) for _ in range(40)]);"
+        "time.sleep(0.1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert done.returncode == 0
