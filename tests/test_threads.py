@@ -67,8 +67,8 @@ def test_abandoned_work_leaves_its_place_to_others() -> None:
 
 def test_a_process_does_not_wait_for_them() -> None:
     code = (
-        "import time; from animatediff.threads import Threads;"
-        "Threads(1, 'x').submit(lambda: time.sleep(60)); time.sleep(0.1)"
+        "import time; from animatediff import threads; threads.END_SECONDS = 0.5;"
+        "threads.Threads(1, 'x').submit(lambda: time.sleep(60)); time.sleep(0.1)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
 
@@ -76,8 +76,8 @@ def test_a_process_does_not_wait_for_them() -> None:
 @pytest.mark.slow
 def test_a_process_lets_native_code_end() -> None:
     code = (
-        "import time, torch; from animatediff.threads import Threads; x = torch.rand;"
-        "Threads(1, 'x').submit(lambda: [x(900, 900) @ x(900, 900) for _ in range(40)]);"
+        "import time, torch; from animatediff.threads import Threads; f = torch.rand;"
+        "Threads(1, 'x').submit(lambda: [f(900, 900) @ f(900, 9) for _ in range(40)]);"
         "time.sleep(0.1)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
