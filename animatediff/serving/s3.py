@@ -22,7 +22,7 @@ TOKEN_SECONDS = 36 * 3600
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
 _WRONG_REGION = (301, 302, 307, 400)
 """Statuses of refusals that name another region."""
-_PASSING_STATUSES = (408, 429)
+PASSING_STATUSES = (408, 429)
 _PASSING_CODES = frozenset(
     {
         "InternalError",
@@ -267,7 +267,7 @@ def _refused(error: Exception, region: RegionOfBucket | None) -> StorageError:
         return _not_reached(_behind(error))
     code = str(answer.get("Error", {}).get("Code", "unknown"))
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-    passes = status >= 500 or status in _PASSING_STATUSES or code in _PASSING_CODES
+    passes = status >= 500 or status in PASSING_STATUSES or code in _PASSING_CODES
     details: dict[str, Any] = {"reason": code}
     if region and region.told not in (None, region.endpoint.region):
         details["region"] = region.told

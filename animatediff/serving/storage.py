@@ -25,6 +25,7 @@ from .logs import log_event
 from .room import check_room
 from .s3 import (
     CONNECT_SECONDS,
+    PASSING_STATUSES,
     READ_SECONDS,
     Connection,
     S3Client,
@@ -152,11 +153,18 @@ class S3Storage:
 
     def check_reachable(self) -> None:
         """Raise StorageError unless a file can be stored, and its URL opens."""
-        self._store_check()
         with self._errors():
+            self._connected().put_object(
+                Bucket=self.bucket.name,
+                Key=self._check_key(),
+                Body=CHECK_CONTENT,
+                ContentType="text/plain",
+                **self._options(),
+            )
             url = self._url(self._check_key())
             log_short_urls(self._connect())
-        check_opens(url, CHECK_CONTENT, is_known_host=self._is_of_endpoint(url))
+        self._check_opens(url, CHECK_CONTENT)
+        self._stored_at = time.monotonic()
 
     def check(self, size: int) -> None:
         """Raise StorageError unless a file can be stored, see CHECK_SECONDS."""
@@ -164,7 +172,7 @@ class S3Storage:
         if self._is_jobs_own:
             self._ask_for_bucket()
         elif time.monotonic() - self._stored_at > CHECK_SECONDS:
-            self._store_check()
+            self.check_reachable()
 
     def _ask_for_bucket(self) -> None:
         """Ask for the list of objects: its refusal has a reason, unlike HEAD's.
@@ -187,20 +195,19 @@ class S3Storage:
             error.fatal = error.fatal and not self._is_jobs_own
             raise
 
-    def _store_check(self) -> None:
-        with self._errors():
-            self._connected().put_object(
-                Bucket=self.bucket.name,
-                Key=self._check_key(),
-                Body=CHECK_CONTENT,
-                ContentType="text/plain",
-                **self._options(),
-            )
-        self._stored_at = time.monotonic()
-
     def _check_key(self) -> str:
         sha256 = hashlib.sha256(CHECK_CONTENT).hexdigest()
         return _key(self.bucket.key_template, CHECK_NAME, sha256, ".txt")
+
+    def _check_opens(self, url: str, content: bytes | None) -> None:
+        """Check a URL, see ``check_opens``. A job's host may not send us elsewhere."""
+        with self._errors():
+            check_opens(
+                url,
+                content,
+                is_known_host=self._is_of_endpoint(url),
+                may_redirect=not self._is_jobs_own,
+            )
 
     def _is_of_endpoint(self, url: str) -> bool:
         """Whether ``url`` has a host that requests of this worker have reached."""
@@ -216,8 +223,11 @@ class S3Storage:
             check()
             if not self._contains(key, encoded):
                 self._upload(key, encoded, check)
-            self._stored_at = time.monotonic()
-            return self._url(key)
+            url = self._url(key)
+        if self._is_jobs_own:
+            self._check_opens(url, None)
+        self._stored_at = time.monotonic()
+        return url
 
     def _upload(self, key: str, encoded: EncodedVideo, check: Check) -> None:
         def on_bytes(_count: int) -> None:
@@ -281,31 +291,48 @@ class S3Storage:
         return self._connect().client
 
 
-def check_opens(url: str, content: bytes, *, is_known_host: bool) -> None:
+def check_opens(
+    url: str,
+    content: bytes | None,
+    *,
+    is_known_host: bool,
+    may_redirect: bool = True,
+) -> None:
     """Raise StorageError unless ``url`` opens, and shows ``content``.
 
-    A host that this worker reached before, and now cannot, is only logged: clients will
-    come from another network.
+    With None for the content, only the first byte is fetched. A host that this worker
+    reached before, and now cannot, is only logged: clients will come from another
+    network.
     """
     try:
-        answer = requests.get(url, timeout=(CONNECT_SECONDS, READ_SECONDS))
+        with requests.get(
+            url,
+            headers={"Range": "bytes=0-0"} if content is None else {},
+            timeout=(CONNECT_SECONDS, READ_SECONDS),
+            allow_redirects=may_redirect,
+            stream=True,
+        ) as answer:
+            reason = _wrong_about(answer, content)
     except requests.RequestException as error:
-        if is_known_host:
-            reason = type(error).__name__
-            log_event("url_not_opened", level=logging.WARNING, reason=reason)
-            return
-        message = "the host of the files' URLs cannot be reached"
         reason = type(error).__name__
-        raise StorageError(message, fatal=True, reason=reason) from None
-    if answer.status_code != requests.codes.ok:
-        reason = f"HTTP {answer.status_code}"
-    elif answer.content != content:
-        reason = "it shows another content"
-    else:
+        if not is_known_host:
+            message = "the host of the files' URLs cannot be reached"
+            raise StorageError(message, fatal=True, reason=reason) from None
+        log_event("url_not_opened", level=logging.WARNING, reason=reason)
         return
-    raise StorageError(
-        "the URL of a stored file does not open",
-        retryable=False,
-        fatal=True,
-        reason=reason,
-    )
+    if reason:
+        passes = answer.status_code >= 500 or answer.status_code in PASSING_STATUSES
+        raise StorageError(
+            "the URL of a stored file does not open",
+            retryable=passes,
+            fatal=not passes,
+            reason=reason,
+        )
+
+
+def _wrong_about(answer: requests.Response, content: bytes | None) -> str:
+    if answer.status_code not in (requests.codes.ok, requests.codes.partial_content):
+        return f"HTTP {answer.status_code}"
+    if content is None or answer.raw.read(len(content) + 1) == content:
+        return ""
+    return "it shows another content"

@@ -16,11 +16,18 @@ from botocore.exceptions import NoCredentialsError
 from pydantic import SecretStr
 
 from animatediff.errors import StorageError
+from animatediff.serving import storage as storage_module
 from animatediff.serving.s3 import TOKEN_SECONDS
-from animatediff.serving.storage import CHECK_CONTENT, S3Storage, check_opens
+from animatediff.serving.storage import (
+    CHECK_CONTENT,
+    CHECK_NAME,
+    S3Storage,
+    check_opens,
+)
 from animatediff.settings import BucketSettings
 from animatediff.video.clip import EncodedVideo
 from tests.queue.slow_bucket import SlowBucket
+from tests.web_site import Answer, Site, running
 
 UPLOAD = (
     b"<InitiateMultipartUploadResult><UploadId>u</UploadId>"
@@ -28,6 +35,18 @@ UPLOAD = (
 )
 DONE = b"<CompleteMultipartUploadResult/>"
 WEEK = 7 * 24 * 3600
+
+
+@pytest.fixture(autouse=True)
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URLs that a check opens: there is no network here."""
+    urls: list[str] = []
+
+    def note(url: str, _content: object, **_: object) -> None:
+        urls.append(url)
+
+    monkeypatch.setattr(storage_module, "check_opens", note)
+    return urls
 
 
 @pytest.fixture
@@ -263,12 +282,16 @@ def test_no_credentials_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.details["reason"] == "NoCredentialsError"
 
 
-def test_a_bucket_is_asked_once_in_a_while(clip: EncodedVideo) -> None:
+def test_a_bucket_is_asked_once_in_a_while(
+    clip: EncodedVideo, opened: list[str]
+) -> None:
     server = Server("us-east-1")
     storage = storage_at(server)
     for _ in range(3):
         storage.check(0)
     assert len(server.requests) == 1
+    (url,) = opened
+    assert CHECK_NAME in url
     fresh = Server("us-east-1")
     storage = storage_at(fresh)
     storage.put(clip, "j")
@@ -299,11 +322,31 @@ def test_a_url_must_open_and_show_the_file() -> None:
         url = f"{site.environment['BUCKET_ENDPOINT_URL']}/clips"
         site.objects |= {"ok": CHECK_CONTENT, "other": b"a page about an error"}
         check_opens(f"{url}/ok", CHECK_CONTENT, is_known_host=True)
+        check_opens(f"{url}/other", None, is_known_host=True)
         for name, reason in (("other", "another content"), ("no", "HTTP 404")):
             with pytest.raises(StorageError, match="does not open") as caught:
                 check_opens(f"{url}/{name}", CHECK_CONTENT, is_known_host=True)
             assert reason in caught.value.details["reason"]
             assert (caught.value.retryable, caught.value.fatal) == (False, True)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_url_that_does_not_open_for_now(status: int) -> None:
+    with running(Site(None)) as site:
+        url = site.gives(Answer(b"", status))
+        with pytest.raises(StorageError) as caught:
+            check_opens(url, CHECK_CONTENT, is_known_host=True)
+    assert (caught.value.retryable, caught.value.fatal) == (True, False)
+
+
+def test_a_job_s_host_sends_this_worker_nowhere() -> None:
+    with running(Site(None)) as site:
+        site.gives(Answer(CHECK_CONTENT), path="/inside")
+        url = site.gives(Answer(b"", 302, {"Location": site.url("/inside")}))
+        check_opens(url, CHECK_CONTENT, is_known_host=True)
+        with pytest.raises(StorageError, match="does not open"):
+            check_opens(url, None, is_known_host=True, may_redirect=False)
+        assert [path for _, path, _ in site.asked][-1] == "/file.bin"
 
 
 def test_a_url_of_an_unknown_host_must_be_reached() -> None:
