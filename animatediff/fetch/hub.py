@@ -27,7 +27,7 @@ from .rules import (
     too_large,
     unavailable,
 )
-from .transfers import Meter, Transfer, current, shared
+from .transfers import Transfer, shared
 
 if TYPE_CHECKING:
     from huggingface_hub import DryRunFileInfo
@@ -203,28 +203,21 @@ def _bar_that_reports(report: Report) -> "type[tqdm[Any]]":
     """Return a class of progress bars that the library fills and nobody sees."""
     from tqdm import tqdm
 
-    count, transfer = ByteCount(report), current()
-    # A request has the meter of its transfer; Xet's downloads make no request.
-    meter = transfer.meter if transfer else Meter()
+    count = ByteCount(report)
 
     class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
         def __init__(self, **options: Any) -> None:
             super().__init__(disable=True)  # pyright: ignore[reportUnknownMemberType]
-            self._is_request = meter.runs
-            meter.begin()
             count.start(options.get("total"), options.get("initial") or 0)
 
         def update(self, n: float | None = 1) -> None:
             count.add(int(n or 0))
 
         def update_transfer(self, n: float) -> None:
-            """Count bytes on the wire; ``update`` counts those on the disk."""
-            if not self._is_request:
-                meter.add(int(n))
+            """Ignore bytes on the wire: ``update`` counts those on the disk."""
 
-        def close(self) -> None:
-            if not self._is_request:
-                meter.end()
+        def set_transfer_postfix_str(self, text: str, *, refresh: bool) -> None:
+            """Ignore the rate on the wire, which the library shows beside the bar."""
 
     return Bar
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import httpx2
-from huggingface_hub import get_session
+from huggingface_hub import constants, get_session
 
 from .transfers import Transfer, current
 
@@ -56,7 +56,12 @@ def _before(request: httpx2.Request) -> None:
 
 def _after(response: httpx2.Response) -> None:
     transfer = current()
-    if transfer is not None and isinstance(response.stream, httpx2.SyncByteStream):
+    if transfer is None:
+        return
+    # Without this header the library downloads the file itself. Xet's own client does
+    # it on threads of its own, which nobody can end.
+    response.headers.pop(constants.HUGGINGFACE_HEADER_X_XET_HASH, None)
+    if isinstance(response.stream, httpx2.SyncByteStream):
         response.stream = _Watched(response.stream, transfer)
 
 

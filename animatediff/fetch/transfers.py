@@ -47,11 +47,6 @@ class Meter:
         self._total = 0
         self._mark: tuple[float, int] | None = None
 
-    @property
-    def runs(self) -> bool:
-        """Whether a server must send now."""
-        return self._mark is not None
-
     def begin(self) -> None:
         """From now on a server must send."""
         if self._mark is None:
@@ -196,8 +191,9 @@ class Transfer(Generic[T]):
             self._give_up(f"could not be fetched within {most:g} s")
 
     def _give_up(self, text: str) -> None:
-        self._over.set()
+        # The jobs get this error, not the one that their transfer ends with.
         self._fail(unavailable(self._name, text, retryable=True))
+        self._over.set()
         self._shut()
 
     def _end_with(self, result: T) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,5 +236,27 @@ def test_bytes_on_the_wire_are_not_counted_twice() -> None:
     reports: list[Progress] = []
     bar: Any = _bar_that_reports(reports.append)(total=10)
     bar.update_transfer(7)
+    bar.set_transfer_postfix_str("7 B/s", refresh=False)
     bar.update(10)
     assert reports[-1].step == 10
+
+
+def test_a_job_s_file_does_not_come_by_xet(hub: Site, rules: DownloadRules) -> None:
+    """Its client works on threads of its own, which no deadline ends."""
+    xet = {"X-Xet-Hash": "c" * 64, "X-Xet-Refresh-Route": hub.url("/xet-token")}
+    hub_gives(hub, Answer(headers={**HUB_FILE, **xet}))
+    assert fetch_it(rules).read_bytes() == CONTENT
+    assert methods(hub) == ["HEAD", "HEAD", "GET"]
+    assert not [path for _, path, _ in hub.asked if "xet" in path]
+
+
+def test_two_jobs_fetch_a_file_of_the_hub_once(hub: Site, rules: DownloadRules) -> None:
+    go_on = threading.Event()
+    whole = Answer(headers=HUB_FILE)
+    hub_gives(hub, whole, whole, replace(whole, hook=lambda: go_on.wait(5)))
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fetch_it, rules) for _ in range(2)]
+        time.sleep(0.3)
+        go_on.set()
+        assert len({job.result(10) for job in jobs}) == 1
+    assert methods(hub) == ["HEAD", "HEAD", "GET"]

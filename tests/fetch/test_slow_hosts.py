@@ -98,7 +98,7 @@ def test_a_rate_that_is_low_but_allowed_does_not(
 ) -> None:
     monkeypatch.setattr(transfers, "WINDOW", 0.3)
     with pytest.raises(JobTimedOut):
-        fetch(replace(rules, min_rate=0), Deadline(0.8))
+        fetch(replace(rules, min_rate=0), Deadline(0.7))
 
 
 @pytest.mark.usefixtures("server", "no_thread_left")

@@ -6,6 +6,7 @@ all tests.
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.line(f"{group}: {sum(codes.values())} ({counts})")
 
 
+_look_up, _connect = socket.getaddrinfo, socket.socket.connect
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_network() -> Iterator[None]:
     """Make every host lookup and connection an error that no job may report."""
@@ -53,6 +57,16 @@ def _no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", refuse)
         patch.setattr(socket.socket, "connect", refuse)
+        yield
+
+
+@contextmanager
+def reachable(certificate: Path) -> Iterator[None]:
+    """Allow connections to the host with this certificate, which is on loopback."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", _look_up)
+        patch.setattr(socket.socket, "connect", _connect)
+        patch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         yield
 
 
