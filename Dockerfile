@@ -24,11 +24,11 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
     python -m venv /opt/venv \
     && PIP_CACHE_DIR=/var/cache/pip PIP_CONFIG_FILE=/run/secrets/pip_conf \
         /opt/venv/bin/python -m pip install --disable-pip-version-check -r requirements.txt
-COPY animatediff/__init__.py animatediff/atomic.py animatediff/errors.py animatediff/progress.py animatediff/
+COPY animatediff/__init__.py animatediff/atomic.py animatediff/deadline.py animatediff/errors.py animatediff/progress.py \
+     animatediff/shown.py animatediff/
 # Without catalog/__init__.py, which would import the other tables: files.py needs nothing but its JSON file.
 COPY animatediff/catalog/files.py animatediff/catalog/files.json animatediff/catalog/
-COPY animatediff/fetch/__init__.py animatediff/fetch/byte_count.py animatediff/fetch/hub.py animatediff/fetch/profiles.py \
-     animatediff/fetch/rules.py animatediff/fetch/
+COPY animatediff/fetch animatediff/fetch
 COPY builder/__init__.py builder/fetch_models.py builder/
 # A profile of catalog/files.json. ALLOW_UNPINNED=1 accepts files without a known hash.
 ARG MODELS_PROFILE=shapeworld
@@ -43,9 +43,11 @@ RUN --mount=type=cache,target=/downloads --mount=type=secret,id=hf_token \
 # --- The weights in the format that loads fastest. This stage needs only the code that reads weight files.
 FROM dependencies AS weights
 WORKDIR /build
-COPY animatediff/__init__.py animatediff/atomic.py animatediff/config.py animatediff/errors.py animatediff/
+COPY animatediff/__init__.py animatediff/atomic.py animatediff/config.py animatediff/errors.py animatediff/shown.py \
+     animatediff/
 COPY animatediff/catalog animatediff/catalog
 COPY animatediff/families animatediff/families
+COPY animatediff/fetch animatediff/fetch
 COPY animatediff/checkpoints animatediff/checkpoints
 COPY builder/__init__.py builder/convert.py builder/
 RUN --mount=type=bind,from=fetch,source=/models,target=/fetched \
