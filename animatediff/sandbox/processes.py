@@ -6,9 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,16 @@ class Clock:
     def tick(self) -> None:
         """Go on, or raise."""
         self._check()
-        passed = time.monotonic() - self._start
-        if self._seconds is not None and passed > self._seconds:
+        if self._seconds is not None and self._remaining() <= 0:
             raise ChildFailed(f"took longer than {self._seconds:g} s")
+
+    def pause(self) -> float:
+        """Return how many seconds may pass until the next tick."""
+        return max(min(POLL_SECONDS, self._remaining()), 0.0)
+
+    def _remaining(self) -> float:
+        seconds = float("inf") if self._seconds is None else self._seconds
+        return self._start + seconds - time.monotonic()
 
 
 def run(
@@ -82,16 +90,19 @@ def run(
 ) -> Finished:
     """Run ``command`` in ``folder`` until it ends.
 
-    stdin is fed in small pieces without a copy, while stdout and stderr are drained.
+    stdin is fed without a copy, while stdout and stderr are drained.
     Raises ChildFailed, OSError if the command cannot be started, and whatever ``check``
     raises.
     """
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipe = subprocess.PIPE
     clock = Clock(limits.seconds, check)
-    with started(
-        command, limits, cwd=folder, stderr=subprocess.PIPE, **pipes
-    ) as process:
-        stdout, stderr = _communicate(process, stdin, clock)
+    with (
+        started(
+            command, limits, cwd=folder, stdin=pipe, stdout=pipe, stderr=pipe
+        ) as process,
+        _fed(process, stdin),
+    ):
+        stdout, stderr = _outputs(process, clock)
     return Finished(process.returncode, stdout, stderr)
 
 
@@ -142,13 +153,30 @@ def end(process: Process) -> None:
             pipe.close()
 
 
-def _communicate(
-    process: Process, stdin: bytes | memoryview, clock: Clock
-) -> tuple[bytes, bytes]:
-    remaining: Any = stdin
+@contextmanager
+def _fed(process: Process, content: bytes | memoryview) -> Generator[None]:
+    """Feed stdin on a thread inside the block: Popen cannot go on after a timeout."""
+    pipe, process.stdin = process.stdin, None
+    assert pipe is not None  # noqa: S101 - it was asked for
+
+    def feed() -> None:
+        with suppress(BrokenPipeError), pipe:
+            pipe.write(content)
+
+    feeder = threading.Thread(target=feed, name="feeder", daemon=True)
+    feeder.start()
+    try:
+        yield
+    except BaseException:
+        end(process)  # or the feeder would wait for it
+        raise
+    finally:
+        feeder.join()
+
+
+def _outputs(process: Process, clock: Clock) -> tuple[bytes, bytes]:
     while True:
         try:
-            return process.communicate(remaining, timeout=POLL_SECONDS)
+            return process.communicate(timeout=clock.pause())
         except subprocess.TimeoutExpired:
-            remaining = None  # Popen keeps what it has not yet written
             clock.tick()

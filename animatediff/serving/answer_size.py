@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import InvalidRequest, OutputTooLarge
 from ..job.clip import Clip
 from ..job.result import Generated
+from ..progress import Check, no_check
 from ..video import OUTPUT_FORMATS, EncodedVideo, write_video
 
 SMALLER_QUALITIES = (60, 30, 10)
@@ -35,11 +36,15 @@ def check_inline_size(request: Clip, limit: int) -> None:
 
 @dataclass(frozen=True)
 class Writing:
-    """How a clip is written: where, in which quality, and with which metadata."""
+    """How a clip is written: where, in which quality, and with which metadata.
+
+    ``check`` is called meanwhile; where it raises, the writing ends.
+    """
 
     folder: Path
     quality: int
     metadata: Mapping[str, Any]
+    check: Check = no_check
 
 
 def write_fitting(
@@ -48,7 +53,8 @@ def write_fitting(
     """Write the clip, and return the file with warnings about it.
 
     A file of more than ``limit`` bytes is replaced by an mp4 of lower quality. Raises
-    OutputTooLarge if even the smallest is larger, EncodeError.
+    OutputTooLarge if even the smallest is larger, EncodeError, and whatever the check
+    raises.
     """
     asked = _write(generated, writing, generated.clip.format)
     if limit is None or asked.bytes <= limit:
@@ -88,4 +94,5 @@ def _write(generated: Generated, writing: Writing, format: str) -> EncodedVideo:
         format=format,
         quality=writing.quality,
         metadata=writing.metadata,
+        check=writing.check,
     )

@@ -314,7 +314,7 @@ class RunningJob:
     ) -> tuple[EncodedVideo, tuple[str, ...]]:
         settings = self._runner.settings
         metadata = metadata_of(generated, settings.file_metadata)
-        writing = Writing(folder, settings.video_quality, metadata)
+        writing = Writing(folder, settings.video_quality, metadata, self.deadline.check)
         self._report(Progress("write", 0, 1))
         with self._timed("write"):
             written = write_fitting(generated, writing, self._inline_limit)

@@ -17,26 +17,23 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 
-from .clip import Video, frame_delays
+from .clip import Encoding, Video, frame_delays
+from .colours import UNCHANGED, Frame, colours_of
 
 ENDLESS = 0
 """The loop count that means "forever" in all three animation formats."""
 
-# 65,536 pixels give the same colours as all pixels of 16 frames of 512x512, which would
-# take seconds.
-_PALETTE_SAMPLE = 1 << 16
-_TRANSPARENT = 255  # the last palette entry means "as in the frame before"
 _PALETTE_BYTES = 768  # 256 colours
 _PNG_COMPRESSION = 4  # zlib level; half the time of the default 6
 
 
-def write_gif(video: Video, path: Path, _quality: int, comment: str) -> None:
+def write_gif(video: Video, path: Path, how: Encoding) -> None:
     """Write 256 colours, with one palette for the clip.
 
     Delays are whole 1/100 s.
     """
     delays = frame_delays(video.num_frames, video.fps, 100)
-    path.write_bytes(encode_gif(video.frames, delays, ENDLESS, comment))
+    path.write_bytes(encode_gif(video.frames, delays, ENDLESS, how))
 
 
 def read_gif_comment(path: Path) -> str:
@@ -48,7 +45,7 @@ def read_gif_comment(path: Path) -> str:
         return image.info["comment"].decode("ascii")
 
 
-def write_webp(video: Video, path: Path, quality: int, comment: str) -> None:
+def write_webp(video: Video, path: Path, how: Encoding) -> None:
     """Write lossy WebP; every frame is a key frame.
 
     Delays are whole milliseconds. The comment is the EXIF description.
@@ -62,9 +59,10 @@ def write_webp(video: Video, path: Path, quality: int, comment: str) -> None:
         _riff_chunk(b"ANIM", background_and_loops),
     ]
     for frame, delay in zip(video.frames, delays, strict=True):
-        chunks.append(_webp_frame(frame, size, delay, quality))
+        how.check()
+        chunks.append(_webp_frame(frame, size, delay, how.quality))
     exif = Image.Exif()
-    exif[ExifTag.ImageDescription] = comment
+    exif[ExifTag.ImageDescription] = how.comment
     chunks.append(_riff_chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0")))
     path.write_bytes(_riff_chunk(b"RIFF", b"WEBP" + b"".join(chunks)))
 
@@ -78,7 +76,7 @@ def read_webp_comment(path: Path) -> str:
         return image.getexif()[ExifTag.ImageDescription]
 
 
-def write_apng(video: Video, path: Path, _quality: int, comment: str) -> None:
+def write_apng(video: Video, path: Path, how: Encoding) -> None:
     """Write lossless animated PNG.
 
     The delay of a frame is the exact fraction 1/fps. The comment is a tEXt chunk.
@@ -88,11 +86,12 @@ def write_apng(video: Video, path: Path, _quality: int, comment: str) -> None:
     chunks = [
         _png_chunk(b"IHDR", header),
         _png_chunk(b"acTL", struct.pack(">II", video.num_frames, ENDLESS)),
-        _png_chunk(b"tEXt", b"Comment\0" + comment.encode("ascii")),
+        _png_chunk(b"tEXt", b"Comment\0" + how.comment.encode("ascii")),
         _png_chunk(b"fcTL", _frame_control(video, 0)),
         _png_chunk(b"IDAT", first_pixels),
     ]
     for index, frame in enumerate(video.frames[1:], start=1):
+        how.check()
         _, pixels = _png_parts(frame)
         sequence_number = struct.pack(">I", 2 * index)
         chunks.append(_png_chunk(b"fcTL", _frame_control(video, 2 * index - 1)))
@@ -111,7 +110,7 @@ def read_apng_comment(path: Path) -> str:
         return image.info["Comment"]
 
 
-def write_png_zip(video: Video, path: Path, _quality: int, comment: str) -> None:
+def write_png_zip(video: Video, path: Path, how: Encoding) -> None:
     """Write a zip of lossless frames, with the comment as metadata.json.
 
     The frames are frame_0000.png and so on. They are stored without compression,
@@ -119,10 +118,11 @@ def write_png_zip(video: Video, path: Path, _quality: int, comment: str) -> None
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for index, frame in enumerate(video.frames):
+            how.check()
             png = _compressed(frame, "PNG", compress_level=_PNG_COMPRESSION)
             # A new ZipInfo has a fixed date, so equal clips give equal files.
             archive.writestr(zipfile.ZipInfo(f"frame_{index:04d}.png"), png)
-        archive.writestr(zipfile.ZipInfo("metadata.json"), comment)
+        archive.writestr(zipfile.ZipInfo("metadata.json"), how.comment)
 
 
 def read_png_zip_comment(path: Path) -> str:
@@ -134,43 +134,30 @@ def read_png_zip_comment(path: Path) -> str:
         return archive.read("metadata.json").decode("ascii")
 
 
-def encode_gif(
-    frames: np.ndarray, delays: list[int], loop: int, comment: str = ""
-) -> bytes:
+def encode_gif(frames: Frame, delays: list[int], loop: int, how: Encoding) -> bytes:
     """Encode uint8 (f, h, w, 3) frames as a GIF file.
 
     ``delays`` has one value per frame, in 1/100 s. Every frame after the first holds
     only the box that changed, and in it only the pixels that changed.
     """
     height, width = frames.shape[1:3]
-    palette = _clip_palette(frames)
-    blocks = [_gif_header(width, height, palette, loop)]
-    if comment:
-        blocks.append(_gif_comment(comment))
-    previous = np.full((height, width), _TRANSPARENT, np.uint8)
+    colours = colours_of(frames)
+    blocks = [_gif_header(width, height, colours.table, loop)]
+    if how.comment:
+        blocks.append(_gif_comment(how.comment))
+    previous = np.full((height, width), UNCHANGED, np.uint8)
     for frame, delay in zip(frames, delays, strict=True):
-        indices = np.asarray(Image.fromarray(frame).quantize(palette=palette))
+        how.check()
+        indices = colours.indices(frame, previous)
         blocks.append(_gif_frame(indices, previous, delay))
         previous = indices
     return b"".join(blocks) + b";"
 
 
-def _clip_palette(frames: np.ndarray) -> Image.Image:
-    pixels = frames.reshape(-1, 3)
-    if len(pixels) > _PALETTE_SAMPLE:
-        # A random sample, because a stride would see only some columns. The seed is
-        # fixed: the same clip gives the same file.
-        random = np.random.default_rng(0)
-        pixels = pixels[random.integers(len(pixels), size=_PALETTE_SAMPLE)]
-    # Of Pillow's methods, this one keeps dithered areas nearest to the true colour.
-    method = Image.Quantize.MAXCOVERAGE
-    return Image.fromarray(pixels[None]).quantize(_TRANSPARENT, method=method)
-
-
-def _gif_header(width: int, height: int, palette: Image.Image, loop: int) -> bytes:
+def _gif_header(width: int, height: int, table: Frame, loop: int) -> bytes:
     table_of_256_colours = 0xF7
     screen = struct.pack("<HHBBB", width, height, table_of_256_colours, 0, 0)
-    colours = bytes(palette.getpalette() or []).ljust(_PALETTE_BYTES, b"\0")
+    colours = table.tobytes().ljust(_PALETTE_BYTES, b"\0")
     looping = b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", loop) + b"\0"
     return b"GIF89a" + screen + colours + looping
 
@@ -186,10 +173,10 @@ def _gif_frame(indices: np.ndarray, previous: np.ndarray, delay: int) -> bytes:
     changed = indices != previous
     top, bottom = _span(changed.any(axis=1))
     left, right = _span(changed.any(axis=0))
-    box = np.where(changed, indices, _TRANSPARENT)[top:bottom, left:right]
+    box = np.where(changed, indices, UNCHANGED)[top:bottom, left:right]
     keep_and_transparent = 0x05
     control = struct.pack(
-        "<4BHBB", 0x21, 0xF9, 4, keep_and_transparent, delay, _TRANSPARENT, 0
+        "<4BHBB", 0x21, 0xF9, 4, keep_and_transparent, delay, UNCHANGED, 0
     )
     place = struct.pack("<B4HB", 0x2C, left, top, right - left, bottom - top, 0)
     return control + place + _lzw(box)

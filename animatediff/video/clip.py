@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EncodeError
+from ..progress import Check, no_check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +48,20 @@ class Video:
     def width(self) -> int:
         """The width in pixels."""
         return self.frames.shape[2]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a clip is written.
+
+    ``quality`` is 1 to 100; lossless formats and GIF ignore it. ``comment`` is a line
+    of ASCII for the comment field. ``check`` is called meanwhile; where it raises, all
+    that was begun ends.
+    """
+
+    quality: int = 90
+    comment: str = ""
+    check: Check = no_check
 
 
 @dataclass(frozen=True)

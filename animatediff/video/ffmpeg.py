@@ -1,7 +1,6 @@
 """MP4 and WebM, by the ffmpeg binary of the imageio-ffmpeg package."""
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe  # pyright: ignore[reportMissingTypeStubs]
 
 from ..errors import EncodeError
-from .clip import Video
+from ..progress import Check, no_check
+from ..sandbox import ChildFailed, Limits, run
+from .clip import Encoding, Video
 
 # RGB is converted by the BT.709 matrix to limited range, and the stream is tagged so.
 # By default ffmpeg would use the BT.601 matrix without a tag, and players would shift
@@ -20,6 +21,11 @@ _BT709 = (
     f"scale=out_color_matrix=bt709:out_range=tv:flags={_SCALE_FLAGS},"
     f"format=yuv420p,setparams={_COLOUR_TAGS}"
 )
+
+# An encoder that takes longer hangs: a slow one takes 1 s for a million pixels.
+_START_SECONDS = 60.0
+_SECONDS_PER_BYTE = 5e-6
+_READING = Limits(60, 60, 2_000_000_000)  # of a comment
 
 
 @dataclass(frozen=True)
@@ -53,20 +59,20 @@ _VP9 = Codec(
 )
 
 
-def write_mp4(video: Video, path: Path, quality: int, comment: str) -> None:
+def write_mp4(video: Video, path: Path, how: Encoding) -> None:
     """Write H.264 in yuv420p.
 
     Raises EncodeError, also for odd sizes: chroma has half the resolution.
     """
-    _encode(_H264, video, path, quality, comment)
+    _encode(_H264, video, path, how)
 
 
-def write_webm(video: Video, path: Path, quality: int, comment: str) -> None:
+def write_webm(video: Video, path: Path, how: Encoding) -> None:
     """Write VP9 in yuv420p.
 
     Raises EncodeError, also for odd sizes: chroma has half the resolution.
     """
-    _encode(_VP9, video, path, quality, comment)
+    _encode(_VP9, video, path, how)
 
 
 def read_mp4_comment(path: Path) -> str:
@@ -88,46 +94,63 @@ def read_webm_comment(path: Path) -> str:
 def run_ffmpeg(
     arguments: list[str],
     folder: Path,
+    *,
+    limits: Limits,
     stdin: bytes | memoryview = b"",
-    timeout: float | None = None,
+    check: Check = no_check,
 ) -> bytes:
     """Run ffmpeg in ``folder`` and return what it wrote to stdout.
 
     With names relative to ``folder`` its messages contain no path of this host. Raises
-    EncodeError if ffmpeg fails or takes longer than ``timeout`` seconds.
+    EncodeError if ffmpeg fails or exceeds a limit, and whatever ``check`` raises; then
+    ffmpeg has ended.
     """
-    with _start(arguments, folder) as process:
-        stdout, stderr = _communicate(process, stdin, timeout)
-    if process.returncode != 0:
-        reason = _last_line(stderr) or f"exit status {process.returncode}"
+    command = [_program(), "-hide_banner", "-nostdin", "-loglevel", "error", *arguments]
+    try:
+        done = run(command, limits, stdin=stdin, folder=folder, check=check)
+    except ChildFailed as failure:
+        raise EncodeError(f"ffmpeg {failure.reason}") from failure
+    except OSError as error:
+        raise EncodeError(f"ffmpeg could not be started: {error.strerror}") from error
+    if done.status != 0:
+        reason = _last_line(done.stderr) or f"exit status {done.status}"
         raise EncodeError(f"ffmpeg failed: {reason}")
-    return stdout
+    return done.stdout
+
+
+def _program() -> str:
+    try:
+        return get_ffmpeg_exe()
+    except RuntimeError as error:  # from imageio-ffmpeg
+        raise EncodeError("ffmpeg is not installed") from error
 
 
 def _read_comment(path: Path, demuxer: str) -> str:
     # With the demuxer fixed, ffmpeg does not follow a file of another kind, such as a
     # playlist that points elsewhere.
     command = ["-f", demuxer, "-i", f"file:{path.name}", "-f", "ffmetadata", "-"]
-    dump = run_ffmpeg(command, folder=path.parent).decode()
+    dump = run_ffmpeg(command, path.parent, limits=_READING).decode()
     tags = dict(line.split("=", 1) for line in dump.splitlines() if "=" in line)
     # Matroska writes its tags in capitals.
     tags = {key.lower(): value for key, value in tags.items()}
     return re.sub(r"\\(.)", r"\1", tags["comment"])
 
 
-def _encode(codec: Codec, video: Video, path: Path, quality: int, comment: str) -> None:
+def _encode(codec: Codec, video: Video, path: Path, how: Encoding) -> None:
     size = f"{video.width}x{video.height}"
     if video.width % 2 or video.height % 2:
         raise EncodeError(f"{path.suffix} needs an even width and height, got {size}")
-    tags = _write_tags(path, comment)
+    tags = _write_tags(path, how.comment)
     frames = f"-f rawvideo -pix_fmt rgb24 -s {size} -framerate {video.fps} -i -"
     metadata = ["-f", "ffmetadata", "-i", tags.name]
     streams = "-map 0:v -map_metadata 1 -fflags +bitexact"
-    output = f"{streams} -vf {_BT709} -crf {codec.crf(quality)} {codec.arguments}"
+    output = f"{streams} -vf {_BT709} -crf {codec.crf(how.quality)} {codec.arguments}"
     run_ffmpeg(
         [*frames.split(), *metadata, *output.split(), path.name],
         stdin=np.ascontiguousarray(video.frames).data.cast("B"),
         folder=path.parent,
+        limits=Limits(_START_SECONDS + video.frames.size * _SECONDS_PER_BYTE),
+        check=how.check,
     )
 
 
@@ -141,39 +164,6 @@ def _write_tags(path: Path, comment: str) -> Path:
     tags = path.with_suffix(".ffmetadata")
     tags.write_text(f";FFMETADATA1\ncomment={escaped}\n", encoding="utf-8")
     return tags
-
-
-def _start(arguments: list[str], folder: Path) -> "subprocess.Popen[bytes]":
-    try:
-        executable = get_ffmpeg_exe()
-        return subprocess.Popen(  # noqa: S603 -- our own arguments, without a shell
-            [executable, "-hide_banner", "-nostdin", "-loglevel", "error", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-        )
-    except OSError as error:
-        raise EncodeError(f"ffmpeg could not be started: {error.strerror}") from error
-    except RuntimeError as error:  # from imageio-ffmpeg
-        raise EncodeError("ffmpeg is not installed") from error
-
-
-def _communicate(
-    process: "subprocess.Popen[bytes]",
-    stdin: bytes | memoryview,
-    timeout: float | None,
-) -> tuple[bytes, bytes]:
-    """Feed stdin in small pieces without a copy, and drain stdout and stderr."""
-    try:
-        return process.communicate(stdin, timeout)  # pyright: ignore[reportArgumentType]
-    except BaseException as error:
-        # Also for KeyboardInterrupt, where subprocess.run would leave a zombie.
-        process.kill()
-        process.wait()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise EncodeError(f"ffmpeg took longer than {timeout:g} s") from error
-        raise
 
 
 def _last_line(log: bytes) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EncodeError
-from .clip import Video
+from .clip import Encoding, Video
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,9 @@ class OutputFormat:
     reader: str
     max_fps: int = 60
 
-    def write(self, video: Video, path: Path, quality: int, comment: str) -> None:
-        """Write ``video`` to ``path``, with a line of ASCII in the comment field.
-
-        ``quality`` is 1 to 100; lossless formats and GIF ignore it.
-        """
-        _function(self.writer)(video, path, quality, comment)
+    def write(self, video: Video, path: Path, how: Encoding) -> None:
+        """Write ``video`` to ``path``."""
+        _function(self.writer)(video, path, how)
 
     def read_comment(self, path: Path) -> str:
         """Return the comment field of a file of this format."""

@@ -7,7 +7,7 @@ import torch
 
 from ..errors import EncodeError
 from .animations import encode_gif
-from .clip import Video
+from .clip import Encoding, Video
 from .formats import format_of_suffix
 from .writers import replacing, write_video
 
@@ -70,7 +70,7 @@ def _write_published_gif(video: Video, path: Path) -> None:
     delay = max(1, (200 + video.fps) // (2 * video.fps))  # 100 / fps, half rounded up
     delays = [delay] * video.num_frames
     with replacing(path) as part:
-        part.write_bytes(encode_gif(video.frames, delays, _LOOPS))
+        part.write_bytes(encode_gif(video.frames, delays, _LOOPS, Encoding()))
 
 
 def _is_batch_of_clips(videos: torch.Tensor) -> bool:

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AssetError, EncodeError
+from ..sandbox import Limits
 from .ffmpeg import run_ffmpeg
 
-_SECONDS = 300  # per file; one that takes longer counts as damaged
+_LIMITS = Limits(300, 300, 4_000_000_000)
+"""For one file. One that takes more counts as damaged."""
 _SCALE_FLAGS = "bicubic+accurate_rnd+full_chroma_int"
 
 
@@ -76,8 +78,6 @@ def _run(path: Path, output: str) -> bytes:
     # followed. One thread is enough, because loaders run side by side.
     source = ["-protocol_whitelist", "file", "-threads", "1", "-i", f"file:{path.name}"]
     try:
-        return run_ffmpeg(
-            [*source, *output.split()], folder=path.parent, timeout=_SECONDS
-        )
+        return run_ffmpeg([*source, *output.split()], path.parent, limits=_LIMITS)
     except EncodeError as error:
         raise AssetError(f"{path.name}: {error.message}") from error

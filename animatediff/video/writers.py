@@ -9,7 +9,8 @@ from typing import Any
 
 from ..atomic import written_whole
 from ..errors import EncodeError
-from .clip import EncodedVideo, Video
+from ..progress import Check, no_check
+from .clip import EncodedVideo, Encoding, Video
 from .formats import OUTPUT_FORMATS
 from .metadata import metadata_text
 
@@ -29,18 +30,20 @@ def write_video(
     format: str,
     quality: int = 90,
     metadata: Mapping[str, Any],
+    check: Check = no_check,
 ) -> EncodedVideo:
     """Write ``video`` to ``path``, completely or not at all.
 
     The same input gives the same bytes. ``quality`` is 1 to 100 for mp4, webm and webp;
     gif, apng and png_zip ignore it. ``metadata`` holds JSON values; ``read_metadata``
-    returns them. Raises EncodeError for every failure.
+    returns them. ``check`` is called while the file is written. Raises EncodeError for
+    every failure, and whatever ``check`` raises.
     """
     _check_choices(video, format, quality)
     row = OUTPUT_FORMATS[format]
-    comment = metadata_text(metadata)
+    how = Encoding(quality, metadata_text(metadata), check)
     with replacing(path) as part:
-        row.write(video, part, quality, comment)
+        row.write(video, part, how)
         size = part.stat().st_size
         with part.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -98,6 +98,7 @@ def test_an_answer_has_a_largest_size() -> None:
         box.call({"x": 1}, b"12345", most=9)
 
 
+@pytest.mark.slow
 def test_a_cancel_ends_the_call_and_all_processes(tmp_path: Path) -> None:
     path = tmp_path / "pids"
     box = sandbox("sleep_beside_a_grandchild", seconds=60)
@@ -134,6 +135,13 @@ def test_a_command_gets_its_input_and_gives_its_output(tmp_path: Path) -> None:
     )
     assert (done.status, done.stdout) == (3, content)
     assert done.stderr.decode().strip() == str(tmp_path)
+
+
+def test_a_command_may_read_its_input_late() -> None:
+    content = bytes(1 << 20)
+    done = run(["sh", "-c", "sleep 0.4; cat"], Limits(seconds=30), stdin=content)
+    assert done.stdout == content
+    assert run(["true"], Limits(), stdin=content).status == 0
 
 
 def test_a_command_is_killed_at_its_limit() -> None:

@@ -463,6 +463,36 @@ def test_a_job_that_takes_too_long(engine: Engine, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("code", ["CANCELLED", "TIMED_OUT"])
+def test_a_job_with_a_hung_encoder_ends(
+    code: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = tmp_path / "ffmpeg"
+    encoder.write_text(f"#!/bin/sh\necho $$ >'{tmp_path}/pid'\nexec sleep 60\n")
+    encoder.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(encoder))
+    run_of = JobRunner(
+        engine,
+        LocalStorage(tmp_path),
+        engine.settings.replace(job_timeout_seconds=5 if code == "TIMED_OUT" else None),
+        parse_job_input,
+        render_job_output,
+    )
+    cancelled, pid = threading.Event(), tmp_path / "pid"
+
+    def cancel_once_it_writes() -> None:
+        while code == "CANCELLED" and not pid.exists():
+            time.sleep(0.05)
+        cancelled.set()
+
+    watcher = threading.Thread(target=cancel_once_it_writes, daemon=True)
+    if code == "CANCELLED":
+        watcher.start()
+    assert run(run_of, cancelled)["error"]["code"] == code
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
 def test_a_job_that_waits_for_another_does_not_use_up_its_time(
     engine: Engine, tmp_path: Path
 ) -> None:

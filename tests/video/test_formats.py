@@ -19,6 +19,7 @@ from animatediff.video import (
     read_metadata,
     write_video,
 )
+from animatediff.video.clip import Encoding
 from animatediff.video.formats import (
     Signature,
     _function,
@@ -32,7 +33,7 @@ FRAMES = np.full((2, 16, 16, 3), 80, np.uint8)
 
 @pytest.mark.parametrize("row", OUTPUT_FORMATS.values(), ids=lambda row: row.suffix)
 def test_every_row_names_its_functions(row: OutputFormat) -> None:
-    assert len(inspect.signature(_function(row.writer)).parameters) == 4
+    assert len(inspect.signature(_function(row.writer)).parameters) == 3
     assert len(inspect.signature(_function(row.reader)).parameters) == 1
 
 
@@ -49,8 +50,10 @@ def test_suffix_and_content_mean_the_same_format(format: str, tmp_path: Path) ->
 def test_new_format_needs_a_row_and_two_functions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(video: Video, path: Path, _quality: int, comment: str) -> None:
-        path.write_bytes(b"RAW1" + comment.encode() + b"\n" + video.frames.tobytes())
+    def write(video: Video, path: Path, how: Encoding) -> None:
+        path.write_bytes(
+            b"RAW1" + how.comment.encode() + b"\n" + video.frames.tobytes()
+        )
 
     def read(path: Path) -> str:
         return path.read_bytes().splitlines()[0].decode().removeprefix("RAW1")

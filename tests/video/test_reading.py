@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from animatediff.errors import AssetError
+from animatediff.sandbox import Limits
 from animatediff.video import Video, write_video
 from animatediff.video.reading import count_frames, read_frames
 
@@ -64,6 +65,6 @@ def test_file_that_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = ramp(tmp_path / "slow.mp4")
-    monkeypatch.setattr("animatediff.video.reading._SECONDS", 0.0001)
+    monkeypatch.setattr("animatediff.video.reading._LIMITS", Limits(0.0001))
     with pytest.raises(AssetError, match="took longer"):
         count_frames(path)

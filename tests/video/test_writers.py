@@ -1,20 +1,25 @@
 """Files of every format show the clip, keep its timing and hold its metadata."""
 
 import hashlib
+import io
 import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from decoding import decode_frames, ffmpeg, frame_times
 from PIL import Image
 
-from animatediff.errors import EncodeError
+from animatediff.errors import EncodeError, JobCancelled
 from animatediff.video import (
     OUTPUT_FORMATS,
     EncodedVideo,
@@ -133,6 +138,82 @@ def test_still_clip_keeps_its_frames_and_duration(
 def test_animations_loop_for_ever(format: str, tmp_path: Path) -> None:
     with Image.open(write(moving_square(), tmp_path, format).path) as image:
         assert image.info["loop"] == 0
+
+
+def scenery(width: int, seed: int) -> npt.NDArray[np.uint8]:
+    """A picture of soft and fine colours, (96, width, 3)."""
+    random = np.random.default_rng(seed)
+    layers = [
+        np.asarray(
+            Image.fromarray(
+                random.integers(0, 256, (96 // step, width // step, 3), np.uint8)
+            ).resize((width, 96), Image.Resampling.BICUBIC),
+            np.float64,
+        )
+        for step in (32, 6)
+    ]
+    return (0.7 * layers[0] + 0.3 * layers[1]).astype(np.uint8)
+
+
+def still_background() -> npt.NDArray[np.uint8]:
+    frames = np.repeat(scenery(128, 1)[None], 8, axis=0)
+    for index, frame in enumerate(frames):
+        frame[30:50, 10 + 8 * index : 30 + 8 * index] = (220, 60, 40)
+    return frames
+
+
+def pan() -> npt.NDArray[np.uint8]:
+    wide = scenery(192, 2)
+    return np.stack([wide[:, 8 * i : 8 * i + 128] for i in range(8)])
+
+
+def diffused(frames: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], int]:
+    """Frames that Pillow dithers by error diffusion, with one palette, and the bytes
+    that they take as whole GIF pictures of the pixels that change.
+    """
+    pixels = Image.fromarray(frames.reshape(-1, frames.shape[2], 3))
+    palette = pixels.quantize(255, method=Image.Quantize.MAXCOVERAGE)
+    shown = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
+    content = io.BytesIO()
+    shown[0].save(content, "GIF", save_all=True, append_images=shown[1:])
+    return np.stack(
+        [np.asarray(picture.convert("RGB")) for picture in shown]
+    ), content.tell()
+
+
+def psnr(shown: npt.NDArray[np.uint8], frames: npt.NDArray[np.uint8]) -> float:
+    error = np.mean((shown.astype(np.float64) - frames) ** 2)
+    return float(10 * np.log10(255**2 / error))
+
+
+@pytest.mark.parametrize(("clip", "part"), [(still_background, 0.35), (pan, 0.9)])
+def test_a_gif_is_truer_and_smaller_than_by_error_diffusion(
+    clip: Callable[[], npt.NDArray[np.uint8]], part: float, tmp_path: Path
+) -> None:
+    frames = clip()
+    written = write(Video(frames, 8), tmp_path, "gif")
+    shown = decode_frames(written.path)
+    before, bytes_before = diffused(frames)
+    assert shown.shape == frames.shape
+    assert psnr(shown, frames) > psnr(before, frames) + 1
+    assert written.bytes < part * bytes_before
+
+
+def test_a_still_background_does_not_flicker_in_a_gif(tmp_path: Path) -> None:
+    frames = still_background()
+    shown = decode_frames(write(Video(frames, 8), tmp_path, "gif").path)
+    is_still = (frames[1:] == frames[:-1]).all(axis=-1)
+    flickers = (shown[1:] != shown[:-1]).any(axis=-1) & is_still
+    assert is_still.mean() > 0.9
+    assert not flickers.any()
+
+
+def test_a_gif_of_few_colours_is_exact(tmp_path: Path) -> None:
+    frames = np.zeros((3, 16, 255, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[..., 1] = np.roll(np.arange(255), index)
+    path = write(Video(frames, 8), tmp_path, "gif").path
+    assert (decode_frames(path) == frames).all()
 
 
 def test_gif_has_one_palette(tmp_path: Path) -> None:
@@ -385,6 +466,90 @@ def test_missing_ffmpeg_is_an_encode_error(
     with pytest.raises(EncodeError, match="ffmpeg could not be started") as caught:
         write(noise(), tmp_path, "mp4")
     assert str(tmp_path) not in caught.value.message
+
+
+HUNG = "sleep 60 & echo $$ $! >'{path}.new'; mv '{path}.new' '{path}'; wait"
+
+
+def wait_for_pids(path: Path) -> list[int]:
+    end = time.monotonic() + 10
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def have_ended(pids: list[int]) -> bool:
+    """Whether no process is left, not even one that waits to be reaped."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["mp4", "webm"])
+def test_a_hung_encoder_is_killed_at_its_limit(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    use_ffmpeg(HUNG.format(path=tmp_path / "pids"), tmp_path, monkeypatch)
+    monkeypatch.setattr("animatediff.video.ffmpeg._START_SECONDS", 0.3)
+    with pytest.raises(EncodeError, match="ffmpeg took longer than"):
+        write(noise(4, 96), tmp_path / "out", format)  # more than a pipe holds
+    assert have_ended(wait_for_pids(tmp_path / "pids"))
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+@every_format
+def test_a_cancelled_job_stops_writing(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    use_ffmpeg(HUNG.format(path=tmp_path / "pids"), tmp_path, monkeypatch)
+    begun = time.monotonic()
+
+    def check() -> None:
+        if "ffmpeg" not in OUTPUT_FORMATS[format].writer or (
+            (tmp_path / "pids").exists() or time.monotonic() > begun + 10
+        ):
+            raise JobCancelled("the job was cancelled")
+
+    with pytest.raises(JobCancelled):
+        write_video(
+            noise(16, 96),
+            tmp_path / "out" / "clip",
+            format=format,
+            metadata={},
+            check=check,
+        )
+    assert time.monotonic() - begun < 8
+    assert not list((tmp_path / "out").iterdir())
+    if "ffmpeg" in OUTPUT_FORMATS[format].writer:
+        assert have_ended(wait_for_pids(tmp_path / "pids"))
+
+
+@pytest.mark.slow
+def test_an_encoder_ends_with_its_worker(tmp_path: Path) -> None:
+    fake = tmp_path / "fake-ffmpeg"
+    fake.write_text(f"#!/bin/sh\necho $$ >'{tmp_path}/pids'\nexec sleep 60\n")
+    fake.chmod(0o755)
+    program = (
+        "import sys, numpy as np; from pathlib import Path;"
+        "from animatediff.video import Video, write_video;"
+        "video = Video(np.zeros((2, 16, 16, 3), np.uint8), 8);"
+        "write_video(video, Path(sys.argv[1]), format='mp4', metadata={})"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "clip.mp4")],
+        env={**os.environ, "IMAGEIO_FFMPEG_EXE": str(fake)},
+    )
+    pids = wait_for_pids(tmp_path / "pids")
+    worker.terminate()
+    worker.wait()
+    assert have_ended(pids)
 
 
 def test_interrupt_kills_ffmpeg(
