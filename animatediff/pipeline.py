@@ -14,6 +14,7 @@ from . import autoencoder
 from .adapters.stack import WeightStack
 from .checkpoints import diffusers_folder
 from .checkpoints.motion_module import MotionModuleWeights, read_motion_module
+from .checkpoints.noise_schedule import Noise, noise_of_folder
 from .checkpoints.sparse_controlnet import read_sparse_controlnet
 from .conditioning.conditions import Conditions, TextStack
 from .controls.base import ControlCondition
@@ -60,6 +61,7 @@ class AnimationPipeline:
         decode_chunk: int = 4,
         name: str = "",
         family: Family = DEFAULT,
+        noise: Noise | None = None,
     ) -> None:
         self.family = family
         self.unet = unet
@@ -69,6 +71,8 @@ class AnimationPipeline:
         self.decode_chunk = decode_chunk
         self.name = name
         """The folder that the models come from, for ``repr``."""
+        self.noise: Noise = noise or {}
+        """What the folder says of the noise schedule, where it is not the family's."""
         self.weights = WeightStack(family, unet, vae, text_encoder)
 
     @classmethod
@@ -98,6 +102,7 @@ class AnimationPipeline:
             decode_chunk=decode_chunk,
             name=folder.name,
             family=family,
+            noise=noise_of_folder(folder),
         )
 
     def __repr__(self) -> str:
@@ -111,6 +116,15 @@ class AnimationPipeline:
         """Warnings about what is loaded."""
         backend = self.unet.attention.warning
         return (*((backend,) if backend else ()), *self.weights.motion_warnings)
+
+    @property
+    def noise_schedule(self) -> Noise:
+        """The schedule that the image model was trained on, with the family's betas.
+
+        A single file over the folder decides alone whether it predicts the velocity.
+        """
+        noise = self.noise if self.weights.noise is None else self.weights.noise
+        return {**self.family.noise_schedule, **noise}
 
     @property
     def device_bytes(self) -> int:
@@ -233,7 +247,7 @@ class AnimationPipeline:
         run = SamplerRun(
             self.unet,
             self.downscale,
-            self.family.noise_schedule,
+            self.noise_schedule,
             inputs,
             conditions,
         )

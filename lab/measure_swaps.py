@@ -543,7 +543,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     rest = (options.device, getattr(torch, options.dtype), options.repeat)
     with tempfile.TemporaryDirectory() as folder:
-        with diffusers_folder._quiet():
+        with diffusers_folder.quiet():
             files = RandomFiles(Path(folder), build_parts(options.tiny))
             peer = measure_peer(files, *rest)
         ours, are_equal = measure_ours(files, *rest)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..checkpoints.lora import read_lora
 from ..checkpoints.lora_names import Shapes
 from ..checkpoints.motion_module import MotionModuleWeights
+from ..checkpoints.noise_schedule import Noise
 from ..checkpoints.single_file import SingleFile, read_single_file
 from ..checkpoints.vae import read_vae
 from ..checkpoints.weight_changes import Address
@@ -75,6 +76,8 @@ class WeightStack:
             "text_encoder": text_encoder,
         }
         self.patcher = WeightPatcher(models)
+        self.noise: Noise | None = None
+        """What the single file says of the noise schedule; None without one."""
         self._files: Mapping[WeightFile, SingleFile] = {}
 
     @property
@@ -115,6 +118,7 @@ class WeightStack:
         self._files = content.files
         self.patcher.apply(content.replacements, content.changes)
         self.names = _names(motion, base, loras, vae, self.names)
+        self.noise = None if base is None else content.files[base].noise
         return tuple(content.warnings)
 
     def _install(self, motion: FittedMotion) -> None:

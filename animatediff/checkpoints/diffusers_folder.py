@@ -2,22 +2,24 @@
 
 import json
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from ..errors import AssetError, CheckpointError
-from ..families import FAMILIES, Family, TextEncoder
-from ..families.base import DIFFUSERS_WEIGHTS
+from ..families import DEFAULT, FAMILIES, Family, TextEncoder
 from ..families.config_file import ConfigFile
 from ..families.unet_config import read_unet_config
 from ..memory import MemoryModel
 from ..models.norm import use_own_group_norm
 from ..models.unet import UNet3DConditionModel
-from .files import check_keys_and_shapes, count_values, in_words, read_weights
+from .files import check_finite, check_keys_and_shapes, in_words
+from .folder_weights import PartFiles, find_weights
+from .vae import as_named_today
 
 
 def read_family(folder: Path) -> Family:
@@ -52,11 +54,8 @@ def load_unet(
     config = read_unet_config(_read_json(folder / "config.json"), family)
     with torch.device("meta"):
         unet = UNet3DConditionModel(config, attention=attention)
-    weights = read_weights(_first_file(folder, family.unet.weight_files, dtype))
-    check_keys_and_shapes("unet", weights, unet.state_dict())
-    unet.load_state_dict(
-        {key: tensor.to(device, dtype) for key, tensor in weights.items()}, assign=True
-    )
+    files = find_weights(folder, family.unet, dtype)
+    _fill(unet, files, files.read(), device, dtype)
     unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return unet.eval().requires_grad_(False)
 
@@ -66,40 +65,76 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     model_class: Any = AutoencoderKL
-    variant = _variant(_first_file(folder, DIFFUSERS_WEIGHTS, dtype))
-    with _quiet():
-        vae, info = model_class.from_pretrained(
-            folder,
-            torch_dtype=dtype,
-            variant=variant,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    _check_loading("vae", info)
+    _read_json(folder / "config.json")
+    files = find_weights(folder, DEFAULT.vae, dtype)
+    with quiet():
+        config = model_class.load_config(folder)
+        with torch.device("meta"):
+            vae = model_class.from_config(config)
+    _fill(vae, files, as_named_today(files.title, files.read()), device, dtype)
     use_own_group_norm(vae)
-    vae = vae.to(device, memory_format=torch.channels_last)
+    vae = vae.to(memory_format=torch.channels_last)
     return vae.eval().requires_grad_(False)
+
+
+def _fill(
+    model: torch.nn.Module,
+    files: PartFiles,
+    weights: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Make ``weights`` the parameters of a model that was built without memory."""
+    check_keys_and_shapes(files.title, weights, model.state_dict())
+    tensors = {key: tensor.to(device, dtype) for key, tensor in weights.items()}
+    check_finite(files.title, tensors)
+    model.load_state_dict(tensors, assign=True)
 
 
 def load_text_encoder(
     folder: Path, encoder: TextEncoder, device: torch.device, dtype: torch.dtype
 ) -> Any:
     """The text encoder in ``folder``, of the class that ``encoder`` names."""
-    variant = _variant(_first_file(folder, encoder.weight_files, dtype))
-    with _quiet():
-        model, info = _transformers_class(encoder.model_class).from_pretrained(
-            folder, dtype=dtype, variant=variant, output_loading_info=True
+    model_class = _transformers_class(encoder.model_class)
+    _read_json(folder / "config.json")
+    files = find_weights(folder, encoder, dtype)
+    weights = {key: tensor.to(dtype) for key, tensor in _text_weights(files).items()}
+    check_finite(files.title, weights)
+    with quiet():
+        model, info = model_class.from_pretrained(
+            None,
+            config=model_class.config_class.from_pretrained(folder),
+            state_dict=weights,
+            dtype=dtype,
+            output_loading_info=True,
         )
-    _check_loading(encoder.name, info)
+    _check_loading(files.title, info)
     return model.to(device).eval().requires_grad_(False)
 
 
+def _text_weights(files: PartFiles) -> dict[str, Tensor]:
+    """Older files hold the numbers of the positions too."""
+    return {
+        key: tensor
+        for key, tensor in files.read().items()
+        if not key.endswith("position_ids")
+    }
+
+
 def load_tokenizer(folder: Path, encoder: TextEncoder) -> Any:
-    """The tokenizer in ``folder``, of the class that ``encoder`` names."""
-    if not (folder / "vocab.json").is_file():
-        raise AssetError(
-            f"there is no {folder.name}/vocab.json", file=f"{folder.name}/vocab.json"
-        )
+    """The tokenizer in ``folder``, of the class that ``encoder`` names.
+
+    It is in ``tokenizer.json``, as today's transformers writes it, or in ``vocab.json``
+    and ``merges.txt``.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise AssetError(
+                    f"there is no {folder.name}/tokenizer.json, and no"
+                    f" {folder.name}/{name}",
+                    file=f"{folder.name}/{name}",
+                )
     return _transformers_class(encoder.tokenizer_class).from_pretrained(folder)
 
 
@@ -116,10 +151,7 @@ def read_memory_model(folder: Path, dtype: torch.dtype) -> MemoryModel:
     missing files, CheckpointError for damaged ones and for another architecture.
     """
     family = read_family(folder)
-    files = [
-        _first_file(folder / part.name, part.weight_files, dtype)
-        for part in family.parts
-    ]
+    files = [find_weights(folder / part.name, part, dtype) for part in family.parts]
     unet = read_unet_config(_read_json(folder / "unet" / "config.json"), family)
     vae = ConfigFile("vae/config.json", _read_json(folder / "vae" / "config.json"))
     return MemoryModel(
@@ -127,7 +159,7 @@ def read_memory_model(folder: Path, dtype: torch.dtype) -> MemoryModel:
         unet_width=unet.block_out_channels[0],
         vae_width=vae.integers("block_out_channels")[0],
         value_bytes=dtype.itemsize,
-        weight_bytes=sum(map(count_values, files)) * dtype.itemsize,
+        weight_bytes=sum(file.count_values() for file in files) * dtype.itemsize,
     )
 
 
@@ -144,35 +176,11 @@ def _read_json(path: Path) -> dict[str, object]:
     return cast("dict[str, object]", content)
 
 
-def _first_file(folder: Path, names: tuple[str, ...], dtype: torch.dtype) -> Path:
-    """The weight file to read: the variant that suits ``dtype``, else any that exists.
-
-    ``names`` starts with the half-precision variant.
-    """
-    if dtype not in (torch.float16, torch.bfloat16):
-        names = (*names[1:], names[0])
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise AssetError(
-        f"no weights in {folder.name}/, looked for {', '.join(names)}", file=folder.name
-    )
-
-
-def _variant(file: Path) -> str | None:
-    return "fp16" if ".fp16." in file.name else None
-
-
 def _check_loading(name: str, info: dict[str, Any]) -> None:
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     differences = {
         kind.replace("_", " "): sorted(map(str, info.get(kind, ()))) for kind in kinds
     }
-    differences["unexpected keys"] = [
-        key
-        for key in differences["unexpected keys"]
-        if not key.endswith("position_ids")
-    ]
     if any(differences.values()):
         raise CheckpointError(
             f"{name} does not fit its config: {in_words(differences)}", file=name
@@ -180,7 +188,7 @@ def _check_loading(name: str, info: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """Keep the libraries' progress bars and hints out of the log.
 
     Problems that matter are checked and raised.

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -79,10 +79,12 @@ class FileContent:
     """The weights of a file by their keys.
 
     ``title`` is the name that the file gives itself, as textual inversions do.
+    ``metadata`` are texts in the header of a safetensors file.
     """
 
     weights: dict[str, Tensor]
     title: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def read_weights(file: AnyFile) -> dict[str, Tensor]:
@@ -105,7 +107,7 @@ def read_content(file: AnyFile) -> FileContent:
     with _readable(file):
         head = _head(file)
         if _is_safetensors(head):
-            return FileContent(_read_safetensors(file))
+            return _read_safetensors(file)
         if head.startswith((ZIP, PICKLE)):
             return _read_torch(file)
         raise Unreadable(_other_content(head))
@@ -156,15 +158,16 @@ def _opened(file: WeightFile) -> Any:
     return opener(file.path, framework="pt")
 
 
-def _read_safetensors(file: WeightFile) -> dict[str, Tensor]:
+def _read_safetensors(file: WeightFile) -> FileContent:
     with _opened(file) as opened:
         keys: list[str] = opened.keys()
         _check_count(file, len(keys))
         weights: dict[str, Tensor] = {key: opened.get_tensor(key) for key in keys}
+        metadata: Mapping[str, str] = opened.metadata() or {}
     for key, tensor in weights.items():
         _check_key(file, key)
         _check_kind(file, key, tensor.dtype)
-    return weights
+    return FileContent(weights, metadata=metadata)
 
 
 def _read_torch(file: WeightFile) -> FileContent:

@@ -5,7 +5,7 @@ reported.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from ..families import Family, ModelPart
 from ..families.recognition import marked_model
 from ..fetch.weight_file import AnyFile, WeightFile
 from .detect import described
-from .files import check_finite, check_keys_and_shapes, read_weights, renamed
+from .files import check_finite, check_keys_and_shapes, read_content, renamed
 from .ldm import Converted, convert_unet, convert_vae, without_noise
 from .lora_names import Shapes
+from .noise_schedule import Noise, noise_of_single_file, without_marks
 from .weight_changes import Address
 
 
@@ -27,13 +28,15 @@ class SingleFile:
     """``absent`` lists the parts ("vae", "text_encoder") that the file lacks.
 
     ``unused`` lists its keys that fit no model, without those that trainers leave
-    beside the weights (``ldm.without_noise``).
+    beside the weights (``ldm.without_noise``). ``noise`` is what it says of the noise
+    schedule.
     """
 
     name: str
     tensors: Mapping[Address, Tensor]
     absent: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    noise: Noise = field(default_factory=dict[str, Any])
 
 
 def read_single_file(
@@ -51,8 +54,9 @@ def read_single_file(
     Raises AssetError if there is no file, CheckpointError if it is of another kind.
     """
     file = WeightFile.of(file)
-    name, raw = file.name, read_weights(file)
-    keys = without_noise(raw)
+    content = read_content(file)
+    name, raw = file.name, content.weights
+    keys = without_marks(without_noise(raw))
     _check_family(name, raw, keys, family)
     prefixes = tuple(part.single_file_prefix for part in family.parts)
     unused = [key for key in keys if not key.startswith(prefixes)]
@@ -75,7 +79,8 @@ def read_single_file(
         check_finite(name, weights)
         tensors |= {(part.name, key): tensor for key, tensor in weights.items()}
         unused += rest
-    return SingleFile(name, tensors, tuple(absent), tuple(unused))
+    noise = noise_of_single_file(file, content)
+    return SingleFile(name, tensors, tuple(absent), tuple(unused), noise)
 
 
 def _check_family(

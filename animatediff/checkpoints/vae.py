@@ -48,15 +48,22 @@ def read_vae(
 def _from_diffusers(
     name: str, raw: Mapping[str, Tensor], shapes: Mapping[str, Any]
 ) -> Converted:
-    weights, unused = split(renamed(name, raw, _new_name), shapes)
+    return split(as_named_today(name, raw), shapes)
+
+
+def as_named_today(name: str, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``raw`` with attention layers as diffusers has written them since version 0.17.
+
+    Raises CheckpointError if a layer is there under both names.
+    """
+    weights = renamed(name, raw, _new_name)
     for key, tensor in weights.items():
         if ".attentions." in key:
             weights[key] = as_linear(tensor)
-    return weights, unused
+    return weights
 
 
 def _new_name(key: str) -> str:
-    """The name of an attention layer as diffusers has written it since version 0.17."""
     if (match := _ATTENTION.fullmatch(key)) is None:
         return key
     return f"{match['layer']}.{_NEW_NAMES[match['old']]}.{match['end']}"

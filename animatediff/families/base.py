@@ -15,17 +15,12 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 """Stands before the VAE's keys in a single file (LDM layout) of any family."""
 DIFFUSERS_WEIGHTS = (
-    "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.bin",
 )
-"""Names that diffusers gives to a model's weights, half precision first."""
-TRANSFORMERS_WEIGHTS = (
-    "model.fp16.safetensors",
-    "model.safetensors",
-    "pytorch_model.bin",
-)
-"""Names that transformers gives to a model's weights, half precision first."""
+"""Names that diffusers gives to a model's weights, without the variant."""
+TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Names that transformers gives to a model's weights, without the variant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +64,7 @@ class ModelPart:
     inner_prefix: str = ""
     """Stands before its own keys in all of these layouts, and is dropped."""
     weight_files: tuple[str, ...] = DIFFUSERS_WEIGHTS
-    """Names of its weights in a diffusers folder, half precision first."""
+    """Names of its weights in a diffusers folder, without the variant."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..catalog import SCHEDULERS
+from ..errors import InvalidRequest
 
 
 def make_scheduler(
@@ -13,15 +14,30 @@ def make_scheduler(
 ) -> Any:
     """Return the catalog's scheduler ``name``, set to ``num_inference_steps``.
 
-    ``noise_schedule`` is the family's. The scheduler's timesteps stay on the CPU. So a
+    ``noise_schedule`` is that of the image model; if it has a spacing of timesteps,
+    that comes before the catalog's. The scheduler's timesteps stay on the CPU. So a
     step indexes CPU tables with CPU numbers and multiplies by CPU scalars, and never
     waits for the GPU.
+
+    Raises InvalidRequest for a scheduler that cannot sample this noise schedule.
     """
-    row = SCHEDULERS[name]
-    scheduler_class = getattr(importlib.import_module("diffusers"), row.diffusers_class)
-    scheduler = scheduler_class(**noise_schedule, **row.kwargs)
+    if not _can_sample(name, noise_schedule):
+        others = (other for other in SCHEDULERS if _can_sample(other, noise_schedule))
+        allowed = f"one of {', '.join(others)}, by the image model's noise schedule"
+        raise InvalidRequest("scheduler", name, allowed)
+    scheduler = _class(name)(**{**SCHEDULERS[name].kwargs, **noise_schedule})
     scheduler.set_timesteps(num_inference_steps)
     return scheduler
+
+
+def _can_sample(name: str, noise_schedule: Mapping[str, Any]) -> bool:
+    parameters = inspect.signature(_class(name).__init__).parameters
+    return noise_schedule.keys() <= parameters.keys()
+
+
+def _class(name: str) -> Any:
+    diffusers = importlib.import_module("diffusers")
+    return getattr(diffusers, SCHEDULERS[name].diffusers_class)
 
 
 def draws_noise(scheduler: Any) -> bool:

@@ -66,6 +66,11 @@ def load_base(
         for lora in model.loras
     ]
     pipeline.configure_weights(weights, model.single_file, loras)
+    if pipeline.noise_schedule != pipeline.family.noise_schedule:
+        raise ConfigurationError(
+            "the base model predicts the velocity, or has another noise schedule;"
+            " training is for models that predict noise on the family's"
+        )
     encoders = Encoders(pipeline.vae, pipeline.text_encoder, pipeline.tokenizer)
     pipeline.unet.requires_grad_(False)
     return pipeline.unet, encoders
