@@ -9,9 +9,11 @@ from ..errors import CheckpointError
 from ..families import Family
 from ..families.base import UNET_PREFIX, VAE_PREFIX
 from ..families.recognition import (
+    marked_model,
     model_of_embedding_keys,
     model_of_single_file,
     model_of_text_width,
+    others_with_latents,
 )
 from .lora_layout import LoraLayout, lora_layout
 from .motion_layout import motion_layout, published_key
@@ -106,8 +108,47 @@ def _single_file(weights: Weights) -> FileKind | None:
         for part, prefixes in _SINGLE_FILE_PARTS.items()
         if _starts(weights, *prefixes)
     )
-    model = model_of_single_file(weights)
-    return FileKind("single file (LDM)", model.name, parts=parts)
+    version = model_of_single_file(weights, context_width(weights)).name
+    if purpose := other_purpose(weights):
+        version += f", for {purpose}"
+    return FileKind("single file (LDM)", version, parts=parts)
+
+
+def context_width(weights: Weights) -> int | None:
+    """Numbers in a vector of the text that cross-attention reads, if there is any."""
+    tensors = (
+        tensor
+        for key, tensor in weights.items()
+        if key.endswith("attn2.to_k.weight") and tensor.ndim == 2
+    )
+    return next((tensor.shape[1] for tensor in tensors), None)
+
+
+_PURPOSES = {8: "editing by instructions", 9: "inpainting"}
+"""What UNets that take more than latents are for, by their number of channels."""
+
+
+def other_purpose(weights: Weights) -> str:
+    """What a UNet is for that takes more than latents; "" for any other."""
+    for key in (f"{UNET_PREFIX}input_blocks.0.0.weight", "conv_in.weight"):
+        tensor = weights.get(key)
+        if tensor is not None and tensor.ndim == 4:
+            return _PURPOSES.get(tensor.shape[1], "")
+    return ""
+
+
+def _other_model(weights: Weights) -> str:
+    """The name of a model that does not run here, if the weights are of one."""
+    model = marked_model(weights, context_width(weights))
+    return "" if model is None or isinstance(model, Family) else model.name
+
+
+def _still_control(weights: Weights) -> FileKind | None:
+    if _starts(weights, "controlnet_", "control_model."):
+        return FileKind("ControlNet for still images", _other_model(weights))
+    if _starts(weights, "adapter.body.", "body.0."):
+        return FileKind("T2I-Adapter for still images")
+    return None
 
 
 def _lora(weights: Weights) -> FileKind | None:
@@ -163,18 +204,31 @@ def is_table_of_words(weights: Weights) -> bool:
 
 def _model_part(weights: Weights) -> FileKind | None:
     if _starts(weights, "down_blocks.") and "conv_in.weight" in weights:
-        return FileKind("UNet, diffusers layout")
+        purpose = other_purpose(weights)
+        version = _other_model(weights) + (f", for {purpose}" if purpose else "")
+        return FileKind("UNet, diffusers layout", version.strip(", "))
     if _starts(weights, "encoder.down_blocks.", "decoder.up_blocks."):
-        return FileKind("VAE, diffusers layout")
+        return FileKind("VAE, diffusers layout", _other_latents(weights))
     if _starts(weights, "encoder.down.", "decoder.up.", VAE_PREFIX):
-        return FileKind("VAE, LDM layout")
+        return FileKind("VAE, LDM layout", _other_latents(weights))
     if _any(weights, "embeddings.token_embedding.weight"):
         return FileKind("CLIP text encoder")
+    if model := _other_model(weights):
+        return FileKind("image model", model)
     return None
+
+
+def _other_latents(weights: Weights) -> str:
+    for prefix in ("", VAE_PREFIX):
+        tensor = weights.get(f"{prefix}decoder.conv_in.weight")
+        if tensor is not None and tensor.ndim == 4:
+            return others_with_latents(tensor.shape[1])
+    return ""
 
 
 _RULES: Sequence[Callable[[Weights], FileKind | None]] = (
     _sparsectrl,
+    _still_control,
     _single_file,
     _lora,
     _motion_module,

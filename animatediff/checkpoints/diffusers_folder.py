@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import AssetError, CheckpointError
 from ..families import DEFAULT, FAMILIES, Family, TextEncoder
 from ..families.config_file import ConfigFile
+from ..families.recognition import model_of_context_width
 from ..families.unet_config import read_unet_config
 from ..memory import MemoryModel
 from ..models.norm import use_own_group_norm
@@ -37,6 +38,10 @@ def read_family(folder: Path) -> Family:
             errors.append(error.message)
         else:
             return family
+    width = config.get("cross_attention_dim")
+    other = model_of_context_width(width if isinstance(width, int) else None)
+    if other is not None and not isinstance(other, Family):
+        errors.insert(0, f"unet/config.json is of {other.name}")
     raise CheckpointError("; ".join(errors), file="config.json")
 
 

@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from ..families import Family, ModelPart
 from ..families.recognition import marked_model
 from ..fetch.weight_file import AnyFile, WeightFile
-from .detect import described
+from .detect import context_width, described, other_purpose
 from .files import check_finite, check_keys_and_shapes, read_content, renamed
 from .ldm import Converted, convert_unet, convert_vae, without_noise
 from .lora_names import Shapes
@@ -86,7 +86,7 @@ def read_single_file(
 def _check_family(
     name: str, raw: Mapping[str, Tensor], keys: list[str], family: Family
 ) -> None:
-    model = marked_model(raw)
+    model = marked_model(raw, context_width(raw))
     if model not in (None, family):
         raise CheckpointError(
             f"{name} is a model of {model.name}; one of {family.name} is expected",
@@ -95,6 +95,12 @@ def _check_family(
     if not any(key.startswith(family.unet.single_file_prefix) for key in keys):
         raise CheckpointError(
             f"{name} is not a single file of {family.name}: it is {described(raw)}",
+            file=name,
+        )
+    if purpose := other_purpose(raw):
+        raise CheckpointError(
+            f"{name} is a model for {purpose}; one that makes pictures from words alone"
+            f" is expected",
             file=name,
         )
 

@@ -17,6 +17,7 @@ from .single_file import SingleFile, shapes_of, split
 _ATTENTION = re.compile(
     r"(?P<layer>.+\.attentions\.\d+)\.(?P<old>query|key|value|proj_attn)\.(?P<end>weight|bias)"
 )
+_LAYOUTS = ("VAE, diffusers layout", "VAE, LDM layout")
 _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -33,9 +34,13 @@ def read_vae(
     kind = described(raw)
     if not kind.startswith("VAE"):
         raise CheckpointError(f"{name} is not a VAE: it is {kind}", file=name)
+    if kind not in _LAYOUTS:
+        raise CheckpointError(
+            f"{name} is not a VAE for this model: it is {kind}", file=name
+        )
     vae_weights = {key: raw[key] for key in without_noise(raw)}
     vae_shapes = shapes_of("vae", shapes)
-    if kind == "VAE, LDM layout":
+    if kind == _LAYOUTS[1]:
         weights, unused = convert_vae(name, vae_weights, vae_config)
     else:
         weights, unused = _from_diffusers(name, vae_weights, vae_shapes)

@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT",
     "FAMILIES",
     "MODELS",
+    "OTHER_MODELS",
     "SD15",
     "Family",
     "ModelMarks",

@@ -33,8 +33,10 @@ class ModelMarks:
 
     name: str
     """As messages show it."""
-    single_file_mark: str = ""
-    """A prefix of keys that only this model's single files have, or ""."""
+    single_file_marks: tuple[str, ...] = ()
+    """Prefixes of keys that only this model's single files have."""
+    latent_channels: int = 4
+    """Numbers in a latent of its VAE, for each position."""
     text_width: int | None = None
     """Numbers in a vector of a textual inversion, if one vector makes a token."""
     embedding_keys: frozenset[str] | None = None

@@ -19,6 +19,7 @@ def read_unet_config(values: Mapping[str, object], family: Family) -> UNet3DConf
     _check_constants(values, family)
     file = ConfigFile("unet/config.json", values)
     channels = file.integers("block_out_channels")
+    _check_inputs(file, family)
     return UNet3DConfig(
         in_channels=file.integer("in_channels"),
         out_channels=file.integer("out_channels"),
@@ -41,6 +42,16 @@ def _check_constants(values: Mapping[str, object], family: Family) -> None:
                 f" {constant!r}",
                 key=key,
             )
+
+
+def _check_inputs(file: ConfigFile, family: Family) -> None:
+    inputs, outputs = file.integer("in_channels"), file.integer("out_channels")
+    if inputs != outputs:
+        raise CheckpointError(
+            f"not an {family.name} UNet that makes pictures from words alone:"
+            f" in_channels is {inputs}, out_channels is {outputs}",
+            key="in_channels",
+        )
 
 
 def _attention_blocks(file: ConfigFile, family: Family) -> tuple[bool, ...]:

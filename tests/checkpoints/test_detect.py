@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from animatediff.checkpoints.detect import detect
+from animatediff.checkpoints.detect import described, detect
 from animatediff.checkpoints.files import read_weights
 from animatediff.checkpoints.lora import read_lora
 from animatediff.checkpoints.motion_module import read_motion_module
@@ -374,3 +374,45 @@ def test_the_command_names_the_kind_that_the_reader_accepts(
             read_lora(path, SD15, shapes)
     else:
         assert len(read_lora(path, SD15, shapes).changes) == 1
+
+
+ONE = torch.zeros(1)
+LATENTS_OF_16 = torch.zeros(8, 16, 3, 3)
+SDXL_TEXT = {"mid_block.attentions.0.attn2.to_k.weight": torch.zeros(4, 2048)}
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (
+            {"down_blocks.0.x": ONE, "conv_in.weight": ONE, **SDXL_TEXT},
+            "UNet, diffusers layout SDXL",
+        ),
+        (
+            {"down_blocks.0.x": ONE, "conv_in.weight": torch.zeros(8, 9, 3, 3)},
+            "UNet, diffusers layout for inpainting",
+        ),
+        (
+            {"controlnet_cond_embedding.conv_in.weight": ONE, **SDXL_TEXT},
+            "ControlNet for still images SDXL",
+        ),
+        (
+            {"control_model.input_blocks.0.0.weight": ONE},
+            "ControlNet for still images",
+        ),
+        ({"adapter.body.0.resnets.0.x": ONE}, "T2I-Adapter for still images"),
+        (
+            {"decoder.up_blocks.0.x": ONE, "decoder.conv_in.weight": LATENTS_OF_16},
+            "VAE, diffusers layout Flux or SD 3",
+        ),
+        (
+            {"decoder.up.0.x": ONE, "decoder.conv_in.weight": LATENTS_OF_16},
+            "VAE, LDM layout Flux or SD 3",
+        ),
+        ({"double_blocks.0.img_attn.proj.bias": ONE}, "image model Flux"),
+    ],
+)
+def test_files_that_do_not_run_here_are_named(
+    weights: dict[str, torch.Tensor], words: str
+) -> None:
+    assert described(weights) == words

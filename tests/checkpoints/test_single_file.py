@@ -190,3 +190,37 @@ def test_other_models_are_named(
     save_file({key: torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=message):
         read(pipeline, tmp_path / "x.safetensors")
+
+
+UNET = "model.diffusion_model."
+TO_K = f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({TO_K: torch.zeros(640, 2048)}, "a model of SDXL; one of SD 1.5 is expected"),
+        ({TO_K: torch.zeros(640, 1024)}, "a model of SD 2; one of SD 1.5 is expected"),
+        ({f"{UNET}label_emb.0.0.weight": torch.zeros(1)}, "a model of SDXL"),
+        ({f"{UNET}double_blocks.0.x": torch.zeros(1)}, "a model of Flux"),
+        ({"double_blocks.0.x": torch.zeros(1)}, "a model of Flux"),
+        ({f"{UNET}joint_blocks.0.x": torch.zeros(1)}, "a model of SD 3"),
+        (
+            {f"{UNET}input_blocks.0.0.weight": torch.zeros(320, 9, 3, 3)},
+            "a model for inpainting; one that makes pictures from words alone",
+        ),
+        (
+            {f"{UNET}input_blocks.0.0.weight": torch.zeros(320, 8, 3, 3)},
+            "a model for editing by instructions",
+        ),
+    ],
+)
+def test_models_without_their_text_encoder_are_named(
+    weights: dict[str, torch.Tensor],
+    message: str,
+    pipeline: AnimationPipeline,
+    tmp_path: Path,
+) -> None:
+    save_file(weights, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=f"^x.safetensors is {message}"):
+        read(pipeline, tmp_path / "x.safetensors")

@@ -19,6 +19,7 @@ from animatediff.families.recognition import (
     model_of_embedding_keys,
     model_of_single_file,
     model_of_text_width,
+    others_with_latents,
 )
 from animatediff.families.unet_config import read_unet_config
 
@@ -91,6 +92,15 @@ def unet_values(**changes: object) -> dict[str, object]:
             "not an SD 1.5 UNet: addition_embed_type is 'text_time', must be None",
         ),
         ({"up_block_types": ["UpBlock2D"]}, "not an SD 1.5 UNet: blocks"),
+        (
+            {"use_linear_projection": True, "cross_attention_dim": 1024},
+            r"^unet/config\.json is of SD 2; not an SD 1\.5 UNet: use_linear",
+        ),
+        (
+            {"addition_embed_type": "text_time", "cross_attention_dim": 2048},
+            r"^unet/config\.json is of SDXL; ",
+        ),
+        ({"in_channels": 9}, "from words alone: in_channels is 9, out_channels is 4"),
         ({"in_channels": "4"}, "in_channels is '4'; expected a whole number"),
         ({"block_out_channels": []}, "block_out_channels is .* a list of whole"),
         ({"down_block_types": [1]}, "down_block_types is .* a list of texts"),
@@ -170,13 +180,18 @@ def test_values_are_read_by_type() -> None:
 
 def test_models_are_recognised_by_their_marks() -> None:
     for model in MODELS:
-        if model.single_file_mark:
-            assert marked_model(["x", f"{model.single_file_mark}x"]) is model
+        for mark in model.single_file_marks:
+            assert marked_model(["x", f"{mark}x"], DEFAULT.context_width) is model
+        if model.context_width:
+            assert marked_model(["x"], model.context_width) is model
         if model.text_width:
             assert model_of_text_width(model.text_width) is model
         if model.embedding_keys:
             assert model_of_embedding_keys(model.embedding_keys) is model
     assert marked_model(["x"]) is None
     assert model_of_single_file(["x"]) is DEFAULT
+    assert marked_model(["x"], 3) is None
+    assert others_with_latents(16) == "Flux or SD 3"
+    assert others_with_latents(4) == others_with_latents(5) == ""
     assert model_of_text_width(3) is None
     assert model_of_embedding_keys(["clip_l"]) is None
