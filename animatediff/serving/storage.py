@@ -307,7 +307,7 @@ def check_opens(
     try:
         with requests.get(
             url,
-            headers={"Range": "bytes=0-0"} if content is None else {},
+            headers={"Range": "bytes=0-0"} if content is None else None,
             timeout=(CONNECT_SECONDS, READ_SECONDS),
             allow_redirects=may_redirect,
             stream=True,
@@ -317,7 +317,7 @@ def check_opens(
         reason = type(error).__name__
         if not is_known_host:
             message = "the host of the files' URLs cannot be reached"
-            raise StorageError(message, fatal=True, reason=reason) from None
+            raise StorageError(message, reason=reason) from None
         log_event("url_not_opened", level=logging.WARNING, reason=reason)
         return
     if reason:
@@ -333,6 +333,15 @@ def check_opens(
 def _wrong_about(answer: requests.Response, content: bytes | None) -> str:
     if answer.status_code not in (requests.codes.ok, requests.codes.partial_content):
         return f"HTTP {answer.status_code}"
-    if content is None or answer.raw.read(len(content) + 1) == content:
+    if content is None or _start(answer, len(content) + 1) == content:
         return ""
     return "it shows another content"
+
+
+def _start(answer: requests.Response, count: int) -> bytes:
+    body = b""
+    for piece in answer.iter_content(count):
+        body += piece
+        if len(body) >= count:
+            break
+    return body

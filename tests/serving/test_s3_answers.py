@@ -1,5 +1,6 @@
 """The bucket storage against answers of AWS and others, put in place of the network."""
 
+import gzip
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -328,6 +329,20 @@ def test_a_url_must_open_and_show_the_file() -> None:
                 check_opens(f"{url}/{name}", CHECK_CONTENT, is_known_host=True)
             assert reason in caught.value.details["reason"]
             assert (caught.value.retryable, caught.value.fatal) == (False, True)
+
+
+def test_a_cdn_may_compress_a_file() -> None:
+    packed = gzip.compress(CHECK_CONTENT)
+    with running(Site(None)) as site:
+        url = site.gives(Answer(packed, headers={"Content-Encoding": "gzip"}))
+        check_opens(url, CHECK_CONTENT, is_known_host=True)
+
+
+def test_an_answer_that_breaks_off_is_no_answer() -> None:
+    with running(Site(None)) as site:
+        url = site.gives(Answer(CHECK_CONTENT[:5], length=len(CHECK_CONTENT)))
+        with pytest.raises(StorageError, match="cannot be reached"):
+            check_opens(url, CHECK_CONTENT, is_known_host=False)
 
 
 @pytest.mark.parametrize("status", [429, 503])
