@@ -34,9 +34,11 @@ from .references import (
 )
 from .room import has_room, keep_in_use, make_room
 from .rules import DownloadRules
-from .weight_file import WeightFile
+from .weight_file import Stamp, WeightFile
 
 MAX_PICTURE_BYTES = 20_000_000
+_PIECE = 1 << 22
+"""Bytes of a file that are read between two looks at the deadline."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Assets:
         self.models = LocalFolder(settings.models_dir, "the models folder", any_path)
         self.inputs = LocalFolder(settings.input_dir, "the input folder", any_path)
         self._hashes = ContentHashes()
+        self._read: set[tuple[Path, Stamp]] = set()
 
     def sha256_later(self, path: Path) -> Future[str]:
         """Return the coming hash of a file or a model folder, computed on a thread."""
@@ -161,7 +164,28 @@ class Assets:
         path = source.path or self._download(source, report, deadline)
         if source.sha256 is not None and not isinstance(source.remote, WebFile):
             self._check_hash(path, source.sha256, field, deadline)
-        return keep_in_use(WeightFile.at(path, source.reference))
+        file = keep_in_use(WeightFile.at(path, source.reference))
+        self._read_ahead(file, deadline)
+        return file
+
+    def _read_ahead(self, file: WeightFile, deadline: Deadline) -> None:
+        """Read a new file once, piece by piece.
+
+        A slow disk then holds up this job, up to its deadline, and not the device:
+        loading finds the file in the system's memory. What cannot be read is reported
+        by loading.
+        """
+        key = (file.path, file.stamp)
+        if key in self._read:
+            return
+        with (
+            deadline.phase("read"),
+            suppress(OSError),
+            file.path.open("rb", buffering=0) as content,
+        ):
+            while content.read(_PIECE):
+                deadline.check()
+        self._read.add(key)
 
     def picture(
         self,

@@ -77,8 +77,8 @@ def record_hub_file(path: Path, rules: DownloadRules) -> None:
 def make_room(needed: int, rules: DownloadRules, folder: Path) -> None:
     """Remove old downloads until ``needed`` bytes fit the cache and ``folder``'s disk.
 
-    Raises DiskFull if they do not fit the disk in any way. It is fatal if they would
-    fit an empty disk: then something else fills it, and another worker may have room.
+    Raises DiskFull if they do not fit the disk in any way. It is fatal if hardly any
+    room is left: then something else fills the disk, and small jobs have no room.
     """
     with _LOCK:
         kept = sorted(_kept(rules), key=lambda each: each.last_use)
@@ -157,7 +157,7 @@ def _disk_full(needed: int, folder: Path) -> DiskFull:
     size = f"{needed} bytes" if needed else "a download"
     return DiskFull(
         f"the worker's disk has no room for {size}: {usage.free} bytes are free",
-        fatal=_with_margin(needed) <= usage.total,
+        fatal=usage.free < min(MARGIN, usage.total // 10),
         needed=needed,
         free=usage.free,
     )

@@ -21,7 +21,7 @@ LOOK_SECONDS = 0.25
 """Seconds between two looks at the deadline of a stage that runs."""
 LATE_SECONDS = 2.0
 """Seconds that a stage has to end by itself once its job must."""
-STUCK_SECONDS = 120.0
+STUCK_SECONDS = 60.0
 """Seconds after which a stage that does not leave the device counts as stuck."""
 Work = Future[Answer | None]
 

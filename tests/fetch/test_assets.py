@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -9,7 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from animatediff import catalog
-from animatediff.errors import AssetError, InvalidRequest
+from animatediff.deadline import Deadline
+from animatediff.errors import AssetError, InvalidRequest, JobTimedOut
 from animatediff.fetch.assets import Assets
 from animatediff.fetch.hub import HubFile
 from animatediff.fetch.references import WebFile
@@ -282,6 +285,29 @@ def test_a_hash_in_the_reference_is_checked(
     wrong = right[::-1]
     with pytest.raises(AssetError, match=f"has the sha256 {right}, expected {wrong}"):
         path_of(assets, f"loras/style.safetensors#sha256={wrong}", "vae")
+
+
+def test_a_slow_disk_ends_with_the_job_and_a_file_is_read_ahead_once(
+    assets: Assets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[int] = []
+
+    class SlowFile(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            pieces.append(size or 0)
+            time.sleep(0.02)
+            return super().read(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_, **__: SlowFile(bytes(1000)))
+        source = assets.locate("loras/style.safetensors", "vae")
+        with pytest.raises(JobTimedOut) as caught:
+            assets.fetch(source, "vae", deadline=Deadline(0.1))
+        assert caught.value.details["phase"] == "read"
+        assert len(pieces) < 20
+    assets.fetch(source, "vae")
+    monkeypatch.setattr(Path, "open", None)  # would fail if it were read again
+    assets.fetch(source, "vae")
 
 
 def test_only_command_lines_may_name_any_path(models: Path, tmp_path: Path) -> None:

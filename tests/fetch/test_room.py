@@ -50,7 +50,7 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch, rules: DownloadRules) -> Disk:
     disk = Disk(10_000_000, 0, rules)
     monkeypatch.setattr(shutil, "disk_usage", disk.usage)
-    monkeypatch.setattr(room, "MARGIN", 0)
+    monkeypatch.setattr(room, "MARGIN", len(CONTENT) // 100)
     return disk
 
 
@@ -118,15 +118,16 @@ def test_a_full_disk_is_seen_before_the_download(
     site: Site, rules: DownloadRules, disk: Disk
 ) -> None:
     size = len(CONTENT)
-    disk.size, disk.others = 4 * size, 3 * size
-    put(rules, "old", size // 2, 100)
+    disk.size, disk.others = 5 * size, 3 * size
+    put(rules, "old", size, 100)
     url = site.gives(Answer())
-    assert fetch_url(url, rules).is_file()  # the old download made way
-    disk.others = 4 * size
+    assert fetch_url(url, rules).is_file()
+    assert "old" not in kept(rules)  # it made way
+    disk.others = 5 * size
     with pytest.raises(DiskFull) as caught:
         fetch_url(site.gives(Answer(), path="/b"), rules)
     assert caught.value.retryable
-    assert caught.value.fatal  # other files fill this disk, perhaps not another's
+    assert caught.value.fatal  # other files fill this disk; small jobs have no room
     assert (caught.value.details["needed"], caught.value.details["free"]) == (size, 0)
     disk.size, disk.others = size // 2, 0
     with pytest.raises(DiskFull) as caught:
