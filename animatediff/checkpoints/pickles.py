@@ -233,25 +233,34 @@ _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _PYTHON = sys.stdlib_module_names | {"commands", "urllib2", "popen2", "distutils"}
 """Modules of Python's own library, old ones too."""
 _DATA = {
-    "_codecs": {"encode"},
-    "argparse": {"Namespace"},
-    "array": {"array", "_array_reconstructor"},
-    "builtins": {
-        *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset"),
-        *("getattr", "int", "list", "object", "range", "set", "slice", "str", "tuple"),
-    },
-    "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
-    "copyreg": {"_reconstructor", "__newobj__"},
-    "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
-    "decimal": {"Decimal"},
-    "fractions": {"Fraction"},
-    "functools": {"partial"},
-    "pathlib": {
-        *("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath"),
-        "WindowsPath",
-    },
-    "types": {"SimpleNamespace"},
-    "uuid": {"UUID", "SafeUUID"},
+    module: frozenset(names.split())
+    for module, names in {
+        "_codecs": "encode",
+        "_operator": "getitem",
+        "argparse": "Namespace",
+        "array": "array _array_reconstructor",
+        "builtins": "bool bytearray bytes complex dict float frozenset getattr int list"
+        " long object range set slice str tuple type unicode xrange",
+        "collections": "ChainMap Counter OrderedDict UserDict UserList defaultdict"
+        " deque",
+        "copyreg": "_reconstructor __newobj__",
+        "datetime": "date datetime time timedelta timezone",
+        "decimal": "Decimal",
+        "enum": "Enum EnumMeta EnumType Flag IntEnum IntFlag StrEnum",
+        "fractions": "Fraction",
+        "functools": "partial",
+        "io": "BytesIO StringIO",
+        "ipaddress": "IPv4Address IPv6Address",
+        "logging": "Logger RootLogger getLogger",
+        "operator": "getitem",
+        "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+        "random": "Random",
+        "re": "_compile",
+        "time": "struct_time",
+        "types": "MappingProxyType SimpleNamespace",
+        "typing": "Any Callable Dict List Literal Optional Sequence Set Tuple Union",
+        "uuid": "SafeUUID UUID",
+    }.items()
 }
 """What trainers keep of Python's library beside the weights."""
 

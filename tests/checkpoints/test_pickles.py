@@ -1,10 +1,17 @@
 """What pickles may hold, and that nothing in them is ever run."""
 
+import argparse
 import copy
+import datetime
+import functools
 import io
+import logging
+import pathlib
+import re
 import sys
 import time
 import types
+import typing
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -211,6 +218,12 @@ def test_what_trainers_keep_is_passed_over(
         "frozen": frozenset("ab"),
         "raw": b"bytes",
         (1, (2, 3)): "a key of numbers",
+        "pattern": re.compile("a+"),
+        "log": logging.getLogger("trainer"),
+        "started": datetime.datetime.now(datetime.UTC),
+        "options": argparse.Namespace(folder=pathlib.PurePosixPath("a")),
+        "make": functools.partial(dict, a=1),
+        "hint": typing.Optional[int],  # noqa: UP045 - as older code writes it
         "dtype": torch.float16,
         "device": torch.device("cpu"),
         "loss": nn.MSELoss(),
