@@ -60,6 +60,7 @@ _NUMBERS = frozenset(
 )
 """Types that float32 can compute with: no complex, packed or quantised numbers."""
 _LONGEST_KEY = 500
+_LONGEST_TITLE = 100
 _MOST_TENSORS = 50_000
 _LONGEST_HEADER = 16 << 20
 """Bytes. The header of 10,000 tensors has 1 MB; trainers add notes to it."""
@@ -188,8 +189,13 @@ def _read_torch(file: WeightFile) -> FileContent:
         raise CheckpointError(
             f"{file.name} claims more numbers than it holds", file=file.name
         )
-    title = (outer or {}).get("name")
-    return FileContent(weights, title if isinstance(title, str) else None)
+    return FileContent(weights, _title((outer or {}).get("name")))
+
+
+def _title(name: object) -> str | None:
+    if not isinstance(name, str) or len(name) > _LONGEST_TITLE:
+        return None
+    return name if name.isprintable() else None
 
 
 def _unwrapped(table: Mapping[object, object]) -> Mapping[object, object]:

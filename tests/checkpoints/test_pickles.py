@@ -318,6 +318,9 @@ def test_big_endian_numbers_are_refused(tmp_path: Path) -> None:
 def test_a_file_s_own_name(tmp_path: Path) -> None:
     torch.save({"state_dict": WEIGHTS, "name": "cat"}, tmp_path / "x.pt")
     assert read_content(tmp_path / "x.pt").title == "cat"
+    for other in (3, None, "x" * 101, "a\nb"):
+        torch.save({"state_dict": WEIGHTS, "name": other}, tmp_path / "x.pt")
+        assert read_content(tmp_path / "x.pt").title is None
 
 
 def test_the_limits_leave_room_for_real_files() -> None:
