@@ -231,6 +231,7 @@ def test_settings_go_along_with_every_object(
         assert {name: value.strip("b'") for name, value in ours.items()} == headers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "retryable", "fatal"),
     [
