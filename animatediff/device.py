@@ -4,13 +4,12 @@ And what a failure says about it.
 """
 
 import re
-from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
 import torch
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, led_by
 from .memory import CONTEXT_BYTES
 from .settings import Settings
 
@@ -88,7 +87,7 @@ def trouble_of(error: BaseException) -> Trouble | None:
     report both kinds of trouble as RuntimeError, and only the text tells them apart.
     Other classes are not read: their texts may quote a job or its files.
     """
-    for each in _chain(error):
+    for each in led_by(error):
         if isinstance(each, torch.OutOfMemoryError | MemoryError):
             return Trouble.MEMORY
         if _is_from_below(each) and (trouble := _trouble_in(str(each))):
@@ -103,14 +102,6 @@ def _is_from_below(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) or type(error).__module__.startswith(
         "triton"
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """``error``, and those that led to it. Python allows no circle here."""
-    each: BaseException | None = error
-    while each is not None:
-        yield each
-        each = each.__cause__ or each.__context__
 
 
 def _trouble_in(text: str) -> Trouble | None:

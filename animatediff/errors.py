@@ -25,6 +25,7 @@ replaced.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from .shown import without_secrets
@@ -254,6 +255,14 @@ class InternalError(AnimateDiffError):
     """
 
     code = "INTERNAL"
+
+
+def led_by(error: BaseException) -> Iterator[BaseException]:
+    """Yield ``error``, and all errors that led to it. Python allows no circle here."""
+    each: BaseException | None = error
+    while each is not None:
+        yield each
+        each = each.__cause__ or each.__context__
 
 
 def shorten(value: Any, limit: int = 80) -> Any:

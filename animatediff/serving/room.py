@@ -3,10 +3,9 @@
 import errno
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import DiskFull
+from ..errors import DiskFull, led_by
 
 MARGIN = 1_000_000
 """Bytes beside a clip's own: the folders of writers, and other processes."""
@@ -45,7 +44,7 @@ def check_temporary_room(needed: int) -> None:
 
 def disk_full_behind(error: BaseException) -> DiskFull | None:
     """Return ``error`` as DiskFull, if a full disk led to it."""
-    if isinstance(error, DiskFull) or not any(map(_is_about_room, _chain(error))):
+    if isinstance(error, DiskFull) or not any(map(_is_about_room, led_by(error))):
         return None
     return DiskFull("the worker's disk is full", fatal=not _is_of_use())
 
@@ -62,10 +61,3 @@ def _is_about_room(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _NO_ROOM
     return isinstance(error, RuntimeError) and _TEXT in str(error).lower()
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    each: BaseException | None = error
-    while each is not None:
-        yield each
-        each = each.__cause__ or each.__context__
