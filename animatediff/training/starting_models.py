@@ -57,7 +57,10 @@ def load_encoders(config: TrainConfig) -> Encoders:
 def load_base(
     config: TrainConfig, *, motion: bool
 ) -> tuple[UNet3DConditionModel, Encoders]:
-    """The base model with everything that is added to it, in float32 and frozen."""
+    """The base model with everything that is added to it, in float32 and frozen.
+
+    Raises ConfigurationError for a model of another noise schedule than the family's.
+    """
     pipeline = AnimationPipeline.from_pretrained(base_folder(config))
     weights = _motion_weights(config, pipeline) if motion else None
     model = config.model
