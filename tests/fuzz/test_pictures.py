@@ -1,9 +1,15 @@
-"""A control's images: damaged, with enormous sizes in the header, or broken base64."""
+"""Controls' images: damaged, with enormous sizes in the header, or broken base64; and
+small files that take long, or much memory, to read.
+"""
 
 import base64
 import io
+import re
+import resource
+import time
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -58,7 +64,12 @@ def _originals() -> list[bytes]:
         _saved("P", "GIF"),
         _saved("RGB", "GIF", **more, disposal=2, transparency=0, comment=b"x"),
         *(_saved(mode, "BMP") for mode in ("RGB", "P", "1", "RGBA")),
-        *(_saved("RGB", format) for format in ("TIFF", "ICO", "PPM", "PDF")),
+        *(_saved(mode, "TIFF") for mode in ("RGB", "RGBA", "CMYK", "LAB", "I", "F")),
+        _saved("RGB", "TIFF", compression="jpeg"),
+        _saved("RGB", "TIFF", **more),
+        _saved("RGB", "AVIF", exif=exif, quality=50),
+        _saved("RGB", "AVIF", **more),
+        *(_saved("RGB", format) for format in ("ICO", "PPM", "PDF", "JPEG2000")),
     ]
 
 
@@ -128,19 +139,70 @@ REFERENCES = st.one_of(
 )
 
 
+def _job(references: list[str], normalize: bool = False) -> dict[str, Any]:
+    controls = [
+        {"path": "rgb.safetensors", "images": [reference], "normalize": normalize}
+        for reference in references
+    ]
+    return {"id": "job", "input": {**SMALLEST, "controls": controls}}
+
+
 @share(0.18)
-@given(REFERENCES, st.booleans())
-def test_a_picture_is_used_or_its_place_named(
-    service: Service, reference: str, normalize: bool
+@given(st.lists(REFERENCES, min_size=1, max_size=2), st.booleans())
+def test_pictures_are_used_or_the_place_of_one_is_named(
+    service: Service, references: list[str], normalize: bool
 ) -> None:
-    control = {"path": "rgb.safetensors", "images": [reference], "normalize": normalize}
-    answer = service.send(
-        "pictures", {"id": "job", "input": {**SMALLEST, "controls": [control]}}
-    )
+    answer = service.send("pictures", _job(references, normalize))
     if answer.get("code") == "INVALID_REQUEST":
-        assert answer["field"] == "controls.0.images.0"
+        assert re.fullmatch(r"controls\.[01]\.images\.0", answer["field"])
     else:
         assert answer.get("code") in (None, "ASSET_UNAVAILABLE")
+
+
+def _repeated_scans(side: int, scans: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (side, side), 128).save(content, "JPEG", progressive=True)
+    whole = content.getvalue()
+    end = whole.rindex(b"\xff\xd9")
+    last = whole[whole.rindex(b"\xff\xda") : end]
+    return whole[:end] + last * scans + whole[end:]
+
+
+def _blank(side: int, format: str, **options: Any) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (side, side), (200, 10, 10)).save(content, format, **options)
+    return content.getvalue()
+
+
+BOMBS = {
+    "scans": lambda: _repeated_scans(2000, 2000),
+    "scans of a small picture": lambda: _repeated_scans(16, 100_000),
+    "webp": lambda: _blank(7000, "WEBP", lossless=True, quality=0, method=0),
+    "png": lambda: _blank(9000, "PNG"),
+    "tiff": lambda: _blank(7000, "TIFF", compression="tiff_lzw"),
+    "gif": lambda: _blank(7000, "GIF"),
+    "avif": lambda: _blank(5000, "AVIF", speed=10),
+    "frames": lambda: _blank(
+        64,
+        "WEBP",
+        save_all=True,
+        append_images=[Image.effect_noise((64, 64), 9) for _ in range(2000)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_files_of_large_pictures_end_soon_and_take_little(
+    service: Service, name: str
+) -> None:
+    reference = base64.b64encode(BOMBS[name]()).decode()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    answer = service.send("bombs", _job([reference] * 4))
+    assert time.monotonic() - start < 60
+    assert answer.get("code") in (None, "INVALID_REQUEST")
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 300_000  # KiB; the pixels of all four are up to 600 MB
 
 
 def test_a_normal_job_still_gives_the_same_frames(service: Service) -> None:
