@@ -59,6 +59,8 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
 # The worker writes only below /tmp, so the root file system may be read-only with a tmpfs at /tmp.
 # ANIMATEDIFF_OFFLINE and HF_HUB_OFFLINE: jobs use only weights in the image or on a volume. Set both to 0 to let jobs
 # name URLs and files on the hub.
+# PYTORCH_ALLOC_CONF: blocks of GPU memory grow, so that jobs of changing sizes leave no gaps. Older releases of torch
+# call it PYTORCH_CUDA_ALLOC_CONF.
 # RUNPOD_DEBUG_LEVEL: the SDK's default level logs every answer, including the videos in it.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -68,6 +70,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     ANIMATEDIFF_OFFLINE=1 \
     HF_HUB_OFFLINE=1 \
     HF_HUB_DISABLE_TELEMETRY=1 \
+    PYTORCH_ALLOC_CONF=expandable_segments:True \
     RUNPOD_DEBUG_LEVEL=INFO \
     TRANSFORMERS_OFFLINE=1 \
     NVIDIA_VISIBLE_DEVICES=all \

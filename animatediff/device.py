@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from .errors import ConfigurationError, led_by
-from .memory import CONTEXT_BYTES
 from .settings import Settings
 
 
@@ -40,12 +39,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def device_room(settings: Settings, device: torch.device) -> int | None:
-    """Return the bytes for weights and work; None if there is no limit, on a CPU."""
+    """Return the bytes for weights and work; None if there is no limit, on a CPU.
+
+    Those are the free bytes of the device, and those that torch holds already, for
+    loaded weights too. The driver's context and other processes have the rest.
+    """
     if settings.device_memory_bytes is not None:
         return settings.device_memory_bytes
     if device.type == "cuda":
         untyped: Any = torch.cuda
-        return untyped.get_device_properties(device).total_memory - CONTEXT_BYTES
+        free: int = untyped.mem_get_info(device)[0]
+        return free + torch.cuda.memory_reserved(device)
     return None
 
 

@@ -195,8 +195,16 @@ class Engine:
         )
 
     def warm(self) -> None:
-        """Load what a job that names nothing will need, before there is one."""
-        self.configure(self.prepare(GenerationRequest(prompt="")).stack)
+        """Load what a job that names nothing will need, before there is one.
+
+        On a GPU it also runs one step of such a job: the first run of a kernel loads
+        it, and the libraries choose their algorithms. Raises as ``generate`` does.
+        """
+        job = self.prepare(GenerationRequest(prompt="", num_inference_steps=1))
+        self.configure(job.stack)
+        if self.device.type == "cuda":
+            with self._lock, _device_failures(self.device):
+                self._frames(job, Stopwatch(Deadline()), ignore)
 
     def configure(self, stack: StackKey) -> AnimationPipeline:
         """Load the weights of ``stack``, see ``WarmModels.load``.

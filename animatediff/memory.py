@@ -14,10 +14,6 @@ from dataclasses import dataclass, replace
 from .errors import InvalidRequest
 from .families import Family
 
-CONTEXT_BYTES = 2**29
-"""Memory of a card that the driver's context and the libraries take. An assumption: no
-GPU was measured.
-"""
 SMALLEST_SIDE = 64
 """The smallest width or height to suggest, in pixels."""
 

@@ -305,7 +305,7 @@ class Settings(_Declaration):
         default=4, ge=1, le=64, description="frames decoded at once"
     )
     device_memory_bytes: Annotated[
-        int | None, Words(unit="bytes", default="the whole card")
+        int | None, Words(unit="bytes", default="the card's free memory")
     ] = Field(
         default=None,
         ge=1,

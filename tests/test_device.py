@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from animatediff.device import Trouble, answers, trouble_of
+from animatediff.device import Trouble, answers, device_room, trouble_of
 from animatediff.errors import InvalidRequest
+from animatediff.settings import Settings
 
 NO_MEMORY = """\
 CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB
@@ -93,6 +94,19 @@ def test_words_of_a_job_are_not_taken_for_an_error() -> None:
     words = "CUDA error: out of memory"
     for error in (ValueError(words), KeyError(words), InvalidRequest("f", words, "")):
         assert trouble_of(error) is None
+
+
+def test_room_is_what_is_free_and_what_torch_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other processes' memory is no room; the weights of this one are in the room."""
+    cuda = torch.device("cuda")
+    free_and_total = (6 * 2**30, 24 * 2**30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: free_and_total)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 3 * 2**30)
+    assert device_room(Settings(device_memory_bytes=None), cuda) == 9 * 2**30
+    assert device_room(Settings(device_memory_bytes=5), cuda) == 5
+    assert device_room(Settings(), torch.device("cpu")) is None
 
 
 def test_a_cpu_answers() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from animatediff.checkpoints.diffusers_folder import read_memory_model
 from animatediff.checkpoints.files import count_values
-from animatediff.engine import Engine
+from animatediff.engine import Attempt, Engine, Frames
 from animatediff.errors import (
     AssetError,
     CheckpointError,
@@ -18,6 +18,7 @@ from animatediff.fetch.hashes import content_sha256
 from animatediff.job.clip import GenerationRequest, LoraFile
 from animatediff.memory import Work
 from animatediff.settings import Settings
+from animatediff.warm_models import JobModels
 
 MODELS = Settings().models_dir
 
@@ -64,6 +65,31 @@ def test_empty_models_folder(tmp_path: Path) -> None:
         AssetError, match="stable-diffusion-v1-5 below the models folder"
     ):
         engine.prepare(GenerationRequest(prompt="x", model="sd15"))
+
+
+@pytest.mark.parametrize(("device", "steps"), [("cuda", [1]), ("cpu", [])])
+def test_a_gpu_runs_one_step_before_the_first_job(
+    device: str, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Settings(device="cpu", default_model="shapeworld"))
+    default = engine.resolve(GenerationRequest(prompt=""))
+    sizes: list[tuple[int, int, int]] = []
+    taken: list[int] = []
+
+    def take(_models: JobModels, attempt: Attempt) -> Frames:
+        clip = attempt.job.clip
+        taken.append(clip.num_inference_steps)
+        sizes.append((clip.num_frames, clip.width, clip.height))
+        return Frames(torch.empty(0), ())
+
+    monkeypatch.setattr("animatediff.engine.make_frames", take)
+    monkeypatch.setattr("animatediff.engine.device_room", lambda *_: None)
+    engine.device = torch.device(device)
+    engine.warm()
+    assert engine.models.stack is not None
+    assert taken == steps
+    expected = (default.num_frames, default.width, default.height)
+    assert sizes == [expected] * len(steps)
 
 
 def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The worker under RunPod's SDK: what handler.py and ``animatediff serve`` start."""
 
 import logging
+import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
@@ -18,6 +19,12 @@ from .shutdown import Shutdown
 from .storage import make_storage
 from .worker import Worker
 
+SWITCH_SECONDS = 1e-4
+"""How long a thread may keep the interpreter while another one waits for it.
+
+The thread that launches the device's work asks for it at every launch. Python's own
+5 ms would leave the device idle beside a thread that computes in Python.
+"""
 Job = Mapping[str, Any]
 Handler = Callable[[Job], Coroutine[Any, Any, Answer]]
 
@@ -52,10 +59,11 @@ def _progress_of(settings: Settings) -> Callable[[Job], JobProgress]:
 def start_config(worker: Callable[[], Worker], handler: Handler) -> dict[str, Any]:
     """Prepare this process, and return the configuration of the SDK's ``start``.
 
-    Sets up the logs, builds the worker and registers the fitness checks. Raises
-    SystemExit if a setting is wrong.
+    Sets up the logs and the interpreter's threads, builds the worker and registers the
+    fitness checks. Raises SystemExit if a setting is wrong.
     """
     configure_logs()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         settings = worker().settings
     except AnimateDiffError as error:

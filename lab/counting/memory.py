@@ -25,7 +25,7 @@ from animatediff.config import (
 )
 from animatediff.controls.sparsectrl import SparseControl
 from animatediff.families import SD15
-from animatediff.memory import CONTEXT_BYTES, MemoryModel, Work
+from animatediff.memory import MemoryModel, Work
 from animatediff.models.norm import use_own_group_norm
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.models.unet import UNet3DConditionModel
@@ -51,6 +51,10 @@ VAE = {
 TEXT_VALUES = 123_060_480
 """Numbers in CLIP ViT-L/14's text tower, SD 1.5's."""
 GB = 10**9
+CONTEXT_BYTES = 2**29
+"""Memory of a card that the driver's context and the libraries take. An assumption: no
+GPU was measured.
+"""
 CARDS = (8, 12, 16, 24, 48)
 """Sizes of graphics cards, in GB."""
 SIDES = (256, 512, 768, 1024)

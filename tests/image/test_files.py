@@ -63,6 +63,11 @@ def environment() -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", lines))
 
 
+def test_memory_of_the_gpu_grows_in_place() -> None:
+    """By the name that torch 2.9 introduced."""
+    assert environment()["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+
+
 def hub_inputs() -> dict[str, dict[str, Any]]:
     return {entry["key"]: entry["input"] for entry in HUB["config"]["env"]}
 

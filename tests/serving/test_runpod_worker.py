@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -80,7 +81,9 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
     }
     monkeypatch.setattr(RunPodLogger(), "level", RunPodLogger().level)
+    interval = sys.getswitchinterval()
     yield
+    sys.setswitchinterval(interval)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     logging.getLogger().handlers[:] = handlers
@@ -162,6 +165,7 @@ def test_a_start_prepares_the_process(
     worker._runner.status.end_with(StorageError("the bucket refused the request"))
     assert config["refresh_worker"]
     assert RunPodLogger().level == "WARN"
+    assert sys.getswitchinterval() == pytest.approx(1e-4)
     seen = events(capsys)
     assert seen["worker_ready"]["concurrency"] == 3
     assert seen["unknown_variables"]["level"] == "warning"
