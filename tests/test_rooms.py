@@ -14,7 +14,7 @@ PACKAGE = Path(animatediff.__file__).parent
 FLOORS = (
     ("atomic", "progress", "shown", "threads", "variables"),
     ("errors",),
-    ("deadline",),
+    ("deadline", "transfers"),
     ("sandbox",),
     ("config", "video"),
     ("families",),

@@ -7,15 +7,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A diffusers scheduler class by name.
+    """A scheduler class by name.
 
-    ``kwargs`` are its arguments besides the family's noise schedule.
+    ``kwargs`` are its arguments besides the family's noise schedule. ``module`` is
+    another one than diffusers where diffusers' class makes the host wait for a GPU.
     """
 
-    diffusers_class: str
+    class_name: str
     title: str
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     max_steps: int = 150
+    module: str = "diffusers"
 
 
 SCHEDULERS: Mapping[str, Scheduler] = {
@@ -48,7 +50,10 @@ SCHEDULERS: Mapping[str, Scheduler] = {
         {"use_karras_sigmas": True},
     ),
     "unipc": Scheduler(
-        "UniPCMultistepScheduler", "UniPC", {"timestep_spacing": "linspace"}
+        "UniPC",
+        "UniPC",
+        {"timestep_spacing": "linspace"},
+        module="animatediff.sampling.unipc",
     ),
     "pndm": Scheduler("PNDMScheduler", "PNDM/PLMS", {"skip_prk_steps": True}),
     "lcm": Scheduler(

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..errors import NonFiniteLatents
 from ..progress import Progress, Report, ignore
+from ..transfers import FinishedWork
 from .predictor import Predict
 from .steps import Steps
 
@@ -14,16 +15,21 @@ def denoise(
 ) -> Tensor:
     """Run all steps from ``latents`` (b, c, f, h, w).
 
+    ``report`` is called once the device has finished a step; if it raises, a GPU has
+    begun one step more at most.
+
     Raises NonFiniteLatents with the first step after which a latent was NaN or
-    infinite. The verdicts stay on the device until the loop ends, so that no step waits
-    for the one before it.
+    infinite. The verdicts stay on the device until the loop ends, so that the device
+    always has the next step's work when it ends one.
     """
     verdicts: list[Tensor] = []
+    work = FinishedWork(latents.device, report)
     for step in range(steps.total):
         noise_pred = predict(steps.model_input(latents, step), step)
         latents = steps.advance(noise_pred, step, latents)
         verdicts.append(latents.isfinite().all())
-        report(Progress("denoise", step + 1, steps.total, latents))
+        work.launched(Progress("denoise", step + 1, steps.total, latents))
+    work.wait()
     finite = torch.stack(verdicts).cpu()
     if not finite.all():
         raise NonFiniteLatents(int(finite.int().argmin()), "latents")

@@ -13,6 +13,7 @@ from ..errors import InvalidRequest
 from ..models.context import Schedule
 from ..models.unet import UNet3DConditionModel
 from ..progress import Report
+from ..transfers import send
 from .denoise import denoise
 from .guidance import needs_unconditional
 from .inputs import AnimationInputs
@@ -68,7 +69,7 @@ class SamplerRun:
             inputs.scheduler, inputs.num_inference_steps, self.noise_schedule, sources
         )
         precision = torch.promote_types(unet.dtype, torch.float32)
-        latents = latents.to(unet.device, precision) * steps.initial_scale
+        latents = send(latents.to(precision), unet.device) * steps.initial_scale
         return denoise(latents, steps, self._predictor(steps), report)
 
     def _check_frames(self) -> None:

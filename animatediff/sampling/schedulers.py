@@ -36,8 +36,8 @@ def _can_sample(name: str, noise_schedule: Mapping[str, Any]) -> bool:
 
 
 def _class(name: str) -> Any:
-    diffusers = importlib.import_module("diffusers")
-    return getattr(diffusers, SCHEDULERS[name].diffusers_class)
+    row = SCHEDULERS[name]
+    return getattr(importlib.import_module(row.module), row.class_name)
 
 
 def draws_noise(scheduler: Any) -> bool:

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from ..transfers import send
 from .schedulers import draws_noise, make_scheduler
 
 
@@ -45,7 +47,26 @@ class Steps:
         if draws_noise(self.scheduler):
             extra["generator"] = list(self.generators)
         timestep = self.timesteps[step]
-        return self.scheduler.step(noise_pred, timestep, latents, **extra).prev_sample
+        with _SentNoise(latents.device):
+            step_of = self.scheduler.step(noise_pred, timestep, latents, **extra)
+        return step_of.prev_sample
+
+
+class _SentNoise(TorchFunctionMode):
+    """Send noise that a scheduler draws to its device without a wait.
+
+    The generators are the CPU's. It draws while the device computes the step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return send(result, self._device) if func is torch.randn else result
 
 
 def make_steps(

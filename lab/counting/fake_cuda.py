@@ -42,6 +42,7 @@ struct Guard : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
               const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
+  void synchronizeEvent(void*) const override {}
   void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
 };
 C10_REGISTER_GUARD_IMPL(CUDA, Guard)
@@ -79,12 +80,16 @@ def _compile(folder: Path) -> Path:
 
 
 def register_guard() -> None:
-    """Load the device, without gradients. Raises OSError without a C++ compiler."""
+    """Load the device, without gradients. Raises OSError without a C++ compiler.
+
+    From then on ordinary memory stands for page-locked memory, which a driver has.
+    """
     global _registered
     if _registered or takes_gradients():
         return
     with tempfile.TemporaryDirectory() as folder:
         ctypes.CDLL(str(_compile(Path(folder))))
+    setattr(Tensor, "pin_memory", Tensor.clone)  # noqa: B010 - types forbid "="
     _registered = True
 
 
