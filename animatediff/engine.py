@@ -38,7 +38,7 @@ from .job.prepared import PreparedJob, StackKey
 from .job.resolve import resolve
 from .job.result import Generated, Loaded
 from .pipeline import AnimationPipeline
-from .preflight import check_room, fits_at_once, work_of
+from .preflight import check_room, decode_chunk, work_of
 from .progress import Progress, Report, ignore
 from .sampling.inputs import AnimationInputs
 from .settings import Settings
@@ -115,7 +115,6 @@ class Engine:
                 self.device,
                 self.dtype,
                 settings.attention_backend,
-                settings.vae_decode_chunk,
             )
         )
         self._lock = threading.Lock()
@@ -256,10 +255,11 @@ class Engine:
         try:
             with attempt.watch.phase("load"):
                 models = self._load(attempt)
-            if not attempt.lean and not self._fits(attempt.job.clip, models):
+            chunk = 1 if attempt.lean else self._decode_chunk(attempt.job.clip, models)
+            if chunk is None:
                 return None
             self._start_hashing(attempt.job)
-            return make_frames(models, attempt)
+            return make_frames(models, attempt, chunk)
         except (RuntimeError, MemoryError) as error:
             if trouble_of(error) is not Trouble.MEMORY:
                 raise
@@ -274,10 +274,18 @@ class Engine:
         attempt.on_progress(Progress("load", 1, 1))
         return models
 
-    def _fits(self, clip: Clip, models: JobModels) -> bool:
+    def _decode_chunk(self, clip: Clip, models: JobModels) -> int | None:
+        """Return the frames to decode at once; None if the job fits only lean ways.
+
+        On a CPU they are the same for every job: larger batches are not faster there,
+        and round differently.
+        """
+        chunk, pipeline = self.settings.vae_decode_chunk, models.pipeline
+        if chunk is None and self.device.type == "cpu":
+            chunk = pipeline.decode_chunk
         branches = [control.model for control in models.controls]
         room = device_room(self.settings, self.device)
-        return fits_at_once(work_of(clip), models.pipeline, branches, room)
+        return decode_chunk(work_of(clip), pipeline, branches, room, chunk)
 
     def _start_hashing(self, job: PreparedJob) -> None:
         """Start the hashes on their own thread, so that they are ready in the end."""
@@ -289,8 +297,11 @@ class Engine:
         return Loaded(file.name, sha256)
 
 
-def make_frames(models: JobModels, attempt: Attempt) -> Frames:
-    """Run the phases encode, denoise and decode of one attempt."""
+def make_frames(models: JobModels, attempt: Attempt, decode_chunk: int) -> Frames:
+    """Run the phases encode, denoise and decode of one attempt.
+
+    ``decode_chunk`` frames are decoded at once.
+    """
     watch, pipeline, lean = attempt.watch, models.pipeline, attempt.lean
     with watch.phase("encode"):
         inputs, warnings = _inputs(models, attempt)
@@ -298,9 +309,8 @@ def make_frames(models: JobModels, attempt: Attempt) -> Frames:
     with watch.phase("denoise"):
         latents = pipeline.denoise(inputs, conditions, report=attempt.on_progress)
     with watch.phase("decode"):
-        chunk = 1 if lean else None
         frames = pipeline.decode_frames(
-            latents, chunk=chunk, report=attempt.on_progress
+            latents, chunk=decode_chunk, report=attempt.on_progress
         )
     warnings = (*models.warnings, *warnings)
     if lean:

@@ -18,6 +18,15 @@ SMALLEST_SIDE = 64
 """The smallest width or height to suggest, in pixels."""
 
 
+FLOAT32_BYTES = 4
+MOST_DECODED = 16
+"""The most frames to decode at once: progress and a cancel wait for them."""
+DECODER_VALUES = 2**31
+"""The numbers of a tensor at which kernels count in 64 bits, or split their work."""
+DECODER_SHARE = 0.8
+"""The part of the room that a chunk of frames may take, weights included."""
+
+
 @dataclass(frozen=True)
 class Work:
     """The values of a job that decide its memory.
@@ -38,6 +47,8 @@ class MemoryModel:
 
     ``unet_width`` and ``vae_width`` are the channels of the first level,
     ``value_bytes`` the size of one number, ``weight_bytes`` the size of all weights.
+    ``float32_decoder`` is the size of the decoder's weights in float32, if they are
+    copied to decode one frame after the other; 0 otherwise.
     """
 
     family: Family
@@ -45,6 +56,7 @@ class MemoryModel:
     vae_width: int
     value_bytes: int
     weight_bytes: int
+    float32_decoder: int = 0
 
     def needed(self, work: Work, decode_chunk: int) -> int:
         """Bytes at the peak, with all texts in one pass.
@@ -59,8 +71,8 @@ class MemoryModel:
         return self._bytes(work, passes=work.texts, decode_chunk=1)
 
     def _bytes(self, work: Work, *, passes: int, decode_chunk: int) -> int:
-        values = max(self._denoise(work, passes), self._decode(work, decode_chunk))
-        return self.weight_bytes + int(values * self.value_bytes)
+        denoise = self._denoise(work, passes) * self.value_bytes
+        return self.weight_bytes + int(max(denoise, self._decode(work, decode_chunk)))
 
     def _denoise(self, work: Work, passes: int) -> float:
         factors, side = self.family.memory, self.family.pixels_per_latent
@@ -71,8 +83,24 @@ class MemoryModel:
         return values * positions * self.unet_width
 
     def _decode(self, work: Work, decode_chunk: int) -> float:
-        pixels = decode_chunk * work.width * work.height
-        return self.family.memory.decode * pixels * self.vae_width
+        frame = self.family.memory.decode * work.width * work.height * self.vae_width
+        if self.float32_decoder:
+            return self.float32_decoder + frame * FLOAT32_BYTES
+        return decode_chunk * frame * self.value_bytes
+
+    def decode_chunk(self, work: Work, room: int) -> int | None:
+        """The frames that may be decoded at once; None if not even one fits ``room``.
+
+        A part of the room stays free, because the estimate is a lower bound.
+        """
+        if self.needed(work, 1) > room:
+            return None
+        largest = DECODER_VALUES // (2 * self.vae_width * work.width * work.height)
+        for frames in range(min(work.num_frames, largest, MOST_DECODED), 1, -1):
+            decode = self._decode(work, frames)
+            if self.weight_bytes + decode <= DECODER_SHARE * room:
+                return frames
+        return 1
 
     def check(self, work: Work, room: int) -> None:
         """Do nothing if ``work`` fits into ``room`` bytes.

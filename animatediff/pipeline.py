@@ -69,11 +69,13 @@ class AnimationPipeline:
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.decode_chunk = decode_chunk
+        self.decoder = autoencoder.Decoder(vae)
         self.name = name
         """The folder that the models come from, for ``repr``."""
         self.noise: Noise = noise or {}
         """What the folder says of the noise schedule, where it is not the family's."""
         self.weights = WeightStack(family, unet, vae, text_encoder)
+        self._vae_files: tuple[str | Path | None, str | Path | None] = (None, None)
 
     @classmethod
     def from_pretrained(
@@ -153,6 +155,8 @@ class AnimationPipeline:
         ``motion``; ``warnings`` has those. An unchanged file of the last call is not
         read again.
         """
+        if (base, vae) != self._vae_files:
+            self._vae_files, self.decoder = (base, vae), autoencoder.Decoder(self.vae)
         return self.weights.configure(motion, base, loras, vae)
 
     def load_sparse_controlnet(
@@ -258,7 +262,7 @@ class AnimationPipeline:
 
         Values are 0..1, in float32 or better.
         """
-        return autoencoder.decode_video(self.vae, latents, self.decode_chunk)
+        return self.decoder.video(latents, self.decode_chunk)
 
     def decode_frames(
         self, latents: Tensor, *, chunk: int | None = None, report: Report = ignore
@@ -266,10 +270,10 @@ class AnimationPipeline:
         """Decode latents (b, 4, f, h, w) to frames (b, f, 8 h, 8 w, 3), uint8.
 
         The frames are on the CPU. ``chunk`` frames are decoded at once (None:
-        ``decode_chunk``); ``report`` is called after each chunk.
+        ``decode_chunk``); ``report`` is called when a chunk is finished.
         """
         chunk = chunk or self.decode_chunk
-        return autoencoder.decode_frames(self.vae, latents, chunk, report)
+        return self.decoder.frames(latents, chunk, report)
 
 
 def bytes_of(model: torch.nn.Module) -> int:

@@ -43,23 +43,30 @@ def check_room(
     replace(model, weight_bytes=weight_bytes).check(work_of(clip), room)
 
 
-def fits_at_once(
+def decode_chunk(
     work: Work,
     pipeline: AnimationPipeline,
     branches: Iterable[torch.nn.Module],
     room: int | None,
-) -> bool:
-    """Whether ``work`` fits beside the loaded weights without lean ways."""
+    chunk: int | None,
+) -> int | None:
+    """The number of frames to decode at once, or None if ``work`` fits only lean ways.
+
+    It is ``chunk``, or as many as fit ``room`` beside the loaded weights.
+    """
     if room is None:
-        return True
+        return chunk or pipeline.decode_chunk
     model = MemoryModel(
         family=pipeline.family,
         unet_width=pipeline.unet.config.block_out_channels[0],
         vae_width=pipeline.vae.config.block_out_channels[0],
         value_bytes=pipeline.unet.dtype.itemsize,
         weight_bytes=pipeline.device_bytes + sum(map(bytes_of, branches)),
+        float32_decoder=pipeline.decoder.float32_bytes,
     )
-    return model.needed(work, pipeline.decode_chunk) <= room
+    if chunk is None:
+        return model.decode_chunk(work, room)
+    return chunk if model.needed(work, chunk) <= room else None
 
 
 def work_of(clip: Clip) -> Work:

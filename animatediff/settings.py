@@ -301,9 +301,9 @@ class Settings(_Declaration):
         validation_alias="ANIMATEDIFF_ATTENTION",
         description="attention kernels; sdpa: PyTorch's own",
     )
-    vae_decode_chunk: Annotated[int, Words(unit="frames")] = Field(
-        default=4, ge=1, le=64, description="frames decoded at once"
-    )
+    vae_decode_chunk: Annotated[
+        int | None, Words(unit="frames", default="by free memory; 4 on a CPU")
+    ] = Field(default=None, ge=1, le=64, description="frames decoded at once")
     device_memory_bytes: Annotated[
         int | None, Words(unit="bytes", default="the card's free memory")
     ] = Field(

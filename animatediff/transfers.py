@@ -17,6 +17,15 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def receive(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` on the CPU. From a GPU it arrives when the GPU's work is done.
+
+    Wait for the work (``FinishedWork``) before reading it. torch makes its memory
+    page-locked.
+    """
+    return tensor.to("cpu", non_blocking=True)
+
+
 class FinishedWork:
     """Reports work once ``device`` has finished it.
 

@@ -21,7 +21,6 @@ class Placement:
     device: torch.device
     dtype: torch.dtype
     attention: str = "sdpa"
-    decode_chunk: int = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,6 @@ class WarmModels:
             device=self.placement.device,
             dtype=self.placement.dtype,
             attention=self.placement.attention,
-            decode_chunk=self.placement.decode_chunk,
         )
         self._base = base
         return self._pipeline

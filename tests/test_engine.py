@@ -76,7 +76,7 @@ def test_a_gpu_runs_one_step_before_the_first_job(
     sizes: list[tuple[int, int, int]] = []
     taken: list[int] = []
 
-    def take(_models: JobModels, attempt: Attempt) -> Frames:
+    def take(_models: JobModels, attempt: Attempt, _chunk: int) -> Frames:
         clip = attempt.job.clip
         taken.append(clip.num_inference_steps)
         sizes.append((clip.num_frames, clip.width, clip.height))

@@ -71,6 +71,35 @@ def test_refusal_names_what_came_and_what_fits() -> None:
         MODEL.check(Work(32, 1024, 1024), 8_000_000_000)
 
 
+@pytest.mark.parametrize(
+    ("room", "work", "chunk"),
+    [
+        (23_000_000_000, CLIP, 16),
+        (7_500_000_000, CLIP, 7),
+        (5_100_000_000, CLIP, 2),
+        (5_000_000_000, CLIP, None),  # guidance fits only lean ways
+        (100_000_000_000, Work(64, 512, 512), 16),
+        (100_000_000_000, Work(16, 1024, 1024), 8),
+        (100_000_000_000, Work(3, 512, 512), 3),
+        (100_000_000_000, Work(4, 4096, 2048), 1),
+    ],
+)
+def test_as_many_frames_are_decoded_at_once_as_fit(
+    room: int, work: Work, chunk: int | None
+) -> None:
+    assert MODEL.decode_chunk(work, room) == chunk
+    if chunk is not None:
+        assert MODEL.needed(work, chunk) <= room
+        assert chunk * work.width * work.height * 2 * MODEL.vae_width <= 2**31
+
+
+def test_a_decoder_in_float32_takes_a_copy_and_one_frame() -> None:
+    copied = replace(MODEL, unet_width=0, float32_decoder=198_000_000)
+    usual = replace(MODEL, unet_width=0)
+    two_frames = usual.needed(CLIP, 2) + 198_000_000
+    assert copied.needed(CLIP, 16) == copied.needed_lean(CLIP) == two_frames
+
+
 def test_no_room_for_the_weights_themselves() -> None:
     with pytest.raises(InvalidRequest, match="no job of this kind"):
         MODEL.check(CLIP, 1_000_000_000)

@@ -1,6 +1,7 @@
 """Find what makes the host wait for a CUDA device, on one that computes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 from unittest.mock import patch
 
@@ -30,14 +31,14 @@ class HostWaits(TorchDispatchMode):
 
     So what runs on the CPU has numbers, as the tables of a scheduler need.
     ``waits`` has the names of the operators that made the host wait: reads of a value,
-    and copies that are blocking or of ordinary memory. Run it without inference mode,
-    which hides operators.
+    and copies that are blocking or of ordinary memory.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
-        self._fakes = FakeTensorMode(allow_non_fake_inputs=True)
+        self.fakes = FakeTensorMode(allow_non_fake_inputs=True)
+        """The mode of the device's tensors, see ``to_fake``."""
         self._pinned: list[Tensor] = []
         self._pin = patch.object(
             Tensor, "pin_memory", lambda tensor: self._pinned_copy(tensor)
@@ -45,18 +46,23 @@ class HostWaits(TorchDispatchMode):
 
     def __enter__(self) -> Self:
         self._pin.start()
-        self._fakes.__enter__()
+        self.fakes.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._fakes.__exit__(*error)
+        self.fakes.__exit__(*error)
         self._pin.stop()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func.namespace == "aten" and torch.is_inference_mode_enabled():
+            # That mode hides what an operator consists of.
+            with self._again():
+                if (result := func.decompose(*args, **kwargs)) is not NotImplemented:
+                    return result
         name = func._overloadpacket.__name__
         tensors = list(_tensors((args, kwargs)))
         if not _is_here(kwargs.get("device")) or any(map(_is_there, tensors)):
@@ -65,6 +71,15 @@ class HostWaits(TorchDispatchMode):
             return func(*args, **kwargs)
         with unset_fake_temporarily():
             return func(*args, **kwargs)
+
+    @contextmanager
+    def _again(self) -> Generator[None]:
+        """Take the operators of an operator, too."""
+        super().__enter__()
+        try:
+            yield
+        finally:
+            super().__exit__(None, None, None)
 
     def _pinned_copy(self, tensor: Tensor) -> Tensor:
         """Stand for page-locked memory, which does not exist without a driver."""
@@ -87,8 +102,8 @@ class HostWaits(TorchDispatchMode):
         if name not in _COPIES:
             return any(tensor.ndim for tensor in from_host)
         target = kwargs.get("device")
-        if not from_host and _is_here(target) and target is None:
-            return False  # on the device
+        if not from_host and (target is None or not _is_here(target)):
+            return False  # from the device to itself
         non_blocking = kwargs.get(
             "non_blocking", name == "copy_" and args[2:] == (True,)
         )
