@@ -4,10 +4,16 @@ A GPU runs behind the host, which launches its work. A copy of ordinary memory m
 host wait until all of that work is done; a copy of page-locked memory joins the work.
 """
 
+from collections import deque
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from .progress import Progress, Report
+
+STAGING_BYTES = 2**25
+"""The size of a page-locked buffer. It has to hold a number of any type."""
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -15,6 +21,55 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def send_weights(
+    tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return ``tensors`` on ``device`` in ``dtype``.
+
+    To a GPU they cross as they are, and are cast there.
+    """
+    if device.type != "cuda":
+        return {key: tensor.to(device, dtype) for key, tensor in tensors.items()}
+    staging = Staging(device)
+    return {key: staging.send(tensor).to(dtype) for key, tensor in tensors.items()}
+
+
+class Staging:
+    """Two page-locked buffers, through which tensors of any size cross to ``device``.
+
+    One is filled while the other one crosses. Page-locking the tensors themselves would
+    take as much memory as a model.
+    """
+
+    def __init__(self, device: torch.device, size: int = STAGING_BYTES) -> None:
+        self._device, self._size = device, size
+        self._buffers = deque(
+            (torch.empty(size, dtype=torch.uint8).pin_memory(), torch.Event(device))
+            for _ in range(2)
+        )
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """Return a copy of ``tensor`` on the device, contiguous."""
+        if tensor.device.type != "cpu":
+            return tensor.to(self._device)
+        copied = torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device)
+        piece = self._size // tensor.itemsize
+        sources = torch.split(tensor.reshape(-1), piece)
+        targets = torch.split(copied.view(-1), piece)
+        for source, target in zip(sources, targets, strict=True):
+            self._cross(source, target)
+        return copied
+
+    def _cross(self, source: Tensor, target: Tensor) -> None:
+        buffer, crossed = self._buffers[0]
+        crossed.synchronize()  # what it held before; at once the first time
+        staged = buffer[: source.nbytes].view(source.dtype)
+        staged.copy_(source)
+        target.copy_(staged, non_blocking=True)
+        crossed.record()
+        self._buffers.rotate()
 
 
 def receive(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ..checkpoints.files import check_keys_and_shapes
 from ..checkpoints.motion_module import MotionModuleWeights
 from ..models.motion_module import reset_positional_tables
 from ..models.unet import UNet3DConditionModel
+from ..transfers import send_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ def install_motion_module(unet: UNet3DConditionModel, motion: FittedMotion) -> N
     """Replace the motion modules of ``unet``, on its device and in its dtype."""
     device, dtype = unet.device, unet.dtype
     weights = motion.weights
-    tensors = {key: tensor.to(device, dtype) for key, tensor in weights.tensors.items()}
+    tensors = send_weights(weights.tensors, device, dtype)
     with torch.device("meta"):
         unet.set_motion(weights.config)
     for slot in motion.absent:

@@ -181,7 +181,7 @@ def _sum(base: Tensor, changes: Sequence[Change], live: Tensor) -> Tensor:
     if not changes:
         return base
     precision = torch.promote_types(live.dtype, torch.float32)
-    total = base.to(live.device, precision)
+    total = base.to(live.device).to(precision)  # fewer bytes cross
     weight = total
     for change in changes:
         total = total + change.of_weight.delta(weight, change.strength)

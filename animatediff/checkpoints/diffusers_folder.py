@@ -18,6 +18,7 @@ from ..families.unet_config import read_unet_config
 from ..memory import MemoryModel
 from ..models.norm import use_own_group_norm
 from ..models.unet import UNet3DConditionModel
+from ..transfers import send_weights
 from .files import check_finite, check_keys_and_shapes, in_words
 from .folder_weights import PartFiles, find_weights
 from .vae import as_named_today
@@ -91,7 +92,7 @@ def _fill(
 ) -> None:
     """Make ``weights`` the parameters of a model that was built without memory."""
     check_keys_and_shapes(files.title, weights, model.state_dict())
-    tensors = {key: tensor.to(device, dtype) for key, tensor in weights.items()}
+    tensors = send_weights(weights, device, dtype)
     check_finite(files.title, tensors)
     model.load_state_dict(tensors, assign=True)
 

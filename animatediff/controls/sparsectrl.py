@@ -14,6 +14,7 @@ from ..models.context import ControlResiduals, Schedule, TextContext
 from ..models.motion_module import reset_positional_tables
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
+from ..transfers import send_weights
 from .base import Run
 from .pictures import place_images
 
@@ -31,7 +32,7 @@ def build_sparse_controlnet(
         model = SparseControlNetModel(unet.config, weights.config, attention)
     check_keys_and_shapes(weights.name, dict(weights.tensors), model.state_dict())
     device, dtype = unet.device, unet.dtype
-    tensors = {key: tensor.to(device, dtype) for key, tensor in weights.tensors.items()}
+    tensors = send_weights(weights.tensors, device, dtype)
     model.load_state_dict(tensors, assign=True)
     reset_positional_tables(model, device, dtype)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

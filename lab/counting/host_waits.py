@@ -87,7 +87,10 @@ class HostWaits(TorchDispatchMode):
         return self._pinned[-1]
 
     def _is_pinned(self, tensor: Tensor) -> bool:
-        return any(tensor is pinned for pinned in self._pinned)
+        storage = tensor.untyped_storage().data_ptr()
+        return any(
+            storage == each.untyped_storage().data_ptr() for each in self._pinned
+        )
 
     def _is_wait(
         self, name: str, tensors: list[Tensor], kwargs: Any, args: Any
