@@ -75,7 +75,7 @@ class AnimationPipeline:
         self.noise: Noise = noise or {}
         """What the folder says of the noise schedule, where it is not the family's."""
         self.weights = WeightStack(family, unet, vae, text_encoder)
-        self._vae_files: tuple[str | Path | None, str | Path | None] = (None, None)
+        self._vae_files: tuple[AnyFile | None, AnyFile | None] = (None, None)
 
     @classmethod
     def from_pretrained(
