@@ -34,6 +34,7 @@ from .fetch.installed import installed_motion_modules
 from .fetch.weight_file import WeightFile
 from .job.clip import Clip, GenerationRequest
 from .job.files import NamedFile, named_files
+from .job.notes import is_guided, job_notes
 from .job.prepared import PreparedJob, StackKey
 from .job.resolve import resolve
 from .job.result import Generated, Loaded
@@ -236,7 +237,7 @@ class Engine:
             model = self._loaded(job.base, deadline)
             files = job.files.map(lambda file: self._loaded(file, deadline))
         video = Video(frames.pixels.numpy(), job.clip.fps)
-        warnings = (*_model_notes(job.clip), *job.warnings, *frames.warnings)
+        warnings = (*job_notes(job.clip), *job.warnings, *frames.warnings)
         return Generated(video, job.clip, model, files, watch.seconds, warnings)
 
     def _frames(self, job: PreparedJob, watch: Stopwatch, report: Report) -> Frames:
@@ -328,7 +329,7 @@ def _inputs(
     clip, files = attempt.job.clip, attempt.job.files.embeddings
     width = models.pipeline.text_encoder.config.hidden_size
     tokens = [embedding.token for embedding in clip.embeddings]
-    texts = [clip.prompt, clip.negative_prompt]
+    texts = [clip.prompt, clip.negative_prompt] if is_guided(clip) else [clip.prompt]
     named = zip(files, tokens, strict=True)
     embeddings, warnings = read_embeddings(named, texts, width)
     names = {item.name for item in fields(AnimationInputs)} & set(Clip.model_fields)
@@ -384,11 +385,6 @@ def _out_of_memory(clip: Clip, device: torch.device) -> OutOfMemory:
         width=clip.width,
         height=clip.height,
     )
-
-
-def _model_notes(clip: Clip) -> tuple[str, ...]:
-    row = catalog.BASE_MODELS.get(clip.model)
-    return (row.note,) if row and row.note else ()
 
 
 def _check_default_model(name: str | None) -> None:

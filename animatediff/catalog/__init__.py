@@ -10,7 +10,9 @@ from .models import BASE_MODELS, DEFAULT_MODEL, base_model
 from .motion import (
     MOTION_MODULE_VERSIONS,
     MOTION_MODULES,
+    file_name,
     max_frames,
+    motion_module_row,
     motion_module_version,
 )
 from .schedulers import SCHEDULERS, Scheduler
@@ -25,6 +27,8 @@ __all__ = [
     "PublishedFile",
     "Scheduler",
     "base_model",
+    "file_name",
     "max_frames",
+    "motion_module_row",
     "motion_module_version",
 ]

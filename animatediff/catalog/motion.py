@@ -24,19 +24,29 @@ def max_frames(motion_module: str) -> int:
     return MOTION_MODULE_VERSIONS[MOTION_MODULES[motion_module].version].max_length
 
 
-def motion_module_version(motion_module: str) -> str | None:
-    """The architecture of a motion module, by its name here or by its file's name.
+def motion_module_row(motion_module: str) -> MotionModule | None:
+    """The row of a motion module, by its name here, its place or its published file.
 
-    None if the name is neither in this table nor that of a published file.
+    None if it is none of this table's.
     """
     if motion_module in MOTION_MODULES:
-        return MOTION_MODULES[motion_module].version
-    file = _file_name(motion_module)
-    if file not in PUBLISHED_FILES:
-        return None
-    versions = {_file_name(row.file): row.version for row in MOTION_MODULES.values()}
-    return versions.get(file)
+        return MOTION_MODULES[motion_module]
+    for row in MOTION_MODULES.values():
+        file = file_name(row.file)
+        is_published = file in PUBLISHED_FILES and file == file_name(motion_module)
+        if is_published or row.file == motion_module:
+            return row
+    return None
 
 
-def _file_name(path: str) -> str:
-    return path.rpartition("/")[2]
+def motion_module_version(motion_module: str) -> str | None:
+    """The architecture of a motion module; None for one that is not in this table."""
+    row = motion_module_row(motion_module)
+    return row.version if row else None
+
+
+def file_name(reference: str) -> str:
+    """The last part of a path, an address or a reference, without revision and hash."""
+    path = reference.partition("#")[0].partition("?")[0]
+    name = path.rpartition("/")[2]
+    return name.partition("@")[0] if path.startswith("hf://") else name

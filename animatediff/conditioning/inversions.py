@@ -35,7 +35,9 @@ def read_embeddings(
                 raise InvalidRequest(field, word, allowed)
             embeddings[word] = vectors
         if not _are_used(words, texts):
-            warnings.append(f"{file.name}: {_listed(words)} in neither prompt")
+            warnings.append(
+                f"{file.name}: {_listed(words)} in no prompt that is read"
+            )
     return embeddings, tuple(warnings)
 
 

@@ -134,6 +134,17 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A LoRA that belongs to a motion module.
+
+    ``file`` is its place below the models folder, ``strength`` its authors' choice.
+    """
+
+    file: str
+    strength: float
+
+
+@dataclass(frozen=True)
 class MotionModule:
     """Motion-module weights that a job may name.
 
@@ -145,6 +156,10 @@ class MotionModule:
     title: str
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Values it was distilled for, where they differ from the base model's defaults."""
+    most_steps: int | None = None
+    """The most steps it was distilled for; None if it was not distilled."""
+    companions: tuple[Companion, ...] = ()
+    """LoRAs it was trained with, and needs beside it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -9,6 +9,7 @@ from .base import (
     UNET_PREFIX,
     VAE_PREFIX,
     BaseModel,
+    Companion,
     Family,
     JobDefaults,
     MemoryFactors,
@@ -62,6 +63,8 @@ _MOTION_MODULES = {
         "animatelcm",
         "AnimateLCM, 4 to 8 steps",
         {"scheduler": "lcm", "num_inference_steps": 6, "guidance_scale": 1.5},
+        most_steps=8,
+        companions=(Companion("loras/AnimateLCM_sd15_t2v_lora.safetensors", 0.8),),
     ),
     "lightning_4step": MotionModule(
         "motion_modules/animatediff_lightning_4step_diffusers.safetensors",
@@ -72,6 +75,7 @@ _MOTION_MODULES = {
             "num_inference_steps": 4,
             "guidance_scale": 1.0,
         },
+        most_steps=4,
     ),
     "shapeworld_v3": MotionModule(
         "shapeworld/motion_module_v3.safetensors", "v3", "the embedded family's module"
@@ -86,6 +90,7 @@ _MOTION_MODULES = {
         "v3",
         "the embedded family's, 4 to 8 steps",
         {"scheduler": "lcm", "num_inference_steps": 8, "guidance_scale": 1.0},
+        most_steps=8,
     ),
 }
 

@@ -37,7 +37,7 @@ def test_the_default_word_is_in_the_name_that_the_job_gave(
     words, warnings = read_embeddings([(inversion, None)], [f"a {word}"], 8)
     assert (list(words), warnings) == ([word], ())
     words, (warning,) = read_embeddings([(inversion, None)], ["a cat"], 8)
-    assert warning.endswith(f": its word {word} is in neither prompt")
+    assert warning.endswith(f": its word {word} is in no prompt that is read")
     assert "0123456789" not in warning
 
 
@@ -59,7 +59,7 @@ def test_all_words_of_a_file_are_used(tmp_path: Path) -> None:
     assert torch.equal(words["<a>"] * 2, words["<b>"])
     assert warnings == ()
     _, (warning,) = read_embeddings([(inversion, None)], ["none"], 8)
-    assert warning == "two.bin: its words <a>, <b> are in neither prompt"
+    assert warning == "two.bin: its words <a>, <b> are in no prompt that is read"
 
 
 def test_one_word_cannot_stand_for_several(tmp_path: Path) -> None:

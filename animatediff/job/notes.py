@@ -1,0 +1,88 @@
+"""What a job asks for and does not get, or gets and will not like: its warnings.
+
+They follow from the decided fields alone, so they are known before any file is read.
+"""
+
+from collections.abc import Iterator
+
+from .. import catalog
+from ..families.base import MotionModule
+from .clip import Clip
+from .foreign_words import foreign_words_warning
+
+_CONSISTENCY = "lcm"
+"""The scheduler for consistency models, and a part of the names of their files."""
+
+
+def is_guided(clip: Clip) -> bool:
+    """Whether there is an unconditional pass (arXiv 2207.12598)."""
+    return clip.guidance_scale > 1
+
+
+def job_notes(clip: Clip) -> tuple[str, ...]:
+    """Return the warnings that follow from the fields of ``clip``."""
+    return (*_model_notes(clip), *_prompt_notes(clip), *_motion_notes(clip))
+
+
+def _model_notes(clip: Clip) -> Iterator[str]:
+    row = catalog.BASE_MODELS.get(clip.model)
+    if row and row.note:
+        yield row.note
+
+
+def _prompt_notes(clip: Clip) -> Iterator[str]:
+    if clip.negative_prompt.strip() and not is_guided(clip):
+        yield (
+            "negative_prompt has no effect, nor have textual inversions in it:"
+            f" guidance_scale is {clip.guidance_scale:g}, and only above 1 is there"
+            " guidance"
+        )
+    for field in ("prompt", "negative_prompt"):
+        warning = foreign_words_warning(field, getattr(clip, field))
+        if warning:
+            yield warning
+
+
+def _motion_notes(clip: Clip) -> Iterator[str]:
+    row = catalog.motion_module_row(clip.motion_module)
+    if row is None:
+        return
+    yield from _companion_notes(clip, row)
+    if row.most_steps is not None:
+        yield from _distilled_notes(clip, row, row.most_steps)
+    elif clip.scheduler == _CONSISTENCY and not _names_consistency_model(clip):
+        yield (
+            f"scheduler {clip.scheduler} is for consistency models, and"
+            f" {clip.motion_module} is none; ddim is its scheduler"
+        )
+
+
+def _companion_notes(clip: Clip, row: MotionModule) -> Iterator[str]:
+    for companion in row.companions:
+        name = catalog.file_name(companion.file)
+        if name not in {catalog.file_name(lora.path) for lora in clip.loras}:
+            yield (
+                f"{clip.motion_module} was made to go with the LoRA {name} at strength"
+                f" {companion.strength:g}, which loras does not name"
+            )
+
+
+def _distilled_notes(clip: Clip, row: MotionModule, most_steps: int) -> Iterator[str]:
+    """Settings that a distilled module was not made for."""
+    scheduler = row.defaults.get("scheduler", clip.scheduler)
+    if clip.scheduler != scheduler:
+        yield (
+            f"{clip.motion_module} was distilled for scheduler {scheduler}, not"
+            f" {clip.scheduler}"
+        )
+    if clip.num_inference_steps > most_steps:
+        yield (
+            f"{clip.motion_module} was distilled for at most {most_steps} steps, not"
+            f" {clip.num_inference_steps}"
+        )
+
+
+def _names_consistency_model(clip: Clip) -> bool:
+    """Whether another file of the job says by its name that it is one."""
+    paths = [clip.model, clip.dreambooth or "", *(lora.path for lora in clip.loras)]
+    return any(_CONSISTENCY in path.lower() for path in paths)
