@@ -29,7 +29,7 @@ class FolderSource(DataSource):
     root: Path
     manifest: Path | None = None
     """A table (.csv or .jsonl) of files below ``root`` and their captions. Without it,
-    all files are used, with captions in .txt files next to them.
+    all files are used, with captions in .txt or .caption files next to them.
     """
     stride: Count = 4
     """Frames of the file per frame of the clip."""
@@ -119,7 +119,7 @@ class FileDataset(SourceDataset):
         if entry.name in self._broken:
             raise AssetError(self._broken[entry.name])
         if entry.caption is None:
-            raise AssetError("there is no caption in UTF-8")
+            raise AssetError(entry.trouble)
         rng = np.random.default_rng([self.source.seed, *place])
         return {**self.read(entry, rng), "caption": entry.caption}
 

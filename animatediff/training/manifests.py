@@ -18,6 +18,8 @@ from ..errors import AssetError, ConfigurationError, shorten
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+CAPTION_SUFFIXES = (".txt", ".caption")
+_BYTE_ORDER_MARK = "\ufeff"
 _FILE_COLUMNS = ("path", "file", "file_name", "video")
 _CAPTION_COLUMNS = ("caption", "text", "name")
 _ALLOWED = (
@@ -29,11 +31,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A file. ``name`` is its path below the root; ``caption`` None: it has none."""
+    """A file. ``name`` is its path below the root.
+
+    ``caption`` is None if it has none; ``trouble`` then says why.
+    """
 
     name: str
     path: Path
     caption: str | None
+    trouble: str = ""
 
 
 class Listing(Protocol):
@@ -64,7 +70,10 @@ def open_listing(
 
 
 class _Folder:
-    """Captions are in files of the same name that end in .txt."""
+    """Captions are in files of the same name that end in .txt or .caption.
+
+    A file with both takes the .txt.
+    """
 
     def __init__(self, root: Path, suffixes: tuple[str, ...]) -> None:
         self.root = root
@@ -79,11 +88,17 @@ class _Folder:
     def __getitem__(self, index: int) -> Entry:
         name = self.names[index]
         path = self.root / name
+        texts = [path.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
+        text = next((text for text in texts if text.is_file()), None)
+        if text is None:
+            names = " or ".join(text.name for text in texts)
+            return Entry(name, path, None, f"there is no caption in {names}")
         try:
-            caption = path.with_suffix(".txt").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return Entry(name, path, None)
-        return Entry(name, path, " ".join(caption.split()))
+            return Entry(name, path, _one_line(text.read_text(encoding="utf-8")))
+        except OSError as error:
+            return Entry(name, path, None, f"{text.name}: {error.strerror}")
+        except UnicodeDecodeError:
+            return Entry(name, path, None, f"{text.name} is not UTF-8")
 
 
 def _open_table(root: Path, manifest: Path) -> "_Table":
@@ -140,7 +155,7 @@ class _Table(ABC):
                 f"manifest: {self.manifest.name}, row {number}: got"
                 f" {', '.join(row) or 'nothing'}, allowed: {_ALLOWED}"
             )
-        return name, " ".join(caption.split())
+        return name, _one_line(caption)
 
     @abstractmethod
     def rows(self, file: BinaryIO) -> Iterator[tuple[int, Row]]:
@@ -161,8 +176,18 @@ class _Csv(_Table):
                 place = file.tell()
             for values in rows:
                 if values:
-                    yield place, dict(zip(self.header, values, strict=False))
+                    yield place, self._row(values, rows.line_num)
                 place = file.tell()
+
+    def _row(self, values: list[str], line: int) -> Row:
+        """Refuse a row that would lose the text behind a comma."""
+        count = len(self.header)
+        if any(value.strip() for value in values[count:]):
+            raise ConfigurationError(
+                f"manifest: {self.manifest.name}, line {line}: got {len(values)} values"
+                f" for {count} columns, allowed: a caption with a comma in quotes"
+            )
+        return dict(zip(self.header, values, strict=False))
 
     @contextmanager
     def _readable(self, rows: Any) -> Generator[None]:
@@ -205,6 +230,11 @@ def _lines(file: BinaryIO) -> Iterator[str]:
     for line in iter(file.readline, b""):
         is_first = file.tell() == len(line)
         yield line.decode("utf-8-sig" if is_first else "utf-8")
+
+
+def _one_line(caption: str) -> str:
+    """A caption without line ends and byte order marks."""
+    return " ".join(caption.replace(_BYTE_ORDER_MARK, "").split())
 
 
 def _header(rows: Iterator[list[str]]) -> tuple[str, ...]:

@@ -31,6 +31,58 @@ def test_folder_with_captions_beside_the_files(tmp_path: Path) -> None:
     listing = open_listing(tmp_path, None, VIDEO_SUFFIXES)
     entries = [(listing[i].name, listing[i].caption) for i in range(len(listing))]
     assert entries == [("b/y.webm", None), ("x.GIF", None), ("z.mp4", "a red circle")]
+    assert [listing[i].trouble for i in range(len(listing))] == [
+        "y.txt is not UTF-8",
+        "there is no caption in x.txt or x.caption",
+        "",
+    ]
+
+
+def test_caption_files_of_other_trainers(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "a.caption").write_text("from a caption file")
+    (tmp_path / "b.caption").write_bytes(b"\xff\xfea\x00")
+    (tmp_path / "c.caption").write_text("not this")
+    (tmp_path / "c.txt").write_text("but this")
+    listing = open_listing(tmp_path, None, VIDEO_SUFFIXES)
+    entries = [listing[i] for i in range(len(listing))]
+    captions = [entry.caption for entry in entries]
+    assert captions == ["from a caption file", None, "but this"]
+    assert entries[1].trouble == "b.caption is not UTF-8"
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\ufeff\ufeff "])
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a.txt").write_text(f"{mark}a red\nball", encoding="utf-8")
+    assert open_listing(tmp_path, None, VIDEO_SUFFIXES)[0].caption == "a red ball"
+    for name, text in (
+        ("a.csv", f'path,caption\na.mp4,"{mark}a red ball"'),
+        ("a.jsonl", json.dumps({"path": "a.mp4", "caption": f"{mark}a red ball"})),
+    ):
+        assert rows(tmp_path, table(tmp_path, name, text)) == [("a.mp4", "a red ball")]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("path,caption\na.mp4,a ball\nb.mp4,a red ball, moving\n", 3),
+        ("caption,path\na red ball, moving,a.mp4\n", 2),
+        ('path,caption\na.mp4,"a\nb"\nb.mp4,"a", b, c', 4),
+    ],
+)
+def test_a_comma_without_quotes_cuts_no_caption(
+    tmp_path: Path, text: str, line: int
+) -> None:
+    message = rf"^manifest: clips.csv, line {line}: got \d values for 2 columns"
+    with pytest.raises(ConfigurationError, match=message):
+        rows(tmp_path, table(tmp_path, "clips.csv", text))
+
+
+def test_empty_values_behind_the_last_column(tmp_path: Path) -> None:
+    manifest = table(tmp_path, "clips.csv", "path,caption\na.mp4,a ball,, \n")
+    assert rows(tmp_path, manifest) == [("a.mp4", "a ball")]
 
 
 @pytest.mark.parametrize(
