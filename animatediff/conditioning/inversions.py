@@ -35,9 +35,7 @@ def read_embeddings(
                 raise InvalidRequest(field, word, allowed)
             embeddings[word] = vectors
         if not _are_used(words, texts):
-            warnings.append(
-                f"{file.name}: {_listed(words)} in no prompt that is read"
-            )
+            warnings.append(f"{file.name}: {_listed(words)} in no prompt that is read")
     return embeddings, tuple(warnings)
 
 
