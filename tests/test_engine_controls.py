@@ -213,7 +213,8 @@ def test_the_output_and_the_file_say_what_took_part(runner: JobRunner) -> None:
     ]
     assert output.embeddings[0].name == "azure.safetensors"
     assert any(
-        "its word azure is in no prompt that is read" in warning for warning in output.warnings
+        "its word azure is in no prompt that is read" in warning
+        for warning in output.warnings
     )
     metadata = read_metadata(Path(output.url.removeprefix("file://")))
     assert metadata["controls"] == answer["controls"]
