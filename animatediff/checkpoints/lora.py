@@ -8,6 +8,9 @@ equations.
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
+
+from torch import Tensor
 
 from ..errors import CheckpointError
 from ..families import Family
@@ -67,15 +70,20 @@ def read_lora(
             file=name,
         )
     settings = None if ignore_file_alpha else adapter_settings(file)
-    changes: list[WeightChange] = []
-    for (model, module), keys in modules.items():
-        parts = {part: weights[key] for part, key in keys.items()}
-        layer = FileLayer(name, model, module, parts, shapes, settings)
-        changes += layer.changes()
-    used = {key for keys in modules.values() for key in keys.values()}
+    layers = [
+        FileLayer(name, *place, _parts(keys, weights), shapes, settings)
+        for place, keys in modules.items()
+    ]
+    changes = chain.from_iterable(layer.changes() for layer in layers)
+    used = set().union(*(keys.values() for keys in modules.values()))
     check_finite(name, {key: weights[key] for key in weights if key in used})
     unmatched = tuple(key for key in weights if key not in used)
     return Lora(name, tuple(changes), unmatched)
+
+
+def _parts(keys: Mapping[str, str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of one layer by what they are in it."""
+    return {part: weights[key] for part, key in keys.items()}
 
 
 def _check_layout(name: str, layout: LoraLayout, family: Family) -> None:

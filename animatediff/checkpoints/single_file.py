@@ -62,6 +62,7 @@ def read_single_file(
     unused = [key for key in keys if not key.startswith(prefixes)]
     tensors: dict[Address, Tensor] = {}
     absent: list[str] = []
+    convert = _Converters(name, family, layers_per_block, vae_config)
     for part in family.parts:
         part_keys = [key for key in keys if key.startswith(part.single_file_prefix)]
         if not part_keys:
@@ -69,18 +70,35 @@ def read_single_file(
             continue
         part_weights = {key: raw[key] for key in part_keys}
         part_shapes = shapes_of(part.name, shapes)
-        if part is family.unet:
-            weights, rest = convert_unet(name, part_weights, layers_per_block)
-        elif part is family.vae:
-            weights, rest = convert_vae(name, part_weights, vae_config)
-        else:
-            weights, rest = _convert_text_encoder(name, part, part_weights, part_shapes)
+        weights, rest = convert.part(part, part_weights, part_shapes)
         check_keys_and_shapes(f"the {part.name} of {name}", weights, part_shapes)
         check_finite(name, weights)
         tensors |= {(part.name, key): tensor for key, tensor in weights.items()}
         unused += rest
     noise = noise_of_single_file(file, content)
     return SingleFile(name, tensors, tuple(absent), tuple(unused), noise)
+
+
+@dataclass(frozen=True, eq=False)
+class _Converters:
+    """How the parts of the file ``name`` are converted."""
+
+    name: str
+    family: Family
+    layers_per_block: int
+    vae_config: Mapping[str, Any]
+
+    def part(
+        self,
+        part: ModelPart,
+        raw: Mapping[str, Tensor],
+        shapes: Mapping[str, torch.Size],
+    ) -> Converted:
+        if part is self.family.unet:
+            return convert_unet(self.name, raw, self.layers_per_block)
+        if part is self.family.vae:
+            return convert_vae(self.name, raw, self.vae_config)
+        return _convert_text_encoder(self.name, part, raw, shapes)
 
 
 def _check_family(

@@ -38,9 +38,12 @@ def is_public(address: str) -> bool:
         return False
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
         ip = ip.ipv4_mapped
-    if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_IPV6:
-        return False
-    special = (ip.is_private, ip.is_loopback, ip.is_link_local, ip.is_reserved)
-    if any(special) or ip.is_multicast or ip.is_unspecified or not ip.is_global:
-        return False
-    return not any(ip in network for network in _NO_HOSTS)
+    return not _is_special(ip) and not any(ip in network for network in _NO_HOSTS)
+
+
+def _is_special(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address is of a kind that is never a public host's."""
+    if ip.version == 6 and ip not in _GLOBAL_IPV6:
+        return True
+    kinds = (ip.is_private, ip.is_loopback, ip.is_link_local, ip.is_reserved)
+    return any(kinds) or ip.is_multicast or ip.is_unspecified or not ip.is_global

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic_core import ErrorDetails
 
 from ..errors import InvalidRequest, shorten
 from .fields import PRINTABLE, Most, marker, private_fields
@@ -96,16 +97,23 @@ def problems(
         if detail["type"] == "too_short" and _is_above(place, places):
             continue  # a list is counted without its wrong items
         field = shorten(".".join(map(str, place))) or whole
-        kind, value = detail["type"], detail["input"]
-        if kind == "extra_forbidden":
-            yield Problem(field, _size(value), _unknown(model, place, noun), True)
-        elif kind == "missing":
+        if detail["type"] == "extra_forbidden":
+            got, allowed = _size(detail["input"]), _unknown(model, place, noun)
+            yield Problem(field, got, allowed, True)
+        elif detail["type"] == "missing":
             yield Problem(field, None, f"this {noun} is needed", True)
         else:
-            allowed = _message(kind, detail["msg"]) or _allowed(model, place, raw)
-            is_open = bool(place) and place[0] not in private_fields(model)
-            got = _came(kind, value) if is_open else _size(value)
-            yield Problem(field, got, allowed or _lowered(detail["msg"]))
+            yield _wrong_value(field, detail, model, raw)
+
+
+def _wrong_value(
+    field: str, detail: ErrorDetails, model: type[BaseModel], raw: Any
+) -> Problem:
+    kind, place, value = detail["type"], detail["loc"], detail["input"]
+    allowed = _message(kind, detail["msg"]) or _allowed(model, place, raw)
+    is_open = bool(place) and place[0] not in private_fields(model)
+    got = _came(kind, value) if is_open else _size(value)
+    return Problem(field, got, allowed or _lowered(detail["msg"]))
 
 
 def _is_above(place: Sequence[Any], places: Iterable[Sequence[Any]]) -> bool:

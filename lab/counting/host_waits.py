@@ -102,14 +102,17 @@ class HostWaits(TorchDispatchMode):
         if name in _READS:
             return True
         from_host = [tensor for tensor in tensors if not _is_there(tensor)]
-        if name not in _COPIES:
-            return any(tensor.ndim for tensor in from_host)
-        target = kwargs.get("device")
-        if not from_host and (target is None or not _is_here(target)):
+        if name in _COPIES:
+            return self._is_copy_waiting(name, from_host, kwargs, args)
+        return any(tensor.ndim for tensor in from_host)
+
+    def _is_copy_waiting(
+        self, name: str, from_host: list[Tensor], kwargs: Any, args: Any
+    ) -> bool:
+        if not from_host and not _is_here(kwargs.get("device") or DEVICE):
             return False  # from the device to itself
-        non_blocking = kwargs.get(
-            "non_blocking", name == "copy_" and args[2:] == (True,)
-        )
+        positional = name == "copy_" and args[2:] == (True,)
+        non_blocking = kwargs.get("non_blocking", positional)
         return not (non_blocking and all(map(self._is_pinned, from_host)))
 
 
