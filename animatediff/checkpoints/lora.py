@@ -54,12 +54,7 @@ def read_lora(
     """
     file = WeightFile.of(file)
     name, weights = file.name, read_weights(file)
-    layout = lora_in(weights)
-    if layout is None:
-        raise CheckpointError(
-            f"{name} is not a LoRA file: it is {described(weights)}", file=name
-        )
-    _check_layout(name, layout, family)
+    layout = _layout(name, weights, family)
     names = layer_names(family, shapes)
     _check_motion_module(name, layout, names)
     modules = _modules(name, layout, names, shapes)
@@ -75,10 +70,21 @@ def read_lora(
         for place, keys in modules.items()
     ]
     changes = chain.from_iterable(layer.changes() for layer in layers)
-    used = set().union(*(keys.values() for keys in modules.values()))
+    used = {key for keys in modules.values() for key in keys.values()}
     check_finite(name, {key: weights[key] for key in weights if key in used})
     unmatched = tuple(key for key in weights if key not in used)
     return Lora(name, tuple(changes), unmatched)
+
+
+def _layout(name: str, weights: Mapping[str, Tensor], family: Family) -> LoraLayout:
+    """Return the layout of a LoRA's keys. Raises CheckpointError for other files."""
+    layout = lora_in(weights)
+    if layout is None:
+        raise CheckpointError(
+            f"{name} is not a LoRA file: it is {described(weights)}", file=name
+        )
+    _check_layout(name, layout, family)
+    return layout
 
 
 def _parts(keys: Mapping[str, str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
