@@ -70,8 +70,8 @@ def read_lora(
         for place, keys in modules.items()
     ]
     changes = chain.from_iterable(layer.changes() for layer in layers)
-    used = {key for keys in modules.values() for key in keys.values()}
-    check_finite(name, {key: weights[key] for key in weights if key in used})
+    used = dict.fromkeys(key for keys in modules.values() for key in keys.values())
+    check_finite(name, {key: weights[key] for key in used})
     unmatched = tuple(key for key in weights if key not in used)
     return Lora(name, tuple(changes), unmatched)
 
