@@ -38,6 +38,7 @@ from animatediff.checkpoints.motion_layout import (
     read_motion_layers,
 )
 from animatediff.errors import AnimateDiffError
+from animatediff.fetch.weight_file import WeightFile
 
 KINDS = ("motion module", "SparseCtrl", "MotionLoRA", "LoRA")
 
@@ -97,7 +98,8 @@ def check(written: Mapping[str, Tensor], original: Path, converted: Path) -> Non
     read_back = read_weights(converted)
     if not _are_equal(read_back, written):
         raise ConversionError("what was read again is not what was written")
-    if read_motion_layers(converted)[1] != read_motion_layers(original)[1]:
+    before, after = map(WeightFile.of, (original, converted))
+    if read_motion_layers(after)[1] != read_motion_layers(before)[1]:
         raise ConversionError(
             "what was written is taken for another architecture than the original"
         )
