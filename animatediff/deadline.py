@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .errors import AnimateDiffError, JobCancelled, JobTimedOut, WorkerStopped
@@ -145,3 +146,21 @@ class Deadline:
             limit=self.limit,
             phase=phase,
         )
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by phase, on the wall clock. ``deadline`` learns the phases too."""
+
+    deadline: Deadline
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def phase(self, name: str) -> Generator[None]:
+        """Measure the time until the block ends."""
+        start = time.perf_counter()
+        try:
+            with self.deadline.phase(name):
+                yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - start, 3)

@@ -3,10 +3,9 @@
 import gc
 import logging
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from .conditioning.conditions import Conditions
 from .conditioning.inversions import read_embeddings
 from .controls.kinds import ControlPictures
 from .controls.reading import PictureReader, check_pictures
-from .deadline import Deadline
+from .deadline import Deadline, Stopwatch
 from .device import (
     Trouble,
     answers,
@@ -34,7 +33,8 @@ from .fetch.installed import installed_motion_modules
 from .fetch.weight_file import WeightFile
 from .job.clip import Clip, GenerationRequest
 from .job.files import NamedFile, named_files
-from .job.notes import is_guided, job_notes
+from .job.guidance import needs_unconditional
+from .job.notes import job_notes
 from .job.prepared import PreparedJob, StackKey
 from .job.resolve import resolve
 from .job.result import Generated, Loaded
@@ -47,24 +47,6 @@ from .video.clip import Video
 from .warm_models import JobModels, Placement, WarmModels
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Stopwatch:
-    """Seconds by phase, on the wall clock. ``deadline`` learns the phases too."""
-
-    deadline: Deadline
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
-
-    @contextmanager
-    def phase(self, name: str) -> Generator[None]:
-        """Measure the time until the block ends."""
-        start = time.perf_counter()
-        try:
-            with self.deadline.phase(name):
-                yield
-        finally:
-            self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +311,9 @@ def _inputs(
     clip, files = attempt.job.clip, attempt.job.files.embeddings
     width = models.pipeline.text_encoder.config.hidden_size
     tokens = [embedding.token for embedding in clip.embeddings]
-    texts = [clip.prompt, clip.negative_prompt] if is_guided(clip) else [clip.prompt]
+    texts = [clip.prompt]
+    if needs_unconditional(clip.guidance_scale):
+        texts.append(clip.negative_prompt)
     named = zip(files, tokens, strict=True)
     embeddings, warnings = read_embeddings(named, texts, width)
     names = {item.name for item in fields(AnimationInputs)} & set(Clip.model_fields)

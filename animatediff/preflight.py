@@ -15,9 +15,9 @@ from .checkpoints.files import count_values
 from .errors import AssetError, CheckpointError
 from .fetch.assets import Source
 from .job.clip import Clip
+from .job.guidance import needs_unconditional
 from .memory import MemoryModel, Work
 from .pipeline import AnimationPipeline, bytes_of
-from .sampling.guidance import needs_unconditional
 
 
 def check_room(

@@ -210,18 +210,18 @@ def rank_of(parts: Mapping[str, Tensor]) -> int | None:
 def lora_layout(weights: Mapping[str, Tensor]) -> LoraLayout | None:
     """The layout of a LoRA file or its kin; None if ``weights`` are of another kind."""
     other = _other_methods(weights)
-    found = {key: place for key in weights if (place := _place(key))}
-    _find_factors(weights, found)
+    places = {key: place for key in weights if (place := _place(key))}
+    _find_factors(weights, places)
     layers: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, (layer, part) in found.items():
+    for key, (layer, part) in places.items():
         layers[layer][part] = weights[key]
     if not other and all(parts.keys() <= {"alpha"} for parts in layers.values()):
         return None
     return LoraLayout(
         _naming(tuple(weights)),
         layers,
-        found,
-        tuple(key for key in weights if key not in found),
+        places,
+        tuple(key for key in weights if key not in places),
         other,
         model_of_lora(layers, _context_width(layers)),
     )
@@ -250,14 +250,14 @@ def _place(key: str) -> tuple[str, str] | None:
 
 
 def _find_factors(
-    weights: Mapping[str, Tensor], found: dict[str, tuple[str, str]]
+    weights: Mapping[str, Tensor], places: dict[str, tuple[str, str]]
 ) -> None:
     """(IA)^3 of LyCORIS calls its factors "weight", as everything else is called."""
-    for key in list(found):
-        layer, part = found[key]
+    for key in list(places):
+        layer, part = places[key]
         factors = key.removesuffix(".on_input") + ".weight"
         if part == "on_input" and factors in weights:
-            found[factors] = layer, "ia3"
+            places[factors] = layer, "ia3"
 
 
 _WRAPPER = re.compile(r"(^|\.)(module|base_model\.model|_orig_mod)(?=\.)")

@@ -40,8 +40,8 @@ class AdapterSettings:
         alpha = self._value(model, "lora_alpha")
         pattern = self._value(model, "alpha_pattern")
         if isinstance(pattern, dict):
-            own = cast("dict[str, object]", pattern)
-            for name, value in own.items():
+            exceptions = cast("dict[str, object]", pattern)
+            for name, value in exceptions.items():
                 if f".{module}".endswith("." + name.removeprefix("^")):
                     alpha = value
                     break

@@ -292,8 +292,8 @@ def _tensor(arguments: tuple[object, ...], dtype: object = None) -> object:
     if len(shape) != len(stride):
         raise ValueError
     name = dtype.name if isinstance(dtype, StandIn) else ""
-    found = _DTYPES.get(name, numbers.dtype)
-    return StoredTensor(numbers, found, offset, shape, stride)
+    number_type = _DTYPES.get(name, numbers.dtype)
+    return StoredTensor(numbers, number_type, offset, shape, stride)
 
 
 def _counts(values: object) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from ..families.unet_config import read_unet_config
 from ..fetch.assets import Source
 from ..job.clip import Clip
 from ..job.files import named_files
+from ..job.guidance import needs_unconditional
 from .prompt_config import PlannedClip
 
 STEP_TFLOP = 35.25
@@ -115,7 +116,7 @@ def _work(engine: Engine, clip: Clip) -> str:
     """
     if not _is_of_published_size(engine, clip.model):
         return f"work not counted: the model is not of {DEFAULT.name}'s size"
-    passes = 2 if clip.guidance_scale > 1 else 1
+    passes = 2 if needs_unconditional(clip.guidance_scale) else 1
     counted_steps = clip.megapixel_steps * 1e6 / (512 * 512 * 16)
     work = STEP_TFLOP * counted_steps * passes / 2
     seconds = work / NOMINAL_TFLOP_PER_SECOND

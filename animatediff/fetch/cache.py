@@ -44,7 +44,7 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Request:
     """What a job asks for; see ``fetch_url``."""
 
     url: str
@@ -92,8 +92,8 @@ class _Wanted:
     def _file(self, entry: _Entry) -> Path | None:
         suffixes = dict.fromkeys((self.suffix or "", ".safetensors", ".ckpt"))
         paths = (self.files / f"{entry.sha256}{suffix}" for suffix in suffixes)
-        found = (path for path in paths if entry.sha256 and path.is_file())
-        return next(found, None)
+        kept = (path for path in paths if entry.sha256 and path.is_file())
+        return next(kept, None)
 
     def _index(self, folder: str, url: str) -> Path:
         digest = hashlib.sha256(url.encode()).hexdigest()
@@ -125,31 +125,31 @@ def fetch_url(
         raise unavailable(
             shown_url(url), "cannot be checked: a sha256 has 64 hexadecimal digits"
         )
-    wanted = _Wanted(url, rules, sha256 and sha256.lower(), suffix)
-    path, _ = wanted.known()
+    request = _Request(url, rules, sha256 and sha256.lower(), suffix)
+    path, _ = request.known()
     if path and (sha256 or rules.offline):
         return touch(path)
     if rules.offline:
         raise unavailable(shown_url(url), NOT_HERE)
 
     def start() -> Transfer[Path]:
-        return Transfer(shown_url(url), rules, partial(_fetch, wanted))
+        return Transfer(shown_url(url), rules, partial(_fetch, request))
 
-    return shared(wanted, start, report, deadline or Deadline())
+    return shared(request, start, report, deadline or Deadline())
 
 
-def _fetch(wanted: _Wanted, transfer: Transfer[Path]) -> Path:
+def _fetch(request: _Request, transfer: Transfer[Path]) -> Path:
     def attempt() -> Path:
-        with full_disk_named(wanted.files):
+        with full_disk_named(request.files):
             return fetched()
 
     def fetched() -> Path:
-        cached, etag = wanted.to_confirm()
-        with answer(wanted.url, wanted.rules, etag) as response:
+        cached, etag = request.to_confirm()
+        with answer(request.url, request.rules, etag) as response:
             if cached and response.status_code == 304:
                 return touch(cached)
-            path = _keep(wanted, response, transfer)
-            wanted.remember(path, response)
+            path = _keep(request, response, transfer)
+            request.remember(path, response)
             return path
 
     return retried(attempt, transfer)
@@ -183,10 +183,10 @@ def _write_entry(index: Path, entry: _Entry) -> None:
 
 
 def _keep(
-    wanted: _Wanted, response: requests.Response, transfer: Transfer[Path]
+    request: _Request, response: requests.Response, transfer: Transfer[Path]
 ) -> Path:
     """Write the body of ``response`` into the cache, and return the file."""
-    files, rules, size = wanted.files, wanted.rules, announced_bytes(response)
+    files, rules, size = request.files, request.rules, announced_bytes(response)
     chunks = body(response, rules, transfer)
     make_room(size, rules, files)
     files.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def _keep(
         part = scratch / "part"
         digest = _write(part, chunks if size else _while_room(chunks, rules, files))
         with part.open("rb") as file:
-            name = wanted.name(digest, file.read(HEAD_BYTES))
+            name = request.name(digest, file.read(HEAD_BYTES))
         path = part.replace(files / name)
     if not size:
         make_room(0, rules, files)

@@ -84,7 +84,7 @@ def make_room(needed: int, rules: DownloadRules, folder: Path) -> None:
         kept = sorted(_kept(rules), key=lambda each: each.last_use)
         in_use = _paths_in_use()
         total = sum(each.bytes for each in kept)
-        device = _existing(folder).stat().st_dev
+        device = existing(folder).stat().st_dev
         for each in kept:
             is_short = _missing(needed, folder) > 0 and each.device == device
             if not is_short and not _exceeds(total + needed, rules):
@@ -128,7 +128,7 @@ def _paths_in_use() -> set[str]:
     return {os.path.realpath(file.path) for file in files if file is not None}
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
     """Return ``folder``, or the nearest one above it that is there."""
     return next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
 
@@ -138,7 +138,7 @@ def _with_margin(needed: int) -> int:
 
 
 def _missing(needed: int, folder: Path) -> int:
-    return _with_margin(needed) - shutil.disk_usage(_existing(folder)).free
+    return _with_margin(needed) - shutil.disk_usage(existing(folder)).free
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def full_disk_named(folder: Path) -> Generator[None]:
 
 
 def _disk_full(needed: int, folder: Path) -> DiskFull:
-    usage = shutil.disk_usage(_existing(folder))
+    usage = shutil.disk_usage(existing(folder))
     size = f"{needed} bytes" if needed else "a download"
     return DiskFull(
         f"the worker's disk has no room for {size}: {usage.free} bytes are free",

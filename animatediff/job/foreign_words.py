@@ -40,7 +40,7 @@ def foreign_words(text: str) -> list[str]:
     of a picture, such as ``Steps: 20,``. Ordinary parentheses, times and ratios are
     none, nor is a capital AND among capitals.
     """
-    return list(dict.fromkeys(" ".join(word.split()) for word in _found(text)))
+    return list(dict.fromkeys(" ".join(word.split()) for word in _matches(text)))
 
 
 def foreign_words_warning(field: str, text: str) -> str | None:
@@ -57,7 +57,7 @@ def foreign_words_warning(field: str, text: str) -> str | None:
     )
 
 
-def _found(text: str) -> Iterator[str]:
+def _matches(text: str) -> Iterator[str]:
     for pattern in (_TAG, _WEIGHT_AFTER, _NESTED, _BRACKETS, _EMBEDDING, _PARAMETERS):
         yield from pattern.findall(text)
     for word in _WEIGHT.findall(text):

@@ -9,14 +9,10 @@ from .. import catalog
 from ..families.base import MotionModule
 from .clip import Clip
 from .foreign_words import foreign_words_warning
+from .guidance import needs_unconditional
 
 _CONSISTENCY = "lcm"
 """The scheduler for consistency models, and a part of the names of their files."""
-
-
-def is_guided(clip: Clip) -> bool:
-    """Whether there is an unconditional pass (arXiv 2207.12598)."""
-    return clip.guidance_scale > 1
 
 
 def job_notes(clip: Clip) -> tuple[str, ...]:
@@ -31,7 +27,7 @@ def _model_notes(clip: Clip) -> Iterator[str]:
 
 
 def _prompt_notes(clip: Clip) -> Iterator[str]:
-    if clip.negative_prompt.strip() and not is_guided(clip):
+    if clip.negative_prompt.strip() and not needs_unconditional(clip.guidance_scale):
         yield (
             "negative_prompt has no effect, nor have textual inversions in it:"
             f" guidance_scale is {clip.guidance_scale:g}, and only above 1 is there"

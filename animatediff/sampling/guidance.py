@@ -3,11 +3,6 @@
 from torch import Tensor
 
 
-def needs_unconditional(guidance_scale: float) -> bool:
-    """Whether the negative prompt is needed: at 1 and below, the prompt is enough."""
-    return guidance_scale > 1
-
-
 def guide(noise_pred: Tensor, guidance_scale: float) -> Tensor:
     """Combine [unconditional, conditional], (2 b, ...), to (b, ...).
 

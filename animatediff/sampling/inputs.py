@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..conditioning.tokens import Embeddings
-from .guidance import needs_unconditional
+from ..job.guidance import needs_unconditional
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from torch import Tensor
 from ..conditioning.conditions import Conditions
 from ..controls.base import Run
 from ..errors import InvalidRequest
+from ..job.guidance import needs_unconditional
 from ..models.context import Schedule
 from ..models.unet import UNet3DConditionModel
 from ..progress import Report
 from ..transfers import send
 from .denoise import denoise
-from .guidance import needs_unconditional
 from .inputs import AnimationInputs
 from .noise import draw_latents, generators
 from .predictor import Guided, OneByOne, Predict, UNetPredictor

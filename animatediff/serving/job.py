@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import written_whole
-from ..deadline import Deadline
+from ..deadline import Deadline, Stopwatch
 from ..engine import Engine
 from ..errors import (
     AnimateDiffError,
@@ -144,7 +144,8 @@ class RunningJob:
             stopped=runner.status.stopped,
         )
         self._start = self._ready = time.perf_counter()
-        self._timings: dict[str, float] = {}
+        self._watch = Stopwatch(self.deadline)
+        self._timings = self._watch.seconds
         self._storage = runner.storage
         self._inline_limit = runner.settings.inline_limit
         self._prepared: PreparedJob | None = None
@@ -207,15 +208,6 @@ class RunningJob:
     def _check_worker(self) -> None:
         if self._runner.status.fatal is not None:
             raise self._runner.status.fatal
-
-    @contextmanager
-    def _timed(self, phase: str) -> Generator[None]:
-        began = time.perf_counter()
-        try:
-            with self.deadline.phase(phase):
-                yield
-        finally:
-            self._timings[phase] = round(time.perf_counter() - began, 3)
 
     def _prepare(self) -> None:
         with self.deadline.phase("prepare"):
@@ -316,14 +308,14 @@ class RunningJob:
         metadata = metadata_of(generated, settings.file_metadata)
         writing = Writing(folder, settings.video_quality, metadata, self.deadline.check)
         self._report(Progress("write", 0, 1))
-        with self._timed("write"):
+        with self._watch.phase("write"):
             written = write_fitting(generated, writing, self._inline_limit)
         self._report(Progress("write", 1, 1))
         return written
 
     def _stored(self, encoded: EncodedVideo) -> str:
         self._report(Progress("store", 0, 1))
-        with self._timed("store"):
+        with self._watch.phase("store"):
             url = self._storage.put(encoded, self._whole_id, self.deadline.check)
         self._report(Progress("store", 1, 1))
         return url

@@ -1,17 +1,17 @@
 """Room on the worker's disk: asked before the work, and recognised when it is short."""
 
-import errno
 import shutil
 import tempfile
 from pathlib import Path
 
 from ..errors import DiskFull, led_by
+from ..fetch.room import existing
+from ..fetch.rules import is_about_room
 
 MARGIN = 1_000_000
 """Bytes beside a clip's own: the folders of writers, and other processes."""
 SMALL_JOB = 64_000_000
 """Bytes with which a worker is still of use, because most clips need less."""
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _TEXT = "no space left on device"  # as ffmpeg reports it
 
 
@@ -20,9 +20,7 @@ def check_room(folder: Path, needed: int) -> None:
 
     A folder that does not exist will be made in its nearest parent.
     """
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing(folder)).free
     if free < needed + MARGIN:
         raise DiskFull(
             f"the worker's disk has {free} bytes left, and the clip needs about"
@@ -59,5 +57,5 @@ def _is_of_use() -> bool:
 
 def _is_about_room(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return error.errno in _NO_ROOM
+        return is_about_room(error)
     return isinstance(error, RuntimeError) and _TEXT in str(error).lower()

@@ -107,7 +107,7 @@ class RegionOfBucket:
     """
 
     endpoint: Endpoint
-    told: str | None = None
+    learned: str | None = None
 
     def listen(self, client: S3Client) -> None:
         """Read all answers that ``client`` gets."""
@@ -123,7 +123,7 @@ class RegionOfBucket:
         # in other answers, servers name a place there that they do not sign for
         is_about_it = metadata.get("HTTPStatusCode") in _WRONG_REGION
         if named and (is_about_it or self.endpoint.is_aws) and _REGION.fullmatch(named):
-            self.told = named
+            self.learned = named
 
 
 @dataclass
@@ -163,23 +163,23 @@ class Connection:
 
     def url_seconds(self) -> int:
         """Return how long a presigned URL opens: it ends with its credentials."""
-        wanted = self.bucket.url_ttl_seconds
+        lifetime = self.bucket.url_ttl_seconds
         if self._credentials is None:
-            return wanted
+            return lifetime
         token = self._credentials.get_frozen_credentials().token  # renews them
         ends: datetime | None = getattr(self._credentials, "_expiry_time", None)
         if ends is not None:
             left = (ends - datetime.now(UTC)).total_seconds()
-            return max(1, min(wanted, int(left)))
-        return min(wanted, TOKEN_SECONDS) if token else wanted
+            return max(1, min(lifetime, int(left)))
+        return min(lifetime, TOKEN_SECONDS) if token else lifetime
 
     def _signer(self) -> S3Client:
         public = self.bucket.public_endpoint_url
-        told = self.region.told
-        is_right = told in (None, self.region.endpoint.region)
+        learned = self.region.learned
+        is_right = learned in (None, self.region.endpoint.region)
         if is_right and public is None:
             return self.client
-        region = told or self.region.endpoint.region
+        region = learned or self.region.endpoint.region
         if region not in self._signers:
             url = public or self.bucket.endpoint_url
             bucket = self.bucket.model_copy(update={"endpoint_url": url})
@@ -269,8 +269,8 @@ def _refused(error: Exception, region: RegionOfBucket | None) -> StorageError:
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     passes = status >= 500 or status in PASSING_STATUSES or code in _PASSING_CODES
     details: dict[str, Any] = {"reason": code}
-    if region and region.told not in (None, region.endpoint.region):
-        details["region"] = region.told
+    if region and region.learned not in (None, region.endpoint.region):
+        details["region"] = region.learned
     return StorageError(
         "the bucket refused the request",
         retryable=passes,
@@ -311,6 +311,6 @@ def _not_reached(error: BaseException) -> StorageError:
 
 def log_short_urls(connection: Connection) -> None:
     """Log a warning if presigned URLs end before the time that the settings say."""
-    seconds, wanted = connection.url_seconds(), connection.bucket.url_ttl_seconds
-    if connection.bucket.public_base_url is None and seconds < wanted:
+    seconds, lifetime = connection.url_seconds(), connection.bucket.url_ttl_seconds
+    if connection.bucket.public_base_url is None and seconds < lifetime:
         log_event("urls_end_early", level=logging.WARNING, seconds=seconds)

@@ -4,9 +4,10 @@ import torch
 from animatediff.catalog import SCHEDULERS
 from animatediff.errors import NonFiniteLatents
 from animatediff.families import SD15
+from animatediff.job.guidance import needs_unconditional
 from animatediff.progress import Progress
 from animatediff.sampling.denoise import denoise
-from animatediff.sampling.guidance import guide, needs_unconditional
+from animatediff.sampling.guidance import guide
 from animatediff.sampling.noise import draw_latents, generators
 from animatediff.sampling.steps import make_steps
 
