@@ -60,7 +60,7 @@ def free_memory(device: torch.device) -> None:
 
 
 class Trouble(Enum):
-    """What is wrong with a device, by an error."""
+    """A fault of a device, as an error shows it."""
 
     MEMORY = "memory"
     """It has too little memory for this work; less work may fit."""

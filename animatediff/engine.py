@@ -74,7 +74,7 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """What an attempt made: frames (f, h, w, 3), uint8, and warnings."""
+    """The result of an attempt: frames (f, h, w, 3), uint8, and warnings."""
 
     pixels: Tensor
     warnings: tuple[str, ...]

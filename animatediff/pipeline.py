@@ -73,7 +73,7 @@ class AnimationPipeline:
         self.name = name
         """The folder that the models come from, for ``repr``."""
         self.noise: Noise = noise or {}
-        """What the folder says of the noise schedule, where it is not the family's."""
+        """The folder's noise schedule where it differs from the family's."""
         self.weights = WeightStack(family, unet, vae, text_encoder)
         self._vae_files: tuple[AnyFile | None, AnyFile | None] = (None, None)
 

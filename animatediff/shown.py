@@ -1,4 +1,4 @@
-"""What may be shown of a text that holds references: no secret of a URL.
+"""The part of a text with references that may be shown: no secret of a URL.
 
 Signed URLs carry their secret in the query, others in the name before the host or in
 the fragment. Outputs, files, logs and errors show references in this form only.

@@ -1,4 +1,4 @@
-"""What crosses between the host and a GPU without a wait, and what is finished there.
+"""Copies between the host and a GPU that do not wait, and finished work there.
 
 A GPU runs behind the host, which launches its work. A copy of ordinary memory makes the
 host wait until all of that work is done; a copy of page-locked memory joins the work.

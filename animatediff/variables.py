@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings
 
 @dataclass(frozen=True)
 class Words:
-    """What the type of a setting does not say: allowed values, unit, default."""
+    """Facts that a setting's type does not hold: allowed values, unit, default."""
 
     allowed: str = ""
     unit: str = ""

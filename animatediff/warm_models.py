@@ -41,7 +41,7 @@ class WarmModels:
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
         self.stack: StackKey | None = None
-        """What is loaded."""
+        """The loaded files."""
         self.controls: dict[WeightFile, LoadedControl] = {}
         """The controls of the last job."""
         self._base: WeightFile | None = None

@@ -53,14 +53,15 @@ def _part(name: str, model: type[BaseModel], doc: str) -> Any:
 if TYPE_CHECKING:
 
     class ClipEcho(_Output):
-        """What the output repeats of a clip."""
+        """The values of a clip that the output repeats."""
 
         def __getattr__(self, name: str) -> Any: ...
 
     class LoraPart(Part, ClipEcho):
         """A weight file that took part, and how it was used."""
 
-    EmbeddingPart = ControlPart = LoraPart
+    EmbeddingPart = LoraPart
+    ControlPart = LoraPart
 else:
     ClipEcho = create_model("ClipEcho", __base__=_Output, **_echo(Clip))
     LoraPart = _part("LoraPart", LoraFile, "A LoRA that took part.")

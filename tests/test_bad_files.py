@@ -167,8 +167,8 @@ def good(golden: Path) -> dict[str, Weights]:
         kind: read_weights(golden / file) for kind, (file, _) in KINDS.items() if file
     }
     weights = {
-        kind: {k: t.clone().contiguous() for k, t in own.items()}
-        for kind, own in weights.items()
+        kind: {k: t.clone().contiguous() for k, t in tensors.items()}
+        for kind, tensors in weights.items()
     }
     return {**weights, "textual inversion": {"emb_params": torch.randn(2, width)}}
 

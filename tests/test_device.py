@@ -71,9 +71,9 @@ Attempting to deserialize object on a CUDA device but is_available() is False.""
 )
 def test_the_text_tells_what_is_wrong(texts: str, trouble: Trouble | None) -> None:
     wrong = {
-        text: found
+        text: kind
         for text in texts.splitlines()
-        if (found := trouble_of(RuntimeError(text))) is not trouble
+        if (kind := trouble_of(RuntimeError(text))) is not trouble
     }
     assert wrong == {}
 

@@ -219,8 +219,8 @@ def test_aws_variables_alone_make_no_bucket() -> None:
 def test_a_token_belongs_to_its_key(environ: dict[str, str], token: str | None) -> None:
     bucket = Settings.from_env({**BUCKET, **environ}).bucket
     assert bucket is not None
-    found = bucket.session_token
-    assert (found.get_secret_value() if found else None) == token
+    secret = bucket.session_token
+    assert (secret.get_secret_value() if secret else None) == token
     assert "'t'" not in repr(bucket)
 
 

@@ -32,7 +32,7 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """What a changed weight is made of: a replacement or its original, and changes."""
+    """The parts of a changed weight: a replacement or its original, and changes."""
 
     replacement: Tensor | None
     changes: tuple[Change, ...]

@@ -42,7 +42,7 @@ class StackNames:
 
 @dataclass
 class _Content:
-    """What a stack's files hold, collected before the first write."""
+    """The content of a stack's files, collected before the first write."""
 
     files: dict[WeightFile, SingleFile] = field(
         default_factory=dict[WeightFile, SingleFile]
@@ -60,7 +60,7 @@ class _Content:
 
 
 class WeightStack:
-    """What is loaded over the weights of one base model's folder."""
+    """The files that are loaded over the weights of one base model's folder."""
 
     def __init__(
         self, family: Family, unet: UNet3DConditionModel, vae: Any, text_encoder: Any
@@ -77,7 +77,7 @@ class WeightStack:
         }
         self.patcher = WeightPatcher(models)
         self.noise: Noise | None = None
-        """What the single file says of the noise schedule; None without one."""
+        """The noise schedule of the single file; None without one."""
         self._files: Mapping[WeightFile, SingleFile] = {}
 
     @property

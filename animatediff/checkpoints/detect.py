@@ -125,11 +125,11 @@ def context_width(weights: Weights) -> int | None:
 
 
 _PURPOSES = {8: "editing by instructions", 9: "inpainting"}
-"""What UNets that take more than latents are for, by their number of channels."""
+"""The purpose of UNets that take more than latents, by number of channels."""
 
 
 def other_purpose(weights: Weights) -> str:
-    """What a UNet is for that takes more than latents; "" for any other."""
+    """The purpose of a UNet that takes more than latents; "" for any other."""
     for key in (f"{UNET_PREFIX}input_blocks.0.0.weight", "conv_in.weight"):
         tensor = weights.get(key)
         if tensor is not None and tensor.ndim == 4:

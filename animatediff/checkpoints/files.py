@@ -72,7 +72,7 @@ _OTHER_CONTENT = {
     rb"GGUF": "it is a GGUF file",
     rb"(?s).{257}ustar": "it is a tar archive, PyTorch's layout before version 0.2",
 }
-"""What is often found where weights should be, by its first bytes."""
+"""Files that often lie where weights should be, by their first bytes."""
 
 
 @dataclass(frozen=True, eq=False)

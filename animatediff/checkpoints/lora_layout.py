@@ -130,7 +130,7 @@ BIAS_PARTS = frozenset({"diff_b", "bias"})
 
 @dataclass(frozen=True, eq=False)
 class LoraLayout:
-    """What each key of a LoRA file is.
+    """The meaning of each key in a LoRA file.
 
     ``layers`` has the tensors of each layer by part. ``keys`` names the layer and part
     of each key; ``strays`` are the other keys. ``other`` are the methods that are not

@@ -1,4 +1,4 @@
-"""What the header of a LoRA file says of its scale.
+"""The scale that the header of a LoRA file states.
 
 diffusers writes the settings of PEFT into the header of a .safetensors file; such a
 file has no alpha beside its matrices. Source of the names: ``LoraConfig`` of PEFT.

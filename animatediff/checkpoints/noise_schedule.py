@@ -1,4 +1,4 @@
-"""What a model's files say of the noise schedule that it was trained on.
+"""The noise schedule that a model was trained on, as its files state it.
 
 A model that predicts the velocity (arXiv 2202.00512, section 4) gives noise as a result
 if it is sampled as one that predicts the noise. Only what differs from the family's
@@ -27,7 +27,7 @@ _METADATA = "modelspec.prediction_type"
 
 
 def noise_of_folder(folder: Path) -> Noise:
-    """What ``scheduler/scheduler_config.json`` says; nothing without such a file.
+    """The values of ``scheduler/scheduler_config.json``; none without such a file.
 
     The spacing of timesteps is taken over only if it is trailing (arXiv 2305.08891,
     section 3.3), because each sampler has a spacing of its own here. It is not taken
@@ -74,7 +74,7 @@ def _no_config(path: Path) -> CheckpointError:
 
 
 def noise_of_single_file(file: WeightFile, content: FileContent) -> Noise:
-    """What the marks and the metadata of a single file say.
+    """The values that the marks and the metadata of a single file state.
 
     Raises CheckpointError for another prediction than that of noise or velocity.
     """

@@ -31,7 +31,7 @@ class Unreadable(Exception):
 
 
 class StandIn:
-    """What a name in a pickle, or an object of a foreign class, becomes.
+    """Stands in for a name in a pickle, or for an object of a foreign class.
 
     ``name`` is that of the class or function. ``is_object`` tells an object from the
     class itself. ``state`` and ``table`` are what the pickle gives the object: its
@@ -262,7 +262,7 @@ _DATA = {
         "uuid": "SafeUUID UUID",
     }.items()
 }
-"""What trainers keep of Python's library beside the weights."""
+"""Types of Python's library that trainers store with the weights."""
 
 
 def _checked_name(module: str, name: str) -> str:

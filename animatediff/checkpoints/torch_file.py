@@ -109,7 +109,7 @@ class _Place:
 
 @dataclass(eq=False)
 class TorchFile:
-    """What a file holds: plain values, stand-ins, and tensors yet to be made."""
+    """The content of a file: plain values, stand-ins, and tensors yet to be made."""
 
     path: Path
     content: object

@@ -1,4 +1,4 @@
-"""What the clips of a config need: ``animatediff make --config FILE --dry-run``."""
+"""The cost of a config's clips: ``animatediff make --config FILE --dry-run``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

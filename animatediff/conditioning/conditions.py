@@ -14,7 +14,7 @@ from .tokens import Embeddings
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """What steers a run.
+    """The conditions that steer a run.
 
     ``embeds`` are the text embeddings: (1, n, d), or (2, n, d) as [negative, prompt]
     if guidance needs both.

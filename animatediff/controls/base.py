@@ -1,4 +1,4 @@
-"""What a control is: something that adds to the UNet's features at each step."""
+"""A control: something that adds to the UNet's features at each step."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Control(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a control must know of a run before its first step.
+    """The facts of a run that a control needs before the first step.
 
     ``embeds`` (b, n, d) are the texts of one pass. ``height`` and ``width`` are those
     of the frames in pixels, ``downscale`` is the number of pixels along a latent's

@@ -22,7 +22,7 @@ from .sparsectrl import SparseControl, build_sparse_controlnet
 
 @dataclass(frozen=True, eq=False)
 class ControlPictures:
-    """What a job asks of one control: its fields, and the pictures that they name.
+    """A job's request for one control: its fields, and the pictures that they name.
 
     ``width`` and ``height`` are those of the clip in pixels.
     """

@@ -1,4 +1,4 @@
-"""What a family of image models is: every fact that differs between two of them.
+"""A family of image models: every fact that differs between two of them.
 
 A family is a frozen value. Nothing here imports torch, so that a command can look at
 a family for free.
@@ -94,7 +94,7 @@ class MemoryFactors:
     module in the last up block.
     """
     residuals: float
-    """What SparseCtrl adds to a pass: the residuals of all branches of a job."""
+    """The memory that SparseCtrl adds to a pass: residuals of all branches of a job."""
     condition: float
     """The embedded condition of one SparseCtrl branch."""
     decode: float

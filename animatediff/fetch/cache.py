@@ -37,7 +37,7 @@ _SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a URL led to last time. ``sha256`` is empty if nobody knows."""
+    """The file that a URL led to last time. ``sha256`` is empty if it is unknown."""
 
     sha256: str = ""
     etag: str | None = None
@@ -45,7 +45,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a job asks for; see ``fetch_url``."""
+    """A job's request for a file; see ``fetch_url``."""
 
     url: str
     rules: DownloadRules

@@ -1,4 +1,4 @@
-"""What a downloaded file is, from its first bytes: its name may say nothing, or lie."""
+"""The type of a downloaded file, by its first bytes: its name may be wrong."""
 
 HEAD_BYTES = 512
 SAFETENSORS, PICKLE = ".safetensors", ".ckpt"

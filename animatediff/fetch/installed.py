@@ -1,4 +1,4 @@
-"""What is on the disk: base models, motion modules, published files, other paths."""
+"""The files on the disk: base models, motion modules, published files, other paths."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What downloads leave behind when their process is killed, and its removal.
+"""Removes the files that downloads leave when their process is killed.
 
 A download writes into a hidden folder of its own and holds a lock in it, which the
 kernel releases when the process ends in whatever way.

@@ -1,4 +1,4 @@
-"""What may be fetched, and the errors of everything that is fetched.
+"""The rules of fetching, and the errors that all kinds of fetching share.
 
 Every failure is an AssetError. It shows a URL without its query, because that is where
 signed URLs carry their secret. It has no cause, because the text of a cause may show
@@ -19,7 +19,7 @@ _PASSING_STATUSES = (408, 429)
 
 @dataclass(frozen=True)
 class DownloadRules:
-    """What may be fetched, and where it is kept.
+    """The rules for fetching, and the folder of the files.
 
     ``max_bytes`` limits one file. ``hosts`` lists the allowed hosts, and None allows
     all; ".example.org" means every host below it. ``offline`` allows only what is in

@@ -1,4 +1,4 @@
-"""What a field of a job declares about itself, and the types that fields share."""
+"""The declaration of a job's field, and the types that fields share."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ FILE_METADATA = {
     "no_prompts": "all but the prompts",
     "full": "the whole job",
 }
-"""What a file may tell about its job, the least first."""
+"""How much a file may reveal about its job, the least first."""
 
 PRINTABLE = "text without NUL and lone surrogates"
 

@@ -1,4 +1,4 @@
-"""What a job asks for and does not get, or gets and will not like: its warnings.
+"""The warnings of a job: a wish that is not fulfilled, or one with a poor result.
 
 They follow from the decided fields alone, so they are known before any file is read.
 """

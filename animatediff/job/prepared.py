@@ -20,7 +20,7 @@ class LoraUse:
 
 @dataclass(frozen=True)
 class StackKey:
-    """What must be loaded: a base model's folder, and the files around and over it."""
+    """The files to load: a base model's folder, and the files around and over it."""
 
     base: WeightFile
     motion_module: WeightFile
@@ -31,7 +31,7 @@ class StackKey:
 
     @property
     def motion(self) -> tuple[WeightFile, str | None]:
-        """What decides which motion module is loaded."""
+        """Return the values that decide which motion module is loaded."""
         return self.motion_module, self.motion_module_version
 
 
@@ -52,7 +52,7 @@ class PreparedJob:
 
     @property
     def stack(self) -> StackKey:
-        """What must be loaded for the job, its controls and embeddings aside."""
+        """The files to load for the job, apart from controls and embeddings."""
         pairs = zip(self.clip.loras, self.files.loras, strict=True)
         return StackKey(
             base=self.base,

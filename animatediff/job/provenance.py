@@ -1,4 +1,4 @@
-"""What made a clip, as plain values: for the job's output and the file's metadata."""
+"""The origin of a clip as plain values, for the job's output and file metadata."""
 
 import hashlib
 from collections.abc import Sequence

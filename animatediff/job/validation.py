@@ -147,7 +147,7 @@ def _came(kind: str, value: object) -> object:
 
 
 def _size(value: object) -> object:
-    """What may be shown of a value that may be a prompt, or hold one.
+    """Return the part of a value that may be shown: it may be a prompt, or hold one.
 
     Fields are misspelt, and whole jobs come as text.
     """
@@ -182,7 +182,7 @@ def nearest(name: str, names: Sequence[str]) -> str | None:
 
 
 def _allowed(model: type[BaseModel], place: Sequence[Any], raw: Any) -> str | None:
-    """What may stand at ``place``, in words; None where the schema does not tell."""
+    """The allowed values at ``place``, in words; None where the schema has none."""
     if len(place) == 1:
         return allowed_words(model, str(place[0]), raw)
     node = _node(model, place)
@@ -192,7 +192,7 @@ def _allowed(model: type[BaseModel], place: Sequence[Any], raw: Any) -> str | No
 def allowed_words(
     model: type[BaseModel], name: str, raw: Mapping[str, Any] | None = None
 ) -> str | None:
-    """What the field ``name`` may hold, in words; None where the schema does not tell.
+    """The allowed values of the field ``name``, in words; None if the schema has none.
 
     Where ``raw`` decides the field that a limit depends on, only that limit is named.
     """

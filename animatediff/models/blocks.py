@@ -96,7 +96,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Layers(nn.Module):
-    """What down, middle and up blocks share.
+    """The base of down, middle and up blocks.
 
     Each resnet is followed by attention (or none) and a motion slot. An entry of
     ``motion_modules`` is None until ``set_motion`` fills it.

@@ -1,4 +1,4 @@
-"""What all blocks share during one call of the UNet."""
+"""The values that all blocks share during one call of the UNet."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class FrameContext:
-    """What is fixed before a call.
+    """The values that are fixed before a call.
 
     ``num_frames`` unfolds (b f). ``cross_frame_norm`` is v1's GroupNorm over all frames
     of a video.
@@ -43,7 +43,7 @@ class FrameContext:
 
 @dataclass(frozen=True, eq=False)
 class ControlResiduals:
-    """What controls add to the UNet's features: per skip connection, and the middle.
+    """The sums that controls add: one per skip connection, and one for the middle.
 
     All are (b f, c, h, w).
     """

@@ -1,4 +1,4 @@
-"""What a run of the sampler draws."""
+"""The request for a run of the sampler."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from ..job.guidance import needs_unconditional
 
 @dataclass(frozen=True)
 class AnimationInputs:
-    """What to draw.
+    """A request for frames.
 
     Sizes are in pixels, multiples of 8. Every seed makes one video of the batch. With
     ``sequential_guidance`` the UNet runs on the negative prompt and on the prompt one

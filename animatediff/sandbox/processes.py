@@ -26,7 +26,7 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may take; None means any amount.
+    """The limits of a child; None means no limit.
 
     ``seconds``: of the clock, for one command or one call. ``cpu_seconds`` and
     ``memory_bytes`` (address space): for the whole life of the child.
@@ -47,7 +47,7 @@ class ChildFailed(Exception):  # it never leaves this package
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command left: its exit status, and its output."""
+    """The result of a command: its exit status, and its output."""
 
     status: int
     stdout: bytes

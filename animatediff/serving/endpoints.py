@@ -70,7 +70,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class _Host:
-    """What a provider's host says. ``region`` is in the host, ``usual`` is not."""
+    """A provider's host. ``region`` is in the host's name, ``usual`` is not."""
 
     bucket: str | None
     region: str | None

@@ -55,7 +55,7 @@ _ASKED_BEFORE_EACH_JOB = (StorageError, DiskFull)
 
 @dataclass
 class WorkerStatus:
-    """What this worker has done since it started. Its jobs share it.
+    """Counts of this worker's jobs since its start. All jobs share them.
 
     ``fatal`` is the error after which this worker must not take another job.
     ``stopped`` is set when no job may go on, because the process must end.
@@ -91,7 +91,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class JobRunner:
-    """What all jobs share. ``parse`` and ``render`` come from ``schemas/``."""
+    """The parts that all jobs share. ``schemas/`` has ``parse`` and ``render``."""
 
     engine: Engine
     storage: Storage

@@ -17,7 +17,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Shutdown:
-    """What happens when this process is asked to end.
+    """The reaction to a signal that asks this process to end.
 
     The SDK then takes no more jobs and waits for those that run, for as long as it
     takes; the platform kills the process some time later. So jobs get ``seconds`` to

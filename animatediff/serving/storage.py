@@ -247,7 +247,7 @@ class S3Storage:
         )
 
     def _options(self) -> dict[str, str]:
-        """What the settings say about every object: rights and encryption."""
+        """Return the settings that every object gets: rights and encryption."""
         bucket = self.bucket
         options = {
             "ACL": bucket.acl,

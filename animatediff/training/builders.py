@@ -38,7 +38,7 @@ DECODER = ("decoder.", "post_quant_conv.")
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a builder works from: the config, its batch, and the stage's own values.
+    """The input of a builder: the config, its batch, and the stage's own values.
 
     ``open_clips`` opens the data, for builders that read them.
     """

@@ -1,4 +1,4 @@
-"""What each stage exports: the files of a learner, in the published layouts."""
+"""The exports of each stage: the files of a learner, in the published layouts."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -70,7 +70,7 @@ class TrainingState:
         return total, norm
 
     def contents(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return the content of a checkpoint."""
         scaler = self._processes.scaler
         return {
             "version": VERSION,

@@ -212,11 +212,11 @@ def test_loras_for_other_models_are_refused_by_its_name(
     model: str, key: str, tmp_path: Path
 ) -> None:
     """Even if the file has a layer that would fit."""
-    own = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    prefix = "lora_unet_down_blocks_0_attentions_0_proj_in"
     weights = {
         key: torch.zeros(4, 4),
-        f"{own}.lora_down.weight": torch.zeros(4, 8),
-        f"{own}.lora_up.weight": torch.zeros(8, 4),
+        f"{prefix}.lora_down.weight": torch.zeros(4, 8),
+        f"{prefix}.lora_up.weight": torch.zeros(8, 4),
     }
     assert detect(weights).version.endswith(f", for {model}")
     save_file(weights, tmp_path / "x.safetensors")

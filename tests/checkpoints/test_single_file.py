@@ -32,9 +32,9 @@ def read(pipeline: AnimationPipeline, path: Path) -> SingleFile:
 
 
 def test_every_weight_is_found(pipeline: AnimationPipeline, golden: Path) -> None:
-    found = read(pipeline, golden / "loading" / "dreambooth_ldm.safetensors")
-    assert found.tensors.keys() == pipeline.weights.patcher.shapes().keys()
-    assert (found.name, found.absent, found.unused) == (
+    image_model = read(pipeline, golden / "loading" / "dreambooth_ldm.safetensors")
+    assert image_model.tensors.keys() == pipeline.weights.patcher.shapes().keys()
+    assert (image_model.name, image_model.absent, image_model.unused) == (
         "dreambooth_ldm.safetensors",
         (),
         (),
@@ -60,11 +60,11 @@ def test_parts_may_be_absent(
         {k: v for k, v in weights.items() if k.startswith("model.")},
         tmp_path / "x.safetensors",
     )
-    found = read(pipeline, tmp_path / "x.safetensors")
-    assert {model for model, _ in found.tensors} == {"unet"}
-    assert found.absent == ("vae", "text_encoder")
-    said = pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
-    assert [text.split(" has no ")[1].split(":")[0] for text in said] == [
+    image_model = read(pipeline, tmp_path / "x.safetensors")
+    assert {model for model, _ in image_model.tensors} == {"unet"}
+    assert image_model.absent == ("vae", "text_encoder")
+    warnings = pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
+    assert [text.split(" has no ")[1].split(":")[0] for text in warnings] == [
         "vae",
         "text_encoder",
     ]
@@ -120,13 +120,13 @@ def test_left_over_keys_are_told_and_noise_is_not(
 ) -> None:
     surplus = {key: torch.zeros(2) for key in SURPLUS}
     save_file({**weights, **BESIDE, **surplus}, tmp_path / "x.safetensors")
-    found = read(pipeline, tmp_path / "x.safetensors")
-    assert set(found.unused) == set(SURPLUS)
-    assert found.tensors.keys() == pipeline.weights.patcher.shapes().keys()
-    (said,) = pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
+    image_model = read(pipeline, tmp_path / "x.safetensors")
+    assert set(image_model.unused) == set(SURPLUS)
+    assert image_model.tensors.keys() == pipeline.weights.patcher.shapes().keys()
+    (warning,) = pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
     assert (
-        said == f"x.safetensors: 5 keys fit no layer and are not used"
-        f" ({', '.join(found.unused[:3])})"
+        warning == f"x.safetensors: 5 keys fit no layer and are not used"
+        f" ({', '.join(image_model.unused[:3])})"
     )
     pipeline.weights.patcher.restore()
 

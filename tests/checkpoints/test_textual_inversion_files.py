@@ -78,8 +78,8 @@ def test_every_layout_holds_the_same_vectors(
     assert (read.name, list(read.words)) == (path.name, [token])
     assert torch.equal(read.words[token].float(), vectors.float())
     assert not read.words[token].requires_grad
-    found = detect(read_weights(path))
-    assert (found.kind, found.version) == ("textual inversion", "SD 1.5")
+    contents = detect(read_weights(path))
+    assert (contents.kind, contents.version) == ("textual inversion", "SD 1.5")
 
 
 @pytest.mark.parametrize("layout", PICKLED)
@@ -92,13 +92,13 @@ def test_a_single_vector_is_one_row(layout: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", PICKLED)
-@pytest.mark.parametrize(("width", "said"), [(1024, r"1024 \(SD 2\)"), (640, "640")])
+@pytest.mark.parametrize(("width", "pattern"), [(1024, r"1024 \(SD 2\)"), (640, "640")])
 def test_another_text_encoder_s_width_is_named(
-    layout: str, width: int, said: str, tmp_path: Path
+    layout: str, width: int, pattern: str, tmp_path: Path
 ) -> None:
     path = saved(PICKLED[layout][0](torch.zeros(2, width)), tmp_path / "x.pt")
     with pytest.raises(
-        CheckpointError, match=f"of width {said}; this text encoder's is 768"
+        CheckpointError, match=f"of width {pattern}; this text encoder's is 768"
     ):
         read_textual_inversion(path, 768)
 

@@ -396,8 +396,8 @@ def test_norms_and_biases(
     path = saved(tmp_path, {f"{kohya(layer)}.{p}": t for p, t in tensors.items()})
     after = patched(path, root, 0.5)
     for key, tensor in root.state_dict().items():
-        own = key.removeprefix(f"{layer}.")
-        change = tensors[changes[own]] if own in changes else torch.zeros(1)
+        local_key = key.removeprefix(f"{layer}.")
+        change = tensors[changes[local_key]] if local_key in changes else torch.zeros(1)
         assert np.allclose(after[key], (tensor + 0.5 * change).numpy(), rtol=1e-14)
 
 

@@ -102,10 +102,11 @@ def test_what_is_not_here_and_published_comes_from_the_hub(
     assert source.bytes == 77_332_480
     with pytest.raises(AssetError) as caught:
         offline.locate("v2_lora_ZoomIn.ckpt", "loras.0.path")
-    said = caught.value.message
-    assert "put v2_lora_ZoomIn.ckpt" in said
+    message = caught.value.message
+    assert "put v2_lora_ZoomIn.ckpt" in message
     assert (
-        "https://huggingface.co/guoyww/animatediff into the folder motion_lora" in said
+        "https://huggingface.co/guoyww/animatediff into the folder motion_lora"
+        in message
     )
 
 
@@ -400,9 +401,9 @@ def test_a_published_file_gets_its_pin_and_its_hash(assets: Assets) -> None:
         source = assets.locate(reference, field)
         assert source.remote == HubFile(row.repo, row.file, row.revision)
         assert (source.sha256, source.bytes) == (row.sha256, row.bytes)
-    own = "0" * 64
-    asked = assets.locate(f"mm_sd_v15_v2.ckpt#sha256={own}", "motion_module")
-    assert asked.sha256 == own
+    digest = "0" * 64
+    reference = assets.locate(f"mm_sd_v15_v2.ckpt#sha256={digest}", "motion_module")
+    assert reference.sha256 == digest
 
 
 def test_another_file_under_a_published_name_is_refused(

@@ -150,11 +150,11 @@ def test_a_url_that_was_signed_anew_brings_no_body_if_the_server_knows_it(
 
 
 def test_a_wrong_hash_keeps_nothing(site: Site, rules: DownloadRules) -> None:
-    wanted = "0" * 64
-    error = failure(lambda: fetch_url(site.gives(Answer()), rules, sha256=wanted))
+    expected = "0" * 64
+    error = failure(lambda: fetch_url(site.gives(Answer()), rules, sha256=expected))
     assert not error.retryable
-    assert (error.details["expected"], error.details["got"]) == (wanted, SHA256)
-    assert wanted in error.message
+    assert (error.details["expected"], error.details["got"]) == (expected, SHA256)
+    assert expected in error.message
     assert SHA256 in error.message
     assert leftovers(rules) == []
     assert len(site.asked) == 1

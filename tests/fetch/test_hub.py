@@ -59,7 +59,7 @@ def test_hub_revision(hub: Site, rules: DownloadRules) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "told"),
+    ("status", "headers", "part"),
     [
         (
             404,
@@ -84,13 +84,13 @@ def test_hub_revision(hub: Site, rules: DownloadRules) -> None:
     ],
 )
 def test_hub_refusals(
-    status: int, headers: dict[str, str], told: str, hub: Site, rules: DownloadRules
+    status: int, headers: dict[str, str], part: str, hub: Site, rules: DownloadRules
 ) -> None:
     hub_gives(hub, Answer(b"", status, headers))
     error = failure(lambda: fetch_it(rules, "main"))
     assert not error.retryable
     assert error.message.startswith("folder/file.bin of owner/repo at revision main ")
-    assert told in error.message
+    assert part in error.message
     assert methods(hub) == ["HEAD"]
 
 

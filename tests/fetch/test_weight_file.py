@@ -9,7 +9,7 @@ from animatediff.fetch.weight_file import WeightFile
 
 
 @pytest.mark.parametrize(
-    ("given", "name", "word"),
+    ("job_name", "name", "word"),
     [
         (None, "0123.pt", "0123"),
         ("loras/style.pt", "loras/style.pt", "style"),
@@ -20,11 +20,11 @@ from animatediff.fetch.weight_file import WeightFile
     ],
 )
 def test_name_and_word(
-    given: str | None, name: str | None, word: str, tmp_path: Path
+    job_name: str | None, name: str | None, word: str, tmp_path: Path
 ) -> None:
     (tmp_path / "0123.pt").touch()
-    file = WeightFile.at(tmp_path / "0123.pt", given)
-    assert (file.name, file.word) == (name or given, word)
+    file = WeightFile.at(tmp_path / "0123.pt", job_name)
+    assert (file.name, file.word) == (name or job_name, word)
     assert WeightFile.of(file) is file
 
 

@@ -165,8 +165,10 @@ def wrong_fields(error: Mapping[str, Any]) -> list[str]:
     several = {fields: fields.split(", ") for fields in named}
     return [
         field
-        for own in several.values()
-        for field in (own if own[-1] in JobInput.model_fields else [", ".join(own)])
+        for members in several.values()
+        for field in (
+            members if members[-1] in JobInput.model_fields else [", ".join(members)]
+        )
     ]
 
 

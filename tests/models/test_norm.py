@@ -129,8 +129,8 @@ def test_gradients(across_frames: int, input_grad: bool) -> None:
         else:
             y = group_norm(x, 3, weight, bias, EPS, True, across_frames=across_frames)
         y.pow(3).sum().backward()
-        found = [tensor.grad for tensor in (x, weight, bias)]
-        return [gradient for gradient in found if gradient is not None]
+        gradients = [tensor.grad for tensor in (x, weight, bias)]
+        return [gradient for gradient in gradients if gradient is not None]
 
     inputs = drawn(9, torch.float64, mean=10, deviation=0.1)
     ours, expected = gradients(False, *inputs), gradients(True, *inputs)

@@ -117,12 +117,12 @@ class TestBucket:
         self, server: S3Server, clip: EncodedVideo
     ) -> None:
         S3Storage(bucket(server, "head")).put(clip, "j")
-        found = server.client().head_object(Bucket="clips", Key="head/j.mp4")
-        assert (found["ContentType"], found["ContentLength"]) == (
+        head = server.client().head_object(Bucket="clips", Key="head/j.mp4")
+        assert (head["ContentType"], head["ContentLength"]) == (
             "video/mp4",
             len(CONTENT),
         )
-        assert {name.lower(): value for name, value in found["Metadata"].items()} == {
+        assert {name.lower(): value for name, value in head["Metadata"].items()} == {
             "sha256": clip.sha256
         }
 
@@ -333,9 +333,9 @@ class TestBucket:
                 answer = client.list_multipart_uploads(Bucket="clips")
             except client.exceptions.NoSuchUpload:  # rclone's, before the first one
                 answer = {}
-            found = answer.get("Uploads", [])
-            if not found or time.monotonic() > deadline:
-                return [each["Key"] for each in found]
+            uploads = answer.get("Uploads", [])
+            if not uploads or time.monotonic() > deadline:
+                return [each["Key"] for each in uploads]
             time.sleep(0.2)
 
 
