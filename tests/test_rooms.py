@@ -48,6 +48,9 @@ FILES = [
 
 
 def room_of(path: Path) -> str:
+    """The room of a file. A command stands at the top, whatever room it shows."""
+    if path.name == "__main__.py":
+        return "__main__"
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

@@ -1,7 +1,7 @@
 """The origin of a clip as plain values, for the job's output and file metadata."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +10,11 @@ from ..shown import shown_values, without_secrets
 from .clip import Clip, ControlFile, EmbeddingFile, LoraFile
 from .fields import FILE_METADATA, echo, private_fields
 from .result import Generated, Loaded
+
+SOFTWARE = "animatediff-serverless"
+"""The name of this project in a file's metadata."""
+PICTURE_HASH = "sha256:"
+"""Begins the place of a picture that a job brought as base64."""
 
 
 def metadata_of(generated: Generated, most: str = "full") -> dict[str, Any]:
@@ -22,18 +27,23 @@ def metadata_of(generated: Generated, most: str = "full") -> dict[str, Any]:
     if level == "none":
         return {}
     request = generated.clip.model_dump()
-    private = private_fields(Clip)
     for control in request["controls"]:
         control["images"] = [_shown_picture(image) for image in control["images"]]
-    shown = {
+    private = frozenset[str]() if level == "full" else private_fields(Clip)
+    kept = {name: value for name, value in request.items() if name not in private}
+    return {
+        "software": SOFTWARE,
+        "request": shown_fields(kept),
+        **weights_of(generated),
+    }
+
+
+def shown_fields(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a job without secrets of URLs. A prompt is shown as it is."""
+    private = private_fields(Clip)
+    return {
         name: value if name in private else shown_values(value)
         for name, value in request.items()
-        if level == "full" or name not in private
-    }
-    return {
-        "software": "animatediff-serverless",
-        "request": shown,
-        **weights_of(generated),
     }
 
 
@@ -41,7 +51,7 @@ def _shown_picture(image: str) -> str:
     """Return a picture's path or URL without secrets, or its base64 text's hash."""
     if is_url(image) or is_picture_path(image):
         return without_secrets(image)
-    return f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+    return f"{PICTURE_HASH}{hashlib.sha256(image.encode()).hexdigest()}"
 
 
 def weights_of(generated: Generated) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from .colours import UNCHANGED, Frame, colours_of
 ENDLESS = 0
 """The loop count that means "forever" in all three animation formats."""
 
+_MOST_COMMENT = 4_000_000  # bytes; a zip can hold a thousand times its own size
 _PALETTE_BYTES = 768  # 256 colours
 _PNG_COMPRESSION = 4  # zlib level; half the time of the default 6
 
@@ -41,7 +42,7 @@ def read_gif_comment(path: Path) -> str:
 
     Raises KeyError if there is none, OSError if Pillow cannot read the file.
     """
-    with Image.open(path, formats=["GIF"]) as image:
+    with _opened(path, "GIF") as image:
         return image.info["comment"].decode("ascii")
 
 
@@ -72,7 +73,7 @@ def read_webp_comment(path: Path) -> str:
 
     Raises KeyError if there is none, OSError if Pillow cannot read the file.
     """
-    with Image.open(path, formats=["WEBP"]) as image:
+    with _opened(path, "WEBP") as image:
         return image.getexif()[ExifTag.ImageDescription]
 
 
@@ -106,7 +107,7 @@ def read_apng_comment(path: Path) -> str:
     Raises KeyError if there is none, OSError or SyntaxError if Pillow cannot read the
     file.
     """
-    with Image.open(path, formats=["PNG"]) as image:
+    with _opened(path, "PNG") as image:
         return image.info["Comment"]
 
 
@@ -128,10 +129,14 @@ def write_png_zip(video: Video, path: Path, how: Encoding) -> None:
 def read_png_zip_comment(path: Path) -> str:
     """Return the metadata.json of a zip file.
 
-    Raises KeyError if there is none, BadZipFile if the file is damaged.
+    Raises KeyError if there is none, ValueError if it is too long, BadZipFile if the
+    file is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        return archive.read("metadata.json").decode("ascii")
+    with zipfile.ZipFile(path) as archive, archive.open("metadata.json") as file:
+        comment = file.read(_MOST_COMMENT + 1)
+    if len(comment) > _MOST_COMMENT:
+        raise ValueError("the comment is too long")
+    return comment.decode("ascii")
 
 
 def encode_gif(frames: Frame, delays: list[int], loop: int, how: Encoding) -> bytes:
@@ -245,6 +250,14 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 def _riff_chunk(kind: bytes, data: bytes) -> bytes:
     padding = b"\0" * (len(data) % 2)
     return kind + struct.pack("<I", len(data)) + data + padding
+
+
+def _opened(path: Path, pillow_format: str) -> Image.Image:
+    """Open a picture. Raises ValueError if it is too large to be a frame of ours."""
+    try:
+        return Image.open(path, formats=[pillow_format])
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
 
 
 def _compressed(frame: np.ndarray, pillow_format: str, **options: int) -> bytes:

@@ -1,7 +1,9 @@
 """How a clip was made, as JSON inside the clip's own file."""
 
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,9 +14,15 @@ from .formats import OUTPUT_FORMATS, format_of_content
 _NOT_OURS = (
     KeyError,
     ValueError,
+    TypeError,
+    AttributeError,
     SyntaxError,  # Pillow raises it for a broken PNG
+    RuntimeError,  # a zip with a password or an unknown method; JSON of endless depth
+    struct.error,
+    zlib.error,
     zipfile.BadZipFile,
 )
+"""What readers raise for files of other programs, and for broken ones."""
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:
