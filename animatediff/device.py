@@ -53,6 +53,15 @@ def device_room(settings: Settings, device: torch.device) -> int | None:
     return None
 
 
+def spare_memory(device: torch.device) -> int:
+    """Return the free bytes of a GPU, torch's cache included; 0 for a CPU."""
+    if device.type != "cuda":
+        return 0
+    untyped: Any = torch.cuda
+    free: int = untyped.mem_get_info(device)[0]
+    return free + untyped.memory_reserved(device) - untyped.memory_allocated(device)
+
+
 def free_memory(device: torch.device) -> None:
     """Return cached memory of the device to it."""
     if device.type == "cuda":

@@ -225,13 +225,18 @@ class Engine:
     def _frames(self, job: PreparedJob, watch: Stopwatch, report: Report) -> Frames:
         """Make the frames, in the lean way if there is no other. Raises OutOfMemory."""
         for lean in (False, True):
-            attempt = Attempt(job, watch, report, lean)
-            frames = self._attempt(attempt)
+            frames = self._attempt(Attempt(job, watch, report, lean))
+            if frames is None and self.models.move_copies_to_host():
+                self._collect()
+                frames = self._attempt(Attempt(job, watch, report, lean))
             if frames is not None:
                 return frames
-            gc.collect()
-            free_memory(self.device)
+            self._collect()
         raise _out_of_memory(job.clip, self.device)
+
+    def _collect(self) -> None:
+        gc.collect()
+        free_memory(self.device)
 
     def _attempt(self, attempt: Attempt) -> Frames | None:
         """Try once; None if memory runs out, or would."""

@@ -130,8 +130,9 @@ class AnimationPipeline:
 
     @property
     def device_bytes(self) -> int:
-        """Memory that the models take on their device."""
-        return sum(map(bytes_of, (self.unet, self.vae, self.text_encoder)))
+        """Memory that the models, and copies of their weights, take on their device."""
+        models = sum(map(bytes_of, (self.unet, self.vae, self.text_encoder)))
+        return models + self.weights.patcher.device_bytes
 
     @property
     def downscale(self) -> int:

@@ -73,6 +73,11 @@ class WarmModels:
             self._exchange(pipeline, stack, check)
         return pipeline
 
+    def move_copies_to_host(self) -> bool:
+        """Free the device of copies of weights; return whether there were any."""
+        pipeline = self._pipeline
+        return pipeline is not None and pipeline.weights.patcher.move_copies_to_host()
+
     def forget(self) -> None:
         """Drop all models."""
         self.stack, self._base, self._pipeline = None, None, None

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from animatediff.device import Trouble, answers, device_room, trouble_of
+from animatediff.device import (
+    Trouble,
+    answers,
+    device_room,
+    spare_memory,
+    trouble_of,
+)
 from animatediff.errors import InvalidRequest
 from animatediff.settings import Settings
 
@@ -107,6 +113,9 @@ def test_room_is_what_is_free_and_what_torch_holds(
     assert device_room(Settings(device_memory_bytes=None), cuda) == 9 * 2**30
     assert device_room(Settings(device_memory_bytes=5), cuda) == 5
     assert device_room(Settings(), torch.device("cpu")) is None
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 2**30)
+    assert spare_memory(cuda) == 8 * 2**30
+    assert spare_memory(torch.device("cpu")) == 0
 
 
 def test_a_cpu_answers() -> None:

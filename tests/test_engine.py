@@ -7,7 +7,7 @@ import torch
 
 from animatediff.checkpoints.diffusers_folder import read_memory_model
 from animatediff.checkpoints.files import count_values
-from animatediff.engine import Attempt, Engine, Frames
+from animatediff.engine import Attempt, Engine, Frames, make_frames
 from animatediff.errors import (
     AssetError,
     CheckpointError,
@@ -178,6 +178,28 @@ def test_job_that_fits_only_in_lean_ways_gets_them_at_first(
     ]
     one, other = (clip.video.frames.astype(int) for clip in made)
     assert abs(one - other).max() <= 1  # batches of another size round differently
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("copies", "lean"), [([True], False), ([False, False], True)])
+def test_copies_of_weights_give_way_before_a_lean_attempt(
+    copies: list[bool], lean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Settings(device="cpu"))
+    request = GenerationRequest(
+        prompt="x", model="shapeworld", num_frames=2, num_inference_steps=1
+    )
+    failures = iter([torch.OutOfMemoryError("injected")])
+
+    def full_at_first(models: JobModels, attempt: Attempt, chunk: int) -> Frames:
+        for failure in failures:
+            raise failure
+        return make_frames(models, attempt, chunk)
+
+    monkeypatch.setattr("animatediff.engine.make_frames", full_at_first)
+    monkeypatch.setattr(engine.models, "move_copies_to_host", lambda: copies.pop(0))
+    clip = engine.generate(engine.prepare(request))
+    assert any("one by one" in warning for warning in clip.warnings) == lean
 
 
 def test_content_hash_is_of_the_content(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Weights changed in place, and put back bit for bit.
 
 Merging a change and subtracting it later is not exact: in half precision, rounding
-errors remain. So a weight is copied to the CPU before its first change. Every stack of
-changes is computed from that copy, and removing the stack copies it back. The live
-tensor stays in its place, so compiled code and graphs that hold it stay valid.
+errors remain. So a weight is copied before its first change: on its device if there is
+room, else to the CPU. Every stack of changes is computed from that copy, and removing
+the stack copies it back. The live tensor stays in its place, so compiled code and
+graphs that hold it stay valid.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from ..checkpoints.lora_names import Shapes
 from ..checkpoints.weight_changes import Address, WeightChange
 from ..errors import CheckpointError, EngineCorrupted
+
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,21 +65,40 @@ class WeightPatcher:
 
     @property
     def host_bytes(self) -> int:
-        """Memory of the copies of changed weights: at most the size of the models."""
-        return sum(
-            copy.numel() * copy.element_size() for copy in self._originals.values()
-        )
+        """Memory on the host of the copies of changed weights.
+
+        All copies take at most the size of the models.
+        """
+        copies = self._originals.values()
+        return sum(copy.nbytes for copy in copies if copy.device == HOST)
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory on the models' device of the copies of changed weights."""
+        copies = self._originals.values()
+        return sum(copy.nbytes for copy in copies if copy.device != HOST)
+
+    def move_copies_to_host(self) -> bool:
+        """Free the device of the copies; return whether there were any."""
+        had_any = self.device_bytes > 0
+        for address, copy in self._originals.items():
+            self._originals[address] = copy.to(HOST)
+        return had_any
 
     def shapes(self) -> Shapes:
         """Return the shape of every weight that can be changed."""
         return {address: tensor.shape for address, tensor in self._live().items()}
 
     def apply(
-        self, replacements: Mapping[Address, Tensor], changes: Sequence[Change]
+        self,
+        replacements: Mapping[Address, Tensor],
+        changes: Sequence[Change],
+        spare: int = 0,
     ) -> None:
         """Make every weight its original, or its replacement, plus its changes.
 
-        Changes are added in their order.
+        Changes are added in their order. New copies of weights stay on the models'
+        device up to ``spare`` bytes.
         Sums are computed in float32 (float64 for float64 weights). A weight that the
         last call made of the very same tensors is not written again, so that a LoRA on
         top of a DreamBooth model is exchanged without rewriting the latter.
@@ -93,7 +115,7 @@ class WeightPatcher:
         try:
             self._restore_all(live, self._originals.keys() - contents.keys())
             for address, content in contents.items():
-                self._change(address, content, live[address])
+                spare -= self._change(address, content, live[address], spare)
         except BaseException:
             self.restore()
             raise
@@ -106,16 +128,26 @@ class WeightPatcher:
             del self._originals[address]
             self._contents.pop(address, None)
 
-    def _change(self, address: Address, content: _Content, live: Tensor) -> None:
-        before = self._contents.pop(address, None)
+    def _change(
+        self, address: Address, content: _Content, live: Tensor, spare: int
+    ) -> int:
+        """Write a weight; return the bytes that its copy takes of ``spare``."""
+        before, taken = self._contents.pop(address, None), 0
         if not content.same_as(before):
             if address not in self._originals:
-                self._originals[address] = live.detach().to("cpu", copy=True)
+                taken = self._keep(address, live, spare)
             base = content.replacement
             if base is None:
                 base = self._originals[address]
             _write(live, _sum(base, content.changes, live))
         self._contents[address] = content
+        return taken
+
+    def _keep(self, address: Address, live: Tensor, spare: int) -> int:
+        fits = live.nbytes <= spare
+        place = live.device if fits else HOST
+        self._originals[address] = live.detach().to(place, copy=True)
+        return live.nbytes if fits else 0
 
     def restore(self) -> None:
         """Put every weight back as it was before the first ``apply``.

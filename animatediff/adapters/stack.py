@@ -13,12 +13,19 @@ from ..checkpoints.noise_schedule import Noise
 from ..checkpoints.single_file import SingleFile, read_single_file
 from ..checkpoints.vae import read_vae
 from ..checkpoints.weight_changes import Address
+from ..device import spare_memory
 from ..families import Family
 from ..fetch.weight_file import AnyFile, WeightFile
 from ..job.prepared import LoraUse
 from ..models.unet import UNet3DConditionModel
 from .motion import FittedMotion, fit_motion_module, install_motion_module
 from .patcher import Change, WeightPatcher
+
+COPIES_SHARE = 4
+"""Copies of changed weights stay on a GPU while they take a quarter of its free memory.
+
+The engine moves them to the host when a job needs that memory.
+"""
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ class WeightStack:
         if fitted is not None:
             self._install(fitted)
         self._files = content.files
-        self.patcher.apply(content.replacements, content.changes)
+        spare = spare_memory(self.unet.device) // COPIES_SHARE
+        self.patcher.apply(content.replacements, content.changes, spare)
         self.names = _names(motion, base, loras, vae, self.names)
         self.noise = None if base is None else content.files[base].noise
         return tuple(content.warnings)

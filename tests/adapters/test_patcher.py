@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from animatediff.adapters import patcher
+from animatediff.adapters.patcher import WeightPatcher
 from animatediff.checkpoints.weight_changes import WeightChange, low_rank
 from animatediff.errors import CheckpointError, EngineCorrupted
 from animatediff.job.prepared import LoraUse
 from animatediff.pipeline import AnimationPipeline, load_weights
+from lab.counting.fake_cuda import register_guard, to_fake
 from lab.golden.reference import Golden
 
 STEPS = 500
@@ -366,3 +370,32 @@ def test_whole_slots_that_a_file_leaves_out_are_empty_and_said(
     }
     assert slots
     assert all(slot.startswith("down_blocks.1.") for slot in slots)
+
+
+def test_copies_stay_on_a_gpu_that_has_room() -> None:
+    """Four layers of 2, 4, 6 and 8 bytes, with room for 7."""
+    try:
+        register_guard()
+    except OSError as error:
+        pytest.skip(str(error))
+    with FakeTensorMode() as mode:
+        layers = {
+            str(size): nn.Linear(size, 1, bias=False, device="meta")
+            for size in range(1, 5)
+        }
+        model = to_fake(nn.ModuleDict(layers), mode, torch.float16)
+        weights = WeightPatcher({"unet": model})
+        replacements = {
+            ("unet", key): tensor.clone() for key, tensor in model.state_dict().items()
+        }
+        weights.apply(replacements, (), spare=7)
+        assert (weights.device_bytes, weights.host_bytes) == (2 + 4, 6 + 8)
+        assert weights.move_copies_to_host()
+        assert (weights.device_bytes, weights.host_bytes) == (0, 20)
+        assert not weights.move_copies_to_host()
+        weights.apply(replacements, (), spare=100)
+        assert weights.device_bytes == 0
+        weights.restore()
+        assert weights.host_bytes == 0
+        weights.apply(replacements, (), spare=100)
+        assert (weights.device_bytes, weights.host_bytes) == (20, 0)
