@@ -24,9 +24,11 @@ the same job is sent again later. After a ``fatal`` error the worker asks to be
 replaced.
 """
 
+import inspect
 import math
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from .shown import without_secrets
 
@@ -255,6 +257,103 @@ class InternalError(AnimateDiffError):
     """
 
     code = "INTERNAL"
+
+
+Retryability = Literal["yes", "no", "see the error"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A code in words for clients: its meaning, and what to do about it.
+
+    ``details`` describes the fields that the error may have besides its first three.
+    """
+
+    meaning: str
+    remedy: str
+    details: str = ""
+
+
+ADVICE: Mapping[type[AnimateDiffError], Advice] = {
+    InvalidRequest: Advice(
+        "a field of the job is wrong; nothing ran",
+        "correct `field`, and send a new job",
+        "`field`, `got`, `allowed`; `problems` lists up to 20 further wrong fields",
+    ),
+    AssetError: Advice(
+        "a file is not there, or could not be fetched",
+        "install the file or correct its reference; send the job again after a timeout"
+        " or a server's error",
+        "`asset` or `file`: its name",
+    ),
+    CheckpointError: Advice(
+        "a file is damaged, of another kind, or made for another model",
+        "choose another file; the message tells what the file is",
+    ),
+    GenerationError: Advice(
+        "the model ran and could not finish", "read the message, and change the job"
+    ),
+    NonFiniteLatents: Advice(
+        "NaN or infinity appeared",
+        "try another seed, a lower strength, or another VAE",
+        "`step` counts from 0, null is the VAE; `where`",
+    ),
+    OutOfMemory: Advice(
+        "the device has no room for the job, even in the lean way",
+        "ask for fewer frames or a smaller size",
+        "`num_frames`, `width`, `height`",
+    ),
+    JobCancelled: Advice("the job was cancelled", "nothing"),
+    JobTimedOut: Advice(
+        "the job's own work took longer than `ANIMATEDIFF_JOB_TIMEOUT_SECONDS`",
+        "ask for less, or raise the limit; send it again if a download or the upload"
+        " was slow",
+        "`phase` took the most time; `limit` in seconds",
+    ),
+    WorkerStopped: Advice(
+        "the worker was stopped before the job's end", "send the job again"
+    ),
+    EncodeError: Advice(
+        "the frames could not be written in this format", "choose another `format`"
+    ),
+    StorageError: Advice(
+        "the file cannot be stored: seen before the work, or after it",
+        "send the job again, or mend the bucket, its policy or its keys",
+        "`reason` is the bucket's own code; `region`",
+    ),
+    DiskFull: Advice(
+        "the worker's disk has no room for a download or for the clip",
+        "send the job again, or ask for a smaller clip",
+    ),
+    OutputTooLarge: Advice(
+        "the file is too large for an answer, and there is no bucket",
+        "configure a bucket, or ask for a smaller clip",
+        "`bytes`, `limit`",
+    ),
+    EngineCorrupted: Advice(
+        "the weights could not be restored; RunPod replaces the worker",
+        "send the job again",
+    ),
+    DeviceFailed: Advice(
+        "the GPU reported an error; RunPod replaces the worker", "send the job again"
+    ),
+    InternalError: Advice(
+        "a bug; the worker's log has the cause", "report it, with the job's id"
+    ),
+    ConfigurationError: Advice(
+        "the service is set up wrongly",
+        "read the worker's log: it prints this at its start, and takes no job",
+        "`setting`",
+    ),
+}
+"""Advice on every error that a client can receive."""
+
+
+def retryability(kind: type[AnimateDiffError]) -> Retryability:
+    """Whether a job that failed with this error may succeed if it is sent again."""
+    if "retryable" in inspect.signature(kind.__init__).parameters:
+        return "see the error"
+    return "yes" if kind.retryable else "no"
 
 
 def led_by(error: BaseException) -> Iterator[BaseException]:

@@ -1,6 +1,14 @@
-"""The wire: the JSON of a job, of its output and of its error."""
+"""The wire: the JSON of a job, of its progress, its output and its error."""
 
 from .job_input import JobInput, parse_job_input
 from .job_output import JobError, JobOutput, render_job_output
+from .job_progress import JobProgress
 
-__all__ = ["JobError", "JobInput", "JobOutput", "parse_job_input", "render_job_output"]
+__all__ = [
+    "JobError",
+    "JobInput",
+    "JobOutput",
+    "JobProgress",
+    "parse_job_input",
+    "render_job_output",
+]

@@ -1,20 +1,31 @@
-"""Write schemas/*.schema.json: python -m schemas.generate."""
+"""Write the schemas of this folder: python -m schemas.generate."""
 
 import json
 from pathlib import Path
+from typing import Any
 
-from . import JobError, JobInput, JobOutput
+from . import JobError, JobInput, JobOutput, JobProgress
+from .openapi import document
 
 FOLDER = Path(__file__).parent
-MODELS = {"job_input": JobInput, "job_output": JobOutput, "job_error": JobError}
+MODELS = {
+    "job_input": JobInput,
+    "job_progress": JobProgress,
+    "job_output": JobOutput,
+    "job_error": JobError,
+}
 
 
 def schema_texts() -> dict[Path, str]:
     """Every schema file and what it must hold."""
-    return {
-        FOLDER / f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2)
-        + "\n"
+    schemas: dict[str, Any] = {
+        f"{name}.schema.json": model.model_json_schema()
         for name, model in MODELS.items()
+    }
+    files = {**schemas, "openapi.json": document()}
+    return {
+        FOLDER / name: json.dumps(content, indent=2) + "\n"
+        for name, content in files.items()
     }
 
 

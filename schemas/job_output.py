@@ -80,17 +80,19 @@ class JobOutput(ClipEcho):
         description="Where the file is: an https URL; without a bucket a data URL"
         " (the file), locally a file URL."
     )
-    format: str
-    mime: str
+    format: str = Field(description="The file's format, by its name in a job.")
+    mime: str = Field(description="The file's media type.")
     bytes: int = Field(gt=0, description="Size of the file.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Hash of the file.")
-    model: Part
-    motion_module: Part
-    dreambooth: Part | None
-    vae: Part | None
-    loras: list[LoraPart]
-    embeddings: list[EmbeddingPart]
-    controls: list[ControlPart]
+    model: Part = Field(description="The image model.")
+    motion_module: Part = Field(description="The motion module.")
+    dreambooth: Part | None = Field(
+        description="The DreamBooth file, if there was one."
+    )
+    vae: Part | None = Field(description="The VAE file, if there was one.")
+    loras: list[LoraPart] = Field(description="The LoRAs.")
+    embeddings: list[EmbeddingPart] = Field(description="The textual inversions.")
+    controls: list[ControlPart] = Field(description="The SparseCtrl branches.")
     timings: dict[str, float] = Field(
         description="Seconds by phase: prepare, queue, load, encode, denoise, decode,"
         " hash, write, store; gpu: time on the device; total: the whole job."

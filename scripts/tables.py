@@ -1,6 +1,6 @@
-"""Write the generated tables of README.md and docs/: python -m scripts.tables.
+"""Write the generated parts of README.md and docs/: python -m scripts.tables.
 
-A table stands between two marks, wherever a page has them.
+A part stands between two marks, wherever a page has them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +20,8 @@ from animatediff.job.fields import Names, Shown, marker
 from animatediff.job.resolve import defaults_by_model
 from animatediff.job.validation import allowed_words
 from animatediff.settings import BUCKET_VARIABLES, PROJECT_ROOT, VARIABLES, Variable
+
+from .api_page import error_codes, http_answers, objects, operations, row
 
 PAGES = (PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md")))
 _FILES: Mapping[str, type[BaseModel]] = {
@@ -49,12 +51,7 @@ def _field_rows(place: str, model: type[BaseModel]) -> Iterator[str]:
         closed = names is not None and not names.others
         allowed = "one of these names" if closed else allowed_words(model, name)
         field, default = f"`{place}{name}`", _default(name, info)
-        yield _row(field, info.description, allowed, default)
-
-
-def _row(*cells: object) -> str:
-    """Return a row of a Markdown table."""
-    return f"| {' | '.join(map(str, cells))} |"
+        yield row(field, info.description, allowed, default)
 
 
 def _default(name: str, info: FieldInfo) -> str:
@@ -98,13 +95,17 @@ def settings_table() -> str:
 
 
 def _setting_rows(variables: Mapping[str, Variable]) -> Iterator[str]:
-    for name, row in variables.items():
-        yield _row(f"`{name}`", row.meaning, row.allowed, row.default)
+    for name, each in variables.items():
+        yield row(f"`{name}`", each.meaning, each.allowed, each.default)
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "job fields": job_fields_table,
     "settings": settings_table,
+    "operations": operations,
+    "http answers": http_answers,
+    "objects": objects,
+    "error codes": error_codes,
 }
 
 
