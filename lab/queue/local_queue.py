@@ -1,4 +1,4 @@
-"""Serve the routes of RunPod's serverless SDK (1.12.0) on loopback.
+"""Serve the routes of RunPod's serverless SDK (1.12.0) on loopback, and its clients'.
 
 The queue keeps every request. The SDK defines what workers send. This queue defines
 when a job goes to another worker: when its worker has not pinged for ``dead_after``
@@ -19,13 +19,14 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from lab.queue import client_api
 from lab.queue.quiet_http import Quiet, QuietServer
 
 
 class State(StrEnum):
     """The state of a job, by RunPod's names."""
 
-    QUEUED = "QUEUED"
+    QUEUED = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
@@ -41,13 +42,17 @@ class State(StrEnum):
 class Job:
     """A job. Times are seconds of time.monotonic().
 
-    ``workers``: all workers that took it, in their order.
+    ``workers``: all workers that took it, in their order. ``taken``: when the last one
+    did. ``progress``: the last that came. ``webhook``: a URL that is told of its end.
     """
 
     id: str
     input: Any
     submitted: float
+    webhook: str | None = None
     state: State = State.QUEUED
+    taken: float | None = None
+    progress: Any = None
     workers: list[str] = field(default_factory=list)
     output: Any = None
     error: str | None = None
@@ -95,11 +100,15 @@ class Fault:
 class LocalQueue:
     """The queue; it serves during a ``with`` block.
 
-    ``hold``: seconds that a poll without an answer is held open.
+    ``hold``: seconds that a poll without an answer is held open. ``webhook_pause``:
+    seconds between two tries of a webhook.
     """
 
-    def __init__(self, hold: float = 2.0, dead_after: float = 5.0) -> None:
+    def __init__(
+        self, hold: float = 2.0, dead_after: float = 5.0, webhook_pause: float = 10.0
+    ) -> None:
         self.hold, self.dead_after = hold, dead_after
+        self.webhook_pause = webhook_pause
         self.calls: list[Call] = []
         self.requeued: list[str] = []
         self._jobs: dict[str, Job] = {}
@@ -130,10 +139,21 @@ class LocalQueue:
 
     # For clients of the endpoint, and for tests
 
-    def submit(self, job_input: Any) -> str:
+    @property
+    def api_url(self) -> str:
+        """The address of RunPod's API with this queue as the endpoint ``local``."""
+        return f"{self._server.url}/v2"
+
+    @property
+    def workers(self) -> set[str]:
+        """The workers that are not silent."""
+        with self._changed:
+            return self._pinged.keys() - self._silent_workers()
+
+    def submit(self, job_input: Any, webhook: str | None = None) -> str:
         """Add a job and return its id."""
         with self._changed:
-            job = Job(uuid.uuid4().hex, job_input, time.monotonic())
+            job = Job(uuid.uuid4().hex, job_input, time.monotonic(), webhook)
             self._jobs[job.id] = job
             self._waiting.append(job.id)
             self._changed.notify_all()
@@ -184,10 +204,14 @@ class LocalQueue:
 
         Raises TimeoutError, whose text names the ``goal``.
         """
+        if not self.until_or(is_met, timeout):
+            name = goal if isinstance(goal, str) else goal()
+            raise TimeoutError(f"waited {timeout:g} s for {name}")
+
+    def until_or(self, is_met: Callable[[], Any], timeout: float) -> bool:
+        """Wait as ``until`` does, but return whether ``is_met()`` in time."""
         with self._changed:
-            if not self._changed.wait_for(is_met, timeout):
-                name = goal if isinstance(goal, str) else goal()
-                raise TimeoutError(f"waited {timeout:g} s for {name}")
+            return bool(self._changed.wait_for(is_met, timeout))
 
     def fail(
         self,
@@ -268,6 +292,7 @@ class LocalQueue:
         for job in jobs:
             job.state = State.IN_PROGRESS
             job.workers.append(worker)
+            job.taken = time.monotonic()
         self._pinged[worker] = time.monotonic()
         return jobs
 
@@ -313,6 +338,8 @@ class LocalQueue:
                 status = status or 404
             elif status is None and kind == "result":
                 ended = self._take_result(job, body)
+            elif status is None and kind == "progress":
+                job.progress = body.get("output")
             self._record(kind, worker, (job_id,), status or 200, began, body, ended)
         return status or 200, {}
 
@@ -346,6 +373,9 @@ class LocalQueue:
         job.state = state
         job.ended = time.monotonic()
         self._changed.notify_all()
+        if job.webhook:
+            call = (job.webhook, client_api.status_of(job), self.webhook_pause)
+            threading.Thread(target=client_api.notify, args=call, daemon=True).start()
 
     def _fault(self, kind: str) -> int | None:
         """Apply the first fault of this kind. Return the status to answer, if any."""
@@ -381,14 +411,14 @@ class LocalQueue:
 
 def environment(queue: LocalQueue, worker: str) -> dict[str, str]:
     """Return the variables that RunPod sets for a worker of this queue."""
-    base = f"{queue._server.url}/v2/local"
+    base = f"{queue.api_url}/local"
     return {
         "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=local",
         "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=local",
         "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=local",
         "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID?gpu=local",
         "RUNPOD_POD_ID": worker,
-        "RUNPOD_AI_API_KEY": "local",
+        "RUNPOD_AI_API_KEY": client_api.KEY,
         "RUNPOD_PING_INTERVAL": "1000",
         "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
         "RUNPOD_SKIP_GPU_CHECK": "true",
@@ -405,6 +435,8 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         route, worker, _, query = self._read_url()
         queue = self.server.queue
+        if self._answer_client("GET", None):
+            return
         if route == "job-take":
             status, jobs = queue.take(worker, 1, self._gone)
             self._answer(status, jobs[0] if jobs else None)
@@ -420,13 +452,32 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         route, worker, job_id, _ = self._read_url()
-        length = int(self.headers["Content-Length"])
-        body = json.loads(self.rfile.read(length))
+        body = self._read_body()
+        if self._answer_client("POST", body):
+            return
         kind = _kind_of(route, body)
         if kind is None:
             self._answer(404)
         else:
             self._answer(*self.server.queue.receive(kind, worker, job_id, body))
+
+    def _read_body(self) -> Any:
+        """Return the JSON of the request, or None if it is none."""
+        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            return json.loads(text)
+        except ValueError:
+            return None
+
+    def _answer_client(self, method: str, body: Any) -> bool:
+        """Answer a client of the endpoint. Return False for any other request."""
+        route, job_id, _, query = self._read_url()
+        key = self.headers.get("Authorization", "")
+        request = client_api.Request(method, route, job_id, query, body, key)
+        answer = client_api.answer(self.server.queue, request)
+        if answer is not None:
+            self._answer(*answer)
+        return answer is not None
 
     def _read_url(self) -> tuple[str, str, str, dict[str, str]]:
         """Return the route, the worker, the job (or ""), and the query."""
