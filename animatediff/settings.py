@@ -301,6 +301,10 @@ class Settings(_Declaration):
         validation_alias="ANIMATEDIFF_ATTENTION",
         description="attention kernels; sdpa: PyTorch's own",
     )
+    kernels: Literal["auto", "torch"] = Field(
+        default="auto",
+        description="auto: own Triton kernels on cuda; torch: PyTorch's operators alone",
+    )
     vae_decode_chunk: Annotated[
         int | None, Words(unit="frames", default="by free memory; 4 on a CPU")
     ] = Field(default=None, ge=1, le=64, description="frames decoded at once")

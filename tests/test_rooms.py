@@ -16,7 +16,7 @@ FLOORS = (
     ("errors",),
     ("deadline", "transfers"),
     ("sandbox",),
-    ("config", "video"),
+    ("config", "kernels", "video"),
     ("families",),
     ("catalog", "memory"),
     ("settings",),

@@ -1,0 +1,172 @@
+"""Print the relative errors of the kernels, run by Triton's interpreter, to float64.
+
+Triton reads TRITON_INTERPRET when it is imported, so ``test_interpreted`` starts this
+in a process of its own. One JSON object: the name of a case to its error.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from animatediff.kernels.attention import temporal_attention
+from animatediff.kernels.choice import forced_kernels
+from animatediff.kernels.elementwise import conv_for_norm, conv_residual, geglu
+from animatediff.kernels.gpu import norms
+from animatediff.kernels.normalization import (
+    add_layer_norm,
+    fused_group_norm,
+    layer_norm,
+)
+
+DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+IMAGES = ((1, 9, 3, 5, 3, 1), (4, 40, 7, 9, 8, 2), (2, 96, 1, 1, 32, 1))
+"""Frames, channels, height, width, groups, frames of one statistic."""
+SEQUENCES = (
+    *((frames, heads, dim) for frames in (1, 3, 16) for heads, dim in ((3, 40),)),
+    (8, 2, 80),
+    (24, 1, 160),
+    (64, 1, 40),
+)
+Case = tuple[str, Tensor, Tensor]
+
+
+def double(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.double() for tensor in tensors]
+
+
+def image(n: int, c: int, h: int, w: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(n, h, w, c).to(dtype).permute(0, 3, 1, 2)
+
+
+def group_norm_cases(dtype: torch.dtype) -> Iterator[Case]:
+    for whole in (norms.WHOLE_GROUP, 0):
+        for n, c, h, w, groups, frames in IMAGES:
+            for silu, adds in ((True, True), (True, False), (False, False)):
+                x = image(n, c, h, w, dtype) + 0.5
+                weight, bias, added = torch.randn(3, c).to(dtype)
+                norms.WHOLE_GROUP, before = whole, norms.WHOLE_GROUP
+                result = fused_group_norm(
+                    x, groups, weight, bias, 1e-5, silu, frames, added if adds else None
+                )
+                norms.WHOLE_GROUP = before
+                case = f"group_norm {whole} {(n, c, h, w, groups, frames)} {silu} {adds}"
+                shifted = x.double() + added.double()[:, None, None] * adds
+                yield case, result, _group_norm(shifted, groups, weight, bias, frames, silu)
+
+
+def _group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, frames: int, silu: bool
+) -> Tensor:
+    video = x.unflatten(0, (-1, frames)).transpose(1, 2)
+    normed = torch.group_norm(video, groups, *double(weight, bias), 1e-5)
+    normed = normed.transpose(1, 2).flatten(0, 1)
+    return F.silu(normed) if silu else normed
+
+
+def far_from_zero_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """Mean 100 and deviation 0.1, of which half precision keeps nothing."""
+    if dtype != torch.float32:
+        return
+    weight, bias = torch.ones(8), torch.zeros(8)
+    x = image(2, 8, 30, 30, dtype) * 0.1 + 100
+    for whole in (norms.WHOLE_GROUP, 0):
+        norms.WHOLE_GROUP, before = whole, norms.WHOLE_GROUP
+        result = fused_group_norm(x, 2, weight, bias, 1e-5, False, 1, None)
+        norms.WHOLE_GROUP = before
+        wanted = _group_norm(x.double(), 2, weight, bias, 1, False)
+        yield f"far from zero {whole}", result, wanted
+    tokens = torch.randn(2, 3, 8) * 0.1 + 100
+    wanted = F.layer_norm(tokens.double(), (8,), *double(weight, bias))
+    yield "far from zero layer_norm", layer_norm(tokens, weight, bias, 1e-5), wanted
+
+
+def layer_norm_cases(dtype: torch.dtype) -> Iterator[Case]:
+    for c in (24, 320):
+        weight, bias = torch.randn(2, c).to(dtype)
+        x, table = torch.randn(6, 5, c).to(dtype), torch.randn(3, c).to(dtype)
+        wanted = F.layer_norm(x.double(), (c,), *double(weight, bias))
+        rows = table.double().repeat(2, 1)[:, None]
+        yield f"layer_norm {c}", layer_norm(x, weight, bias, 1e-5), wanted
+        result = layer_norm(x, weight, bias, 1e-5, table)
+        yield f"layer_norm {c} table", result, wanted + rows
+        for images in (6, 2):
+            residual = torch.randn(images, 5, c).to(dtype)
+            total, normed = add_layer_norm(x, residual, weight, bias, 1e-5, table)
+            added = x.double() + residual.double().repeat(6 // images, 1, 1)
+            yield f"add_layer_norm {c} {images} sum", total, added
+            # the definition normalises the sum that is stored
+            wanted_normed = F.layer_norm(total.double(), (c,), *double(weight, bias))
+            yield f"add_layer_norm {c} {images}", normed, wanted_normed + rows
+
+
+def _no_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    raise AssertionError((q.shape, k.shape, v.shape))
+
+
+def attention_cases(dtype: torch.dtype) -> Iterator[Case]:
+    for frames, heads, dim in SEQUENCES:
+        product = torch.randn(2 * frames, 3, 3 * heads * dim).to(dtype)
+        q, k, v = product.chunk(3, dim=-1)
+        result = temporal_attention(q, k, v, frames, heads, _no_attention)
+        case = f"temporal_attention {(frames, heads, dim)}"
+        yield case, result, _attention(*double(q, k, v), frames=frames, heads=heads)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, frames: int, heads: int) -> Tensor:
+    def split(x: Tensor) -> Tensor:
+        x = x.unflatten(0, (-1, frames)).unflatten(-1, (heads, -1))
+        return x.permute(0, 2, 3, 1, 4)
+
+    scores = split(q) @ split(k).mT / (q.shape[-1] // heads) ** 0.5
+    attended = scores.softmax(-1) @ split(v)
+    return attended.permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(2)
+
+
+def elementwise_cases(dtype: torch.dtype) -> Iterator[Case]:
+    for width in (3, 320):
+        x = torch.randn(2, 5, 2 * width).to(dtype) * 3
+        hidden, gate = x.double().chunk(2, dim=-1)
+        yield f"geglu {width}", geglu(x), hidden * F.gelu(gate)
+    x, residual = image(2, 8, 3, 5, dtype), image(2, 24, 3, 5, dtype)
+    weight, bias = torch.randn(24, 8, 3, 3).to(dtype) / 8, torch.randn(24).to(dtype)
+    # the product itself rounds, so that the definition starts from its result
+    product = F.conv2d(x, weight, padding=1).double()
+    wanted = product + bias.double()[:, None, None] + residual.double()
+    yield "conv_residual", conv_residual(x, weight, bias, residual), wanted
+    hidden, added = conv_for_norm(x, weight, bias)
+    assert added is bias
+    yield "conv_for_norm", hidden, product
+
+
+CASES: tuple[Callable[[torch.dtype], Iterator[Case]], ...] = (
+    group_norm_cases,
+    far_from_zero_cases,
+    layer_norm_cases,
+    attention_cases,
+    elementwise_cases,
+)
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    errors: dict[str, float] = {}
+    with forced_kernels(), torch.inference_mode():
+        for name, dtype in DTYPES.items():
+            for cases in CASES:
+                for case, result, wanted in cases(dtype):
+                    assert result.dtype == dtype, case
+                    assert result.shape == wanted.shape, case
+                    difference = (result.double() - wanted).norm()
+                    errors[f"{name} {case}"] = (difference / wanted.norm()).item()
+    print(json.dumps(errors))
+
+
+if __name__ == "__main__":
+    main()
