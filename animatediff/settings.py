@@ -303,7 +303,7 @@ class Settings(_Declaration):
     )
     kernels: Literal["auto", "torch"] = Field(
         default="auto",
-        description="auto: own Triton kernels on cuda; torch: PyTorch's operators alone",
+        description="operators; auto: own Triton kernels on cuda, torch: PyTorch's",
     )
     vae_decode_chunk: Annotated[
         int | None, Words(unit="frames", default="by free memory; 4 on a CPU")

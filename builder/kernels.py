@@ -24,7 +24,7 @@ from animatediff.kernels.choice import forced_kernels
 from animatediff.kernels.elementwise import conv_residual, geglu
 from animatediff.kernels.normalization import (
     add_layer_norm,
-    fused_group_norm,
+    group_norm,
     layer_norm,
 )
 
@@ -59,7 +59,7 @@ class _Launcher:
 
 
 class ArchitectureDriver:
-    """A driver of Triton for a GPU that is not there; ``architecture`` is 90 for 9.0."""
+    """A driver for a GPU that is not there; 90 is the architecture of an H100."""
 
     def __init__(self, architecture: int) -> None:
         from triton.backends.compiler import GPUTarget
@@ -101,8 +101,8 @@ def _group_norms(width: int, dtype: torch.dtype) -> Iterator[Callable[[], Tensor
     ):
         x = torch.empty(1, side, side, width, dtype=dtype).permute(0, 3, 1, 2)
         row = weight if added else None
-        yield lambda x=x, silu=silu, row=row: fused_group_norm(
-            x, 32, weight, weight, 1e-5, silu, 1, row
+        yield lambda x=x, silu=silu, row=row: group_norm(
+            x, 32, weight, weight, 1e-5, silu, added=row
         )
 
 
@@ -168,8 +168,10 @@ def _compile_stub(folder: Path, source: str) -> None:
     names = sorted(set(re.findall(r"\bcu[A-Z]\w+", source)))
     code = "\n".join(f"void {name}(void) {{}}" for name in names)
     subprocess.run(  # noqa: S603
-        ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-Wl,-soname,libcuda.so.1"]  # noqa: S607
-        + ["-o", str(folder / "libcuda.so.1")],
+        [
+            *("gcc", "-shared", "-fPIC", "-x", "c", "-"),
+            *("-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")),
+        ],
         input=code,
         text=True,
         check=True,

@@ -63,8 +63,6 @@ def _temporal_attention(
 
 
 @_temporal_attention.register_fake
-def _(
-    queries: Tensor, keys: Tensor, values: Tensor, frames: int, heads: int
-) -> Tensor:
+def _(queries: Tensor, keys: Tensor, values: Tensor, frames: int, heads: int) -> Tensor:
     del keys, values, frames, heads
     return queries.new_empty(queries.shape)

@@ -3,18 +3,18 @@
 Tokens are (n_batch, n, d). Heads are split as views, so the kernels need no copy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
-
-AttentionFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(b, heads, n, d), (b, heads, m, d), (b, heads, m, d) -> (b, heads, n, d)"""
+from ..kernels.attention import AttentionFunction
+from ..kernels.choice import fused
+from ..kernels.elementwise import geglu
 
 MAX_BATCH = 65_535
 """CUDA's limit for the second and third grid axis, where kernels put the batch."""
@@ -96,11 +96,59 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+@dataclass(frozen=True, eq=False)
+class _Packed:
+    """One tensor, (3 d, d), whose parts are the weights of three layers."""
+
+    whole: Tensor
+    weights: tuple[nn.Parameter, ...]
+
+    def stands_for(self, layers: Iterable[nn.Module]) -> bool:
+        """Whether the layers are plain ones with these weights."""
+        return all(
+            type(layer) is nn.Linear and layer.weight is weight
+            for layer, weight in zip(layers, self.weights, strict=True)
+        )
+
+    def is_live(self) -> bool:
+        """Whether the weights are still parts of the tensor."""
+        storage = self.whole.untyped_storage()._cdata
+        return all(w.untyped_storage()._cdata == storage for w in self.weights)
+
+
+def _packed(layers: Sequence[nn.Module]) -> _Packed | None:
+    """Pack the weights of three layers; None where one product would not be used."""
+    linear = [layer for layer in layers if type(layer) is nn.Linear]
+    weights = [layer.weight.detach() for layer in linear]
+    shapes = {weight.shape for weight in weights}
+    if len(linear) != len(layers) or len(shapes) != 1 or not fused(*weights):
+        return None
+    whole = torch.cat(weights)
+    for layer, part in zip(linear, whole.chunk(len(layers)), strict=True):
+        layer.weight = nn.Parameter(part, layer.weight.requires_grad)
+    return _Packed(whole, tuple(layer.weight for layer in linear))
+
+
+def _pack_again(attention: "Attention", _keys: object) -> None:
+    attention.pack()
+
+
+def pack_projections(model: nn.Module) -> None:
+    """Pack the weights of every self-attention whose tensors were put in directly."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.pack()
+
+
 class Attention(nn.Module):
     """Multi-head attention with SD's parameter names.
 
-    These are to_q, to_k, to_v (no bias) and to_out.0 (with bias).
+    These are to_q, to_k, to_v (no bias) and to_out.0 (with bias). On a GPU, the weights
+    of self-attention's to_q, to_k and to_v are parts of one tensor, so that one product
+    computes all three. They stay so when weights are loaded, moved or cast.
     """
+
+    _packed: "_Packed | None" = None
 
     def __init__(self, dim: int, heads: int, context_dim: int | None = None) -> None:
         super().__init__()
@@ -109,6 +157,7 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_dim or dim, dim, bias=False)
         self.to_v = nn.Linear(context_dim or dim, dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.register_load_state_dict_post_hook(_pack_again)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Project (b, m, d) to keys and values, each (b, heads, m, d / heads)."""
@@ -124,7 +173,34 @@ class Attention(nn.Module):
 
     def attend_to_self(self, tokens: Tensor, attend: AttentionFunction) -> Tensor:
         """Attend from tokens (b, n, d) to the same tokens."""
-        return self(tokens, *self.keys_values(tokens), attend)
+        split = [split_heads(x, self.heads) for x in self.projections(tokens)]
+        return self.to_out[0](merge_heads(attend(*split)))
+
+    def projections(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project tokens (b, n, d) to their queries, keys and values, (b, n, d)."""
+        layers, packed = (self.to_q, self.to_k, self.to_v), self._packed
+        if packed and packed.stands_for(layers) and fused(tokens, *packed.weights):
+            queries, keys, values = F.linear(tokens, packed.whole).chunk(3, dim=-1)
+            return queries, keys, values
+        return self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
+
+    def pack(self) -> None:
+        """Make the three weights parts of one tensor, where that is of use."""
+        layers = (self.to_q, self.to_k, self.to_v)
+        if self._packed and self._packed.stands_for(layers) and self._packed.is_live():
+            return
+        self._packed = _packed(layers)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Do as nn.Module when weights are moved or cast, and pack them again."""
+        module = super()._apply(fn, recurse)
+        self.pack()
+        return module
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the packed tensor: a copy's weights are no parts of it."""
+        state = super().__getstate__()
+        return {key: value for key, value in state.items() if key != "_packed"}
 
 
 class GEGLU(nn.Module):
@@ -136,8 +212,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., dim) to (..., inner)."""
-        hidden, gate = self.proj(x).chunk(2, dim=-1)
-        return hidden * F.gelu(gate)
+        return geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):

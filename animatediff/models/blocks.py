@@ -10,32 +10,43 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from ..config import MotionModuleConfig, UNet3DConfig
-from .attention import Attention, FeedForward, merge_heads, split_heads
-from .context import FrameContext
+from ..kernels.normalization import add_repeated
+from .attention import (
+    Attention,
+    AttentionFunction,
+    FeedForward,
+    merge_heads,
+    split_heads,
+)
+from .context import FrameContext, KeysValues
 from .motion_module import VanillaTemporalModule
-from .norm import GroupNorm
+from .norm import GroupNorm, LayerNorm
 from .resnet import Downsample, ResnetBlock, Upsample
 
 
 class CrossAttention(Attention):
-    """Attention to the text.
+    """Attention to the text, whose keys and values depend on the prompt alone."""
 
-    Keys and values depend on the prompt alone, so they come from ``FrameContext.text``.
-    """
+    def attend_to_text(
+        self,
+        tokens: Tensor,
+        text: KeysValues,
+        num_frames: int,
+        attend: AttentionFunction,
+    ) -> Tensor:
+        """Attend from tokens (b f, n, d) to k texts for each video: (k b f, n, d).
 
-    index = 0
-    """Place of its keys and values in ``FrameContext.text``."""
-
-    def attend_to_text(self, tokens: Tensor, context: FrameContext) -> Tensor:
-        """Attend from tokens (b f, n, d) to the text: (b f, n, d).
-
-        All frames of a video query as one long sequence, so the text is not repeated.
+        ``text`` has the keys and values of k b texts. All frames of a video query as
+        one long sequence, so the text is not repeated.
         """
-        keys, values = context.text[self.index]
-        videos = self.to_q(tokens).unflatten(0, (keys.shape[0], -1))
+        keys, values = text
+        videos = self.to_q(tokens).unflatten(0, (-1, num_frames))
         queries = split_heads(videos.flatten(1, 2), self.heads)
-        attended = merge_heads(context.attend(queries, keys, values))  # (b, f n, d)
-        return self.to_out[0](attended).reshape(tokens.shape)
+        texts = keys.shape[0] // queries.shape[0]
+        if texts > 1:
+            queries = queries.repeat(texts, 1, 1, 1)
+        attended = merge_heads(attend(queries, keys, values))  # (k b, f n, d)
+        return self.to_out[0](attended).reshape(-1, *tokens.shape[1:])
 
 
 class TransformerBlock(nn.Module):
@@ -43,18 +54,26 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int, text_dim: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attn1 = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.attn2 = CrossAttention(dim, heads, text_dim)
-        self.norm3 = nn.LayerNorm(dim)
+        self.norm3 = LayerNorm(dim)
         self.ff = FeedForward(dim)
 
-    def forward(self, tokens: Tensor, context: FrameContext) -> Tensor:
-        """Map tokens (b f, n, d) to (b f, n, d)."""
-        tokens = tokens + self.attn1.attend_to_self(self.norm1(tokens), context.attend)
-        tokens = tokens + self.attn2.attend_to_text(self.norm2(tokens), context)
-        return tokens + self.ff(self.norm3(tokens))
+    def forward(
+        self,
+        tokens: Tensor,
+        text: KeysValues,
+        num_frames: int,
+        attend: AttentionFunction,
+    ) -> Tensor:
+        """Map tokens (b f, n, d) and k b texts to (k b f, n, d)."""
+        attended = self.attn1.attend_to_self(self.norm1(tokens), attend)
+        tokens, normed = self.norm2.after(attended, tokens)
+        attended = self.attn2.attend_to_text(normed, text, num_frames, attend)
+        tokens, normed = self.norm3.after(attended, tokens)
+        return tokens + self.ff(normed)
 
 
 class PointwiseConv(nn.Conv2d):
@@ -82,17 +101,19 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = PointwiseConv(channels)
 
-    def forward(self, x: Tensor, context: FrameContext) -> Tensor:
-        """Map (b f, c, h, w) to (b f, c, h, w).
+    def forward(
+        self, x: Tensor, text: KeysValues, num_frames: int, attend: AttentionFunction
+    ) -> Tensor:
+        """Map (b f, c, h, w) and k b texts to (k b f, c, h, w).
 
         Both are channels_last, so that turning an image into tokens and back is a view.
         """
         image = self.norm(x).permute(0, 2, 3, 1)
         tokens = self.proj_in(image.flatten(1, 2))  # (b f, h w, c)
         for block in self.transformer_blocks:
-            tokens = block(tokens, context)
+            tokens = block(tokens, text, num_frames, attend)
         image = self.proj_out(tokens).unflatten(1, x.shape[2:])
-        return x + image.permute(0, 3, 1, 2)
+        return add_repeated(image.permute(0, 3, 1, 2), x)
 
 
 class Layers(nn.Module):
@@ -103,6 +124,9 @@ class Layers(nn.Module):
     """
 
     resnets_without_layer = 0
+
+    first_resnet = first_attention = 0
+    """Places of the first ones in ``FrameContext.time`` and ``FrameContext.text``."""
 
     gradient_checkpointing = False
     """In training: recompute a layer on the way back instead of keeping its results."""
@@ -142,19 +166,26 @@ class Layers(nn.Module):
         """Run resnet ``i`` and its attention: (b f, c_in, h, w) to (b f, c, h, w)."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._recomputed_layer(i, x, context)
-        x = self.resnets[i](x, context)  # frees the input before attention runs
+        x = self.resnet(i, x, context)  # frees the input before attention runs
         return self.attend(i, x, context)
+
+    def resnet(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
+        """Run resnet ``i``: (b f, c_in, h, w) to (b f, c, h, w)."""
+        time = context.time[self.first_resnet + i]
+        across_frames = context.num_frames if context.cross_frame_norm else 1
+        return self.resnets[i](x, time, context.num_frames, across_frames)
 
     def _recomputed_layer(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
         def run(x: Tensor) -> Tensor:
-            return self.attend(i, self.resnets[i](x, context), context)
+            return self.attend(i, self.resnet(i, x, context), context)
 
         return cast(Tensor, checkpoint(run, x, use_reentrant=False))
 
     def attend(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
         """Run spatial attention ``i``, then motion, on (b f, c, h, w)."""
         if self.attends:
-            x = self.attentions[i](x, context)
+            text = context.text[self.first_attention + i]
+            x = self.attentions[i](x, text, context.num_frames, context.attend)
         motion = self.motion_modules[i]
         if isinstance(motion, VanillaTemporalModule):
             x = motion(x, context.num_frames, context.attend)
@@ -201,7 +232,7 @@ class MidBlock(Layers):
 
     def forward(self, x: Tensor, context: FrameContext) -> Tensor:
         """Map (b f, c, h, w) to (b f, c, h, w)."""
-        return self.resnets[1](self.layer(0, x, context), context)
+        return self.resnet(1, self.layer(0, x, context), context)
 
 
 class UpBlock(Layers):

@@ -8,16 +8,19 @@ from torch import Tensor
 
 from .attention import AttentionFunction
 
-TextContext = Sequence[tuple[Tensor, Tensor]]
-"""Keys and values of the text, each (b, heads, m, d / heads), per cross-attention."""
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of a text for one cross-attention, each (b, heads, m, d / heads)."""
+
+TextContext = Sequence[KeysValues]
+"""Keys and values of the text per cross-attention."""
 
 TimeContext = Sequence[Tensor]
-"""The projected timestep embedding per resnet: (b, c), or (1, c) for all videos."""
+"""What a timestep adds in every resnet: (b, c), or (1, c) for all videos."""
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The projected embeddings of all timesteps of a run: (t, c) per resnet."""
+    """What all timesteps of a run add: (t, c) per resnet."""
 
     tables: Sequence[Tensor]
 
@@ -30,8 +33,9 @@ class Schedule:
 class FrameContext:
     """The values that are fixed before a call.
 
-    ``num_frames`` unfolds (b f). ``cross_frame_norm`` is v1's GroupNorm over all frames
-    of a video.
+    ``num_frames`` unfolds (b f). ``text`` may have k texts for each video: until the
+    first cross-attention, their k results are the same, and computed once.
+    ``cross_frame_norm`` is v1's GroupNorm over all frames of a video.
     """
 
     num_frames: int
@@ -65,6 +69,8 @@ class ControlResiduals:
 
     def scaled(self, strength: float) -> "ControlResiduals":
         """Return the residuals times ``strength``."""
+        if strength == 1:
+            return self
         down = [tensor * strength for tensor in self.down]
         return ControlResiduals(down, self.mid * strength)
 

@@ -38,6 +38,12 @@ class TimestepEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
+def repeated(x: Tensor, images: int) -> Tensor:
+    """Repeat (b f, c, h, w), channels_last, to that many images."""
+    times = images // x.shape[0]
+    return torch.cat([x] * times) if times > 1 else x
+
+
 class VideoEncoder(nn.Module):
     """Frames down to the lowest resolution, with motion slots in every block.
 
@@ -61,14 +67,17 @@ class VideoEncoder(nn.Module):
         """Whether resnets and conv_norm_out normalise over all frames, as v1 does."""
 
     def number_layers(self) -> None:
-        """Give every resnet and cross-attention its place in the precomputed lists."""
-        modules = list(self.modules())
-        self._resnets = [m for m in modules if isinstance(m, ResnetBlock)]
-        self._cross_attentions = [m for m in modules if isinstance(m, CrossAttention)]
-        for i, resnet in enumerate(self._resnets):
-            resnet.index = i
-        for i, attention in enumerate(self._cross_attentions):
-            attention.index = i
+        """Tell every block where its layers stand in the precomputed lists."""
+        self._resnets: list[ResnetBlock] = []
+        self._cross_attentions: list[CrossAttention] = []
+        for block in self.modules():
+            if isinstance(block, Layers):
+                block.first_resnet = len(self._resnets)
+                block.first_attention = len(self._cross_attentions)
+            elif isinstance(block, ResnetBlock):
+                self._resnets.append(block)
+            elif isinstance(block, CrossAttention):
+                self._cross_attentions.append(block)
 
     def set_motion(self, motion: MotionModuleConfig | None) -> None:
         """Fill every motion slot with a new module, or empty all slots.
@@ -97,11 +106,14 @@ class VideoEncoder(nn.Module):
         return [attention.keys_values(states) for attention in self._cross_attentions]
 
     def embed_timesteps(self, timesteps: Tensor) -> TimeContext:
-        """Project timesteps (t,) for every resnet: (t, c) each."""
+        """Return what timesteps (t,) add in every resnet: (t, c) each.
+
+        The bias of the convolution that they are added to is in it.
+        """
         width = self.config.block_out_channels[0]
         sinusoid = timestep_sinusoid(timesteps.to(self.device), width)
         embedding = F.silu(self.time_embedding(sinusoid.to(self.dtype)))
-        return [resnet.time_emb_proj(embedding) for resnet in self._resnets]
+        return [resnet.rows_of_time(embedding) for resnet in self._resnets]
 
     def schedule(self, timesteps: Tensor) -> Schedule:
         """Project all timesteps (t,) of a run at once."""
@@ -118,7 +130,7 @@ class VideoEncoder(nn.Module):
         """Run the down and middle blocks on the output of conv_in, (b f, c, h, w).
 
         Returns the features: all skip connections, top to bottom, and then the middle
-        block's output.
+        block's output. A feature that k texts share has the k-th part of the images.
         """
         features = [x]
         for block in self.down_blocks:

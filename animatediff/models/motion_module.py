@@ -5,13 +5,15 @@ It is a transformer along the frame axis, with one sequence per spatial position
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..config import MotionModuleConfig
+from ..kernels.attention import temporal_attention
 from .attention import Attention, AttentionFunction, FeedForward
-from .norm import GroupNorm
+from .norm import GroupNorm, LayerNorm
 
 
 def sinusoid_table(length: int, dim: int) -> Tensor:
@@ -46,9 +48,9 @@ class PositionalEncoding(nn.Module):
         """Compute the table of a module that was built on the meta device."""
         self.pe = sinusoid_table(self.max_length, self.dim).to(device, dtype)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Add the table to tokens (n, f, d)."""
-        return tokens + self.pe[:, : tokens.shape[1]]
+    def forward(self, num_frames: int) -> Tensor:
+        """Return the table of the first frames, (f, d)."""
+        return self.pe[0, :num_frames]
 
 
 def reset_positional_tables(
@@ -70,11 +72,17 @@ class TemporalAttention(Attention):
         super().__init__(dim, heads)
         self.pos_encoder = PositionalEncoding(dim, max_length) if max_length else None
 
-    def attend_to_self(self, tokens: Tensor, attend: AttentionFunction) -> Tensor:
-        """Attend from tokens (n, f, d) to the same tokens."""
-        if self.pos_encoder is not None:
-            tokens = self.pos_encoder(tokens)
-        return super().attend_to_self(tokens, attend)
+    def table(self, num_frames: int) -> Tensor | None:
+        """Return what is added to the tokens of each frame, (f, d)."""
+        return None if self.pos_encoder is None else self.pos_encoder(num_frames)
+
+    def attend_to_frames(
+        self, tokens: Tensor, num_frames: int, attend: AttentionFunction
+    ) -> Tensor:
+        """Attend from tokens (b f, n, d) to those of the same position."""
+        projections = self.projections(tokens)
+        attended = temporal_attention(*projections, num_frames, self.heads, attend)
+        return self.to_out[0](attended)
 
 
 class TemporalTransformerBlock(nn.Module):
@@ -87,16 +95,24 @@ class TemporalTransformerBlock(nn.Module):
         self.attention_blocks = nn.ModuleList(
             TemporalAttention(dim, heads, length) for _ in count
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in count)
+        self.norms = nn.ModuleList(LayerNorm(dim) for _ in count)
         self.ff = FeedForward(dim)
-        self.ff_norm = nn.LayerNorm(dim)
+        self.ff_norm = LayerNorm(dim)
 
-    def forward(self, tokens: Tensor, attend: AttentionFunction) -> Tensor:
-        """Map tokens (n, f, d) to (n, f, d)."""
-        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            assert isinstance(attention, TemporalAttention)  # noqa: S101 - for the types
-            tokens = tokens + attention.attend_to_self(norm(tokens), attend)
-        return tokens + self.ff(self.ff_norm(tokens))
+    def forward(
+        self, tokens: Tensor, num_frames: int, attend: AttentionFunction
+    ) -> Tensor:
+        """Map tokens (b f, n, d) to (b f, n, d)."""
+        attentions = cast("list[TemporalAttention]", list(self.attention_blocks))
+        first, *others = cast("list[LayerNorm]", [*self.norms, self.ff_norm])
+        tables = [attention.table(num_frames) for attention in attentions]
+        normed = first(tokens, tables[0])
+        for attention, norm, table in zip(
+            attentions, others, [*tables[1:], None], strict=True
+        ):
+            attended = attention.attend_to_frames(normed, num_frames, attend)
+            tokens, normed = norm.after(attended, tokens, table)
+        return tokens + self.ff(normed)
 
 
 class TemporalTransformer3DModel(nn.Module):
@@ -114,15 +130,11 @@ class TemporalTransformer3DModel(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int, attend: AttentionFunction) -> Tensor:
         """Map (b f, c, h, w) to (b f, c, h, w), both channels_last; adds the input."""
-        height, width = x.shape[2:]
         frames = self.norm(x).permute(0, 2, 3, 1)  # (b f, h, w, c), a view
-        videos = frames.reshape(-1, num_frames, height * width, frames.shape[-1])
-        tokens = videos.transpose(1, 2).flatten(0, 1)  # (b hw, f, c)
-        tokens = self.proj_in(tokens)
+        tokens = self.proj_in(frames.flatten(1, 2))  # (b f, h w, c)
         for block in self.transformer_blocks:
-            tokens = block(tokens, attend)
-        videos = self.proj_out(tokens).unflatten(0, (-1, height * width))
-        frames = videos.transpose(1, 2).reshape(-1, height, width, x.shape[1])
+            tokens = block(tokens, num_frames, attend)
+        frames = self.proj_out(tokens).unflatten(1, x.shape[2:])
         return x + frames.permute(0, 3, 1, 2)
 
 

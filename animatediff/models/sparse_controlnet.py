@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import SparseControlNetConfig, UNet3DConfig
 from .context import ControlResiduals, TextContext, TimeContext
-from .encoder import VideoEncoder
+from .encoder import VideoEncoder, repeated
 
 
 class ConditionEmbedding(nn.Module):
@@ -97,17 +97,20 @@ class SparseControlNetModel(VideoEncoder):
         self, embedded: Tensor, time: TimeContext, text: TextContext
     ) -> ControlResiduals:
         """Compute residuals (b f, c, h, w) for b texts from one ``embed_condition``."""
-        num_frames, batch = embedded.shape[0], text[0][0].shape[0]
-        return self.residuals(embedded.repeat(batch, 1, 1, 1), num_frames, time, text)
+        return self.residuals(embedded, embedded.shape[0], time, text)
 
     def residuals(
         self, embedded: Tensor, num_frames: int, time: TimeContext, text: TextContext
     ) -> ControlResiduals:
-        """Do as ``predict``, with one embedded condition (b f, c, h, w) a text."""
+        """Do as ``predict``, with an embedded condition (b f, c, h, w) for b videos.
+
+        Each has the k-th part of the texts.
+        """
         x = embedded.contiguous(memory_format=torch.channels_last)
         *skips, mid = self.descend(x, self.context(num_frames, time, text))
+        images = text[0][0].shape[0] * num_frames
         pairs = zip(self.controlnet_down_blocks, skips, strict=True)
-        down = [projection(skip) for projection, skip in pairs]
+        down = [repeated(projection(skip), images) for projection, skip in pairs]
         return ControlResiduals(down, self.controlnet_mid_block(mid))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..config import MotionModuleConfig, UNet3DConfig
 from .blocks import UpBlock
 from .context import ControlResiduals, FrameContext, TextContext, TimeContext
-from .encoder import VideoEncoder
+from .encoder import VideoEncoder, repeated
 from .norm import GroupNorm
 
 
@@ -62,10 +62,12 @@ class UNet3DConditionModel(VideoEncoder):
         """Predict the noise in ``sample`` (b, c, f, h, w), with all else precomputed.
 
         ``time`` is a row of ``schedule`` or the result of ``embed_timesteps``, ``text``
-        that of ``encode_text``. ``control`` is added to the features.
+        that of ``encode_text``. With k b texts, the noise is (k b, c, f, h, w): all
+        videos with the first b texts come first. ``control`` is added to the features.
         """
         context = self.context(sample.shape[2], time, text)
-        features = self.encode(sample, context)
+        images = text[0][0].shape[0] * context.num_frames
+        features = [repeated(x, images) for x in self.encode(sample, context)]
         if control is not None:
             features = control.added_to(features)
         return self.decode(features, context)

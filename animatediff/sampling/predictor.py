@@ -29,7 +29,8 @@ class Predict(Protocol):
 class UNetPredictor:
     """The UNet on one or several texts: (b, c, f, h, w) to (texts b, c, f, h, w).
 
-    ``text`` has the keys and values of all texts, each repeated for every video.
+    ``text`` has the keys and values of all texts, each repeated for every video. What
+    the texts share is computed once, see ``UNet3DConditionModel.predict``.
     """
 
     unet: UNet3DConditionModel
@@ -41,9 +42,10 @@ class UNetPredictor:
     def __call__(self, sample: Tensor, step: int) -> Tensor:
         """Return the noise for each text, in float32 or better."""
         dtype = self.unet.dtype
-        sample = sample.to(dtype).repeat(self.texts, 1, 1, 1, 1)
+        sample = sample.to(dtype)
         frames = range(sample.shape[2])
-        residuals = total_residuals(self.controls, sample, step, frames)
+        of_texts = sample.repeat(self.texts, 1, 1, 1, 1)
+        residuals = total_residuals(self.controls, of_texts, step, frames)
         row = self.schedule.row(step)
         noise_pred = self.unet.predict(sample, row, self.text, residuals)
         return noise_pred.to(torch.promote_types(dtype, torch.float32))

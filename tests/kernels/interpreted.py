@@ -17,7 +17,7 @@ from animatediff.kernels.elementwise import conv_for_norm, conv_residual, geglu
 from animatediff.kernels.gpu import norms
 from animatediff.kernels.normalization import (
     add_layer_norm,
-    fused_group_norm,
+    group_norm,
     layer_norm,
 )
 
@@ -52,13 +52,26 @@ def group_norm_cases(dtype: torch.dtype) -> Iterator[Case]:
                 x = image(n, c, h, w, dtype) + 0.5
                 weight, bias, added = torch.randn(3, c).to(dtype)
                 norms.WHOLE_GROUP, before = whole, norms.WHOLE_GROUP
-                result = fused_group_norm(
-                    x, groups, weight, bias, 1e-5, silu, frames, added if adds else None
+                result = group_norm(
+                    x,
+                    groups,
+                    weight,
+                    bias,
+                    1e-5,
+                    silu,
+                    across_frames=frames,
+                    added=added if adds else None,
                 )
                 norms.WHOLE_GROUP = before
-                case = f"group_norm {whole} {(n, c, h, w, groups, frames)} {silu} {adds}"
+                case = (
+                    f"group_norm {whole} {(n, c, h, w, groups, frames)} {silu} {adds}"
+                )
                 shifted = x.double() + added.double()[:, None, None] * adds
-                yield case, result, _group_norm(shifted, groups, weight, bias, frames, silu)
+                yield (
+                    case,
+                    result,
+                    _group_norm(shifted, groups, weight, bias, frames, silu),
+                )
 
 
 def _group_norm(
@@ -78,7 +91,7 @@ def far_from_zero_cases(dtype: torch.dtype) -> Iterator[Case]:
     x = image(2, 8, 30, 30, dtype) * 0.1 + 100
     for whole in (norms.WHOLE_GROUP, 0):
         norms.WHOLE_GROUP, before = whole, norms.WHOLE_GROUP
-        result = fused_group_norm(x, 2, weight, bias, 1e-5, False, 1, None)
+        result = group_norm(x, 2, weight, bias, 1e-5)
         norms.WHOLE_GROUP = before
         wanted = _group_norm(x.double(), 2, weight, bias, 1, False)
         yield f"far from zero {whole}", result, wanted
