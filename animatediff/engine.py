@@ -38,6 +38,7 @@ from .job.notes import job_notes
 from .job.prepared import PreparedJob, StackKey
 from .job.resolve import resolve
 from .job.result import Generated, Loaded
+from .kernels.choice import use_kernels
 from .pipeline import AnimationPipeline
 from .preflight import check_room, decode_chunk, work_of
 from .progress import Progress, Report, ignore
@@ -90,6 +91,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         _check_default_model(settings.default_model)
         self.settings = settings
+        use_kernels(settings.kernels)
         self.assets = Assets(settings)
         self.device = choose_device(settings.device)
         self.dtype = choose_dtype(settings.dtype, self.device)

@@ -24,6 +24,7 @@ from .errors import CheckpointError
 from .families import DEFAULT, Family
 from .fetch.weight_file import AnyFile
 from .job.prepared import LoraUse
+from .kernels.choice import kernel_warning
 from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
 from .progress import Report, ignore
@@ -116,8 +117,8 @@ class AnimationPipeline:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings about what is loaded."""
-        backend = self.unet.attention.warning
-        return (*((backend,) if backend else ()), *self.weights.motion_warnings)
+        obstacles = filter(None, (self.unet.attention.warning, kernel_warning()))
+        return (*obstacles, *self.weights.motion_warnings)
 
     @property
     def noise_schedule(self) -> Noise:

@@ -90,7 +90,7 @@ def obstacle() -> str:
     return ""
 
 
-def warning() -> str:
+def kernel_warning() -> str:
     """Return what a user should know: kernels are wanted on this GPU and cannot run."""
     if not (_Choice.allowed and torch.cuda.is_available() and obstacle()):
         return ""
