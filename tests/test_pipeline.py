@@ -104,7 +104,7 @@ def test_no_unconditional_pass_without_guidance(
     scale: float, videos: int, shapeworld: AnimationPipeline
 ) -> None:
     batches = []
-    handle = shapeworld.unet.conv_in.register_forward_hook(
+    handle = shapeworld.unet.conv_out.register_forward_hook(
         lambda _m, args, _o: batches.append(args[0].shape[0])
     )
     shapeworld(replace(INPUTS, guidance_scale=scale))
