@@ -104,12 +104,14 @@ def denoise(
 def test_step_costs_what_the_architecture_needs(
     mode: FakeTensorMode, motion: MotionModuleConfig, tflop: float
 ) -> None:
-    """Counted on diffusers' UNet: 35.50 (v2), 35.35 (v1, v3); 0.094 of it are text keys
-    and values, here no step's.
+    """Counted on diffusers' UNet: 35.50 (v2), 35.35 (v1, v3).
+
+    0.094 of it are text keys and values, here no step's. What comes before the first
+    attention to the text, 0.67 for one of the two prompts, is computed for both.
     """
     got = denoise(mode, motion, 7.5)
     print(f"one step, 512x512x16, guidance: {got:.3f} TFLOP")
-    assert got == pytest.approx(tflop - 0.094, abs=0.02)
+    assert got == pytest.approx(tflop - 0.094 - 0.67, abs=0.02)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from ..job.files import named_files
 from ..job.guidance import needs_unconditional
 from .prompt_config import PlannedClip
 
-STEP_TFLOP = 35.25
+STEP_TFLOP = 34.59
 """A guided step of the default family's model, 16 frames at 512x512.
 
 ``tests/test_full_size.py`` counts it.
