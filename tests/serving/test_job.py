@@ -401,7 +401,7 @@ def test_memory_that_runs_out_once_is_given_a_leaner_try(
                 "CUDA out of memory. Tried to allocate 2.00 GiB"
             )
 
-    handle = unet.conv_in.register_forward_pre_hook(no_room_for_two)
+    handle = unet.conv_out.register_forward_pre_hook(no_room_for_two)
     lean = run(runner, format="apng")
     handle.remove()
     assert batches == [8, 4, 4, 4, 4]
