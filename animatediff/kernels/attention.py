@@ -49,7 +49,7 @@ def _takes(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> bool:
 
 def _videos(x: Tensor, frames: int, heads: int) -> Tensor:
     """View (b f, n, c) as (b, n, heads, f, d)."""
-    tokens = x.unflatten(0, (-1, frames)).unflatten(-1, (heads, -1))
+    tokens = torch.unflatten(torch.unflatten(x, 0, (-1, frames)), -1, (heads, -1))
     return tokens.permute(0, 2, 3, 1, 4)
 
 
@@ -62,7 +62,7 @@ def _temporal_attention(
     return attention.temporal_attention(queries, keys, values, frames, heads)
 
 
-@_temporal_attention.register_fake
+@_temporal_attention.register_fake  # pyright: ignore[reportUnknownMemberType]
 def _(queries: Tensor, keys: Tensor, values: Tensor, frames: int, heads: int) -> Tensor:
     del keys, values, frames, heads
     return queries.new_empty(queries.shape)

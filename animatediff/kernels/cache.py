@@ -8,7 +8,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-import triton
+from triton import knobs
 from triton.runtime.cache import FileCacheManager
 
 
@@ -31,5 +31,5 @@ class KernelCache(FileCacheManager):
 
 def use_kernel_cache() -> None:
     """Let Triton keep its kernels with ``KernelCache``."""
-    if triton.knobs.cache.manager_class is None:
-        triton.knobs.cache.manager_class = KernelCache
+    if knobs.cache.manager_class is None:
+        knobs.cache.manager_class = KernelCache

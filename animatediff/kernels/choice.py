@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -35,7 +35,7 @@ def use_kernels(kernels: str) -> None:
 
 
 @contextmanager
-def forced_kernels() -> Iterator[None]:
+def forced_kernels() -> Generator[None]:
     """Use the kernels without asking for a device.
 
     For Triton's interpreter, and for simulated devices.

@@ -18,14 +18,16 @@ def geglu(x: Tensor) -> Tensor:
     return hidden * F.gelu(gate)
 
 
-def conv_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+def conv_residual(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor
+) -> Tensor:
     """Convolve (n, c_in, h, w) with an odd kernel, and add bias and residual.
 
     cuDNN's convolutions run a kernel of its own for the bias, so that it costs no more
     to add the residual on the way. All images are channels_last.
     """
     padding = weight.shape[-1] // 2
-    if not fused(x, weight, bias, residual):
+    if bias is None or not fused(x, weight, bias, residual):
         return F.conv2d(x, weight, bias, padding=padding) + residual
     hidden = F.conv2d(x, weight, padding=padding)
     layout = torch.channels_last
@@ -53,7 +55,7 @@ def _geglu(x: Tensor) -> Tensor:
     return elementwise.geglu(x)
 
 
-@_geglu.register_fake
+@_geglu.register_fake  # pyright: ignore[reportUnknownMemberType]
 def _(x: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
 
@@ -65,7 +67,7 @@ def _add_bias(x: Tensor, bias: Tensor, other: Tensor) -> Tensor:
     return elementwise.add_bias(x, bias, other)
 
 
-@_add_bias.register_fake
+@_add_bias.register_fake  # pyright: ignore[reportUnknownMemberType]
 def _(x: Tensor, bias: Tensor, other: Tensor) -> Tensor:
     del bias, other
     return torch.empty_like(x)

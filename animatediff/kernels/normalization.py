@@ -104,13 +104,14 @@ def add_repeated(x: Tensor, residual: Tensor) -> Tensor:
     """Add ``residual``, (b, ...), k times to ``x``, (k b, ...)."""
     if x.shape[0] == residual.shape[0]:
         return x + residual
-    return (x.unflatten(0, (-1, residual.shape[0])) + residual).flatten(0, 1)
+    return (torch.unflatten(x, 0, (-1, residual.shape[0])) + residual).flatten(0, 1)
 
 
 def _with_table(x: Tensor, table: Tensor | None) -> Tensor:
     if table is None:
         return x
-    return (x.unflatten(0, (-1, table.shape[0])) + table[:, None]).flatten(0, 1)
+    frames = torch.unflatten(x, 0, (-1, table.shape[0]))
+    return (frames + table[:, None]).flatten(0, 1)
 
 
 @torch.library.custom_op("animatediff::layer_norm", mutates_args=())
@@ -122,7 +123,7 @@ def _layer_norm(
     return norms.layer_norm(x, weight, bias, eps, None, table)[1]
 
 
-@_layer_norm.register_fake
+@_layer_norm.register_fake  # pyright: ignore[reportUnknownMemberType]
 def _(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, table: Tensor | None
 ) -> Tensor:
@@ -144,7 +145,7 @@ def _add_layer_norm(
     return norms.layer_norm(x, weight, bias, eps, residual, table)
 
 
-@_add_layer_norm.register_fake
+@_add_layer_norm.register_fake  # pyright: ignore[reportUnknownMemberType]
 def _(
     x: Tensor,
     residual: Tensor,
@@ -176,7 +177,7 @@ def _group_norm(
     return images.permute(0, 3, 1, 2)
 
 
-@_group_norm.register_fake
+@_group_norm.register_fake  # pyright: ignore[reportUnknownMemberType]
 def _(
     x: Tensor,
     groups: int,

@@ -101,7 +101,7 @@ class _Packed:
     """One tensor, (3 d, d), whose parts are the weights of three layers."""
 
     whole: Tensor
-    weights: tuple[nn.Parameter, ...]
+    weights: tuple[Tensor, ...]
 
     def stands_for(self, layers: Iterable[nn.Module]) -> bool:
         """Whether the layers are plain ones with these weights."""
@@ -112,8 +112,12 @@ class _Packed:
 
     def is_live(self) -> bool:
         """Whether the weights are still parts of the tensor."""
-        storage = self.whole.untyped_storage()._cdata
-        return all(w.untyped_storage()._cdata == storage for w in self.weights)
+        return {_storage(weight) for weight in self.weights} == {_storage(self.whole)}
+
+
+def _storage(tensor: Tensor) -> int:
+    # Tensors of simulated devices have no pointer to data.
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
 
 def _packed(layers: Sequence[nn.Module]) -> _Packed | None:
@@ -157,7 +161,7 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_dim or dim, dim, bias=False)
         self.to_v = nn.Linear(context_dim or dim, dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
-        self.register_load_state_dict_post_hook(_pack_again)
+        self.register_load_state_dict_post_hook(_pack_again)  # pyright: ignore[reportUnknownMemberType]
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Project (b, m, d) to keys and values, each (b, heads, m, d / heads)."""
@@ -193,7 +197,7 @@ class Attention(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Do as nn.Module when weights are moved or cast, and pack them again."""
-        module = super()._apply(fn, recurse)
+        module = super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         self.pack()
         return module
 

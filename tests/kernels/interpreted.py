@@ -78,7 +78,7 @@ def _group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, frames: int, silu: bool
 ) -> Tensor:
     video = x.unflatten(0, (-1, frames)).transpose(1, 2)
-    normed = torch.group_norm(video, groups, *double(weight, bias), 1e-5)
+    normed = torch.group_norm(video, groups, weight.double(), bias.double(), 1e-5)
     normed = normed.transpose(1, 2).flatten(0, 1)
     return F.silu(normed) if silu else normed
 
@@ -96,15 +96,15 @@ def far_from_zero_cases(dtype: torch.dtype) -> Iterator[Case]:
         wanted = _group_norm(x.double(), 2, weight, bias, 1, False)
         yield f"far from zero {whole}", result, wanted
     tokens = torch.randn(2, 3, 8) * 0.1 + 100
-    wanted = F.layer_norm(tokens.double(), (8,), *double(weight, bias))
+    wanted = F.layer_norm(tokens.double(), (8,), weight.double(), bias.double())
     yield "far from zero layer_norm", layer_norm(tokens, weight, bias, 1e-5), wanted
 
 
 def layer_norm_cases(dtype: torch.dtype) -> Iterator[Case]:
     for c in (24, 320):
-        weight, bias = torch.randn(2, c).to(dtype)
+        weight, bias = torch.randn(c).to(dtype), torch.randn(c).to(dtype)
         x, table = torch.randn(6, 5, c).to(dtype), torch.randn(3, c).to(dtype)
-        wanted = F.layer_norm(x.double(), (c,), *double(weight, bias))
+        wanted = F.layer_norm(x.double(), (c,), weight.double(), bias.double())
         rows = table.double().repeat(2, 1)[:, None]
         yield f"layer_norm {c}", layer_norm(x, weight, bias, 1e-5), wanted
         result = layer_norm(x, weight, bias, 1e-5, table)
@@ -115,7 +115,9 @@ def layer_norm_cases(dtype: torch.dtype) -> Iterator[Case]:
             added = x.double() + residual.double().repeat(6 // images, 1, 1)
             yield f"add_layer_norm {c} {images} sum", total, added
             # the definition normalises the sum that is stored
-            wanted_normed = F.layer_norm(total.double(), (c,), *double(weight, bias))
+            wanted_normed = F.layer_norm(
+                total.double(), (c,), weight.double(), bias.double()
+            )
             yield f"add_layer_norm {c} {images}", normed, wanted_normed + rows
 
 

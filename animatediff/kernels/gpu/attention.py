@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 """Attention along the frames of a clip: short sequences, one at each position."""
 
 import math
@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
 
 
 @triton.jit(do_not_specialize=["frames", "positions", "heads", "scale"])
@@ -54,7 +55,7 @@ def temporal_attention(
         queries, keys, values, out, frames, positions, heads, 1 / math.sqrt(dim),
         queries.stride(1), keys.stride(1), values.stride(1), channels,
         DIM=dim, FRAMES=padded, WIDTH=width,
-        WIDEN=triton.knobs.runtime.interpret,  # it multiplies bfloat16 as integers
+        WIDEN=knobs.runtime.interpret,  # it multiplies bfloat16 as integers
         num_warps=1 if padded * width <= 1024 else 4,
     )  # fmt: skip
     return out

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 """The gate of the feed-forward layers, and a bias with a residual."""
 
 import torch

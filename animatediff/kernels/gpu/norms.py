@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 """GroupNorm and LayerNorm.
 
 Means and deviations are computed in float32, deviations from the mean: the difference
