@@ -57,15 +57,15 @@ def test_refusal_names_what_came_and_what_fits() -> None:
         MODEL.check(Work(32, 2048, 2048), 8_000_000_000)
     details = caught.value.details
     assert details["field"] == "num_frames, width, height"
-    assert details["got"] == "32 frames of 2048x2048, which need at least 39.47 GB"
+    assert details["got"] == "32 frames of 2048x2048, which need at least 27.39 GB"
     assert (
         details["allowed"]
-        == "up to 760x760 at 32 frames: the device has 8.00 GB, of which the weights"
+        == "up to 928x928 at 32 frames: the device has 8.00 GB, of which the weights"
         " take 2.97 GB"
     )
     with pytest.raises(
         InvalidRequest,
-        match="up to 760x760 at 32 frames, up to 17 frames at 1024x1024:"
+        match="up to 928x928 at 32 frames, up to 26 frames at 1024x1024:"
         " the device has 8.00 GB",
     ):
         MODEL.check(Work(32, 1024, 1024), 8_000_000_000)
@@ -76,8 +76,8 @@ def test_refusal_names_what_came_and_what_fits() -> None:
     [
         (23_000_000_000, CLIP, 16),
         (7_500_000_000, CLIP, 7),
-        (5_260_000_000, CLIP, 3),
-        (5_000_000_000, CLIP, None),  # guidance fits only lean ways
+        (4_600_000_000, CLIP, 1),
+        (4_400_000_000, CLIP, None),  # guidance fits only lean ways
         (100_000_000_000, Work(64, 512, 512), 16),
         (100_000_000_000, Work(16, 1024, 1024), 8),
         (100_000_000_000, Work(3, 512, 512), 3),

@@ -90,8 +90,8 @@ class MemoryFactors:
     """
 
     denoise: float
-    """A pass of the UNet, for each text: the peak is the feed-forward of a motion
-    module in the last up block.
+    """A pass of the UNet, for each text: the peak is the feed-forward of the last up
+    block's spatial attention.
     """
     residuals: float
     """The memory that SparseCtrl adds to a pass: residuals of all branches of a job."""

@@ -142,7 +142,7 @@ SD15 = Family(
         "steps_offset": 1,
         "prediction_type": "epsilon",
     },
-    memory=MemoryFactors(denoise=27.2, residuals=5.7, condition=1.0, decode=6.1),
+    memory=MemoryFactors(denoise=18.2, residuals=5.3, condition=1.0, decode=6.1),
     base_models=_BASE_MODELS,
     motion_modules=_MOTION_MODULES,
 )

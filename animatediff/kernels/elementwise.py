@@ -15,7 +15,8 @@ def geglu(x: Tensor) -> Tensor:
     if fused(x):
         return _geglu(x.contiguous())
     hidden, gate = x.chunk(2, dim=-1)
-    return hidden * F.gelu(gate)
+    gate = F.gelu(gate)
+    return hidden * gate if gate.requires_grad else gate.mul_(hidden)
 
 
 def conv_residual(

@@ -96,6 +96,16 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def to_tokens(image: Tensor) -> Tensor:
+    """View (n, c, h, w), channels_last, as (n, h w, c)."""
+    return image.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def to_image(tokens: Tensor, size: Sequence[int]) -> Tensor:
+    """View (n, h w, c) as (n, c, h, w), channels_last. ``size`` is (h, w)."""
+    return torch.unflatten(tokens, 1, tuple(size)).permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True, eq=False)
 class _Packed:
     """One tensor, (3 d, d), whose parts are the weights of three layers."""

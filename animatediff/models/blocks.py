@@ -17,6 +17,8 @@ from .attention import (
     FeedForward,
     merge_heads,
     split_heads,
+    to_image,
+    to_tokens,
 )
 from .context import FrameContext, KeysValues
 from .motion_module import VanillaTemporalModule
@@ -73,6 +75,7 @@ class TransformerBlock(nn.Module):
         tokens, normed = self.norm2.after(attended, tokens)
         attended = self.attn2.attend_to_text(normed, text, num_frames, attend)
         tokens, normed = self.norm3.after(attended, tokens)
+        del attended  # the gate below needs the most memory of all
         return tokens + self.ff(normed)
 
 
@@ -108,12 +111,10 @@ class SpatialTransformer(nn.Module):
 
         Both are channels_last, so that turning an image into tokens and back is a view.
         """
-        image = self.norm(x).permute(0, 2, 3, 1)
-        tokens = self.proj_in(image.flatten(1, 2))  # (b f, h w, c)
+        tokens = self.proj_in(to_tokens(self.norm(x)))
         for block in self.transformer_blocks:
             tokens = block(tokens, text, num_frames, attend)
-        image = self.proj_out(tokens).unflatten(1, x.shape[2:])
-        return add_repeated(image.permute(0, 3, 1, 2), x)
+        return add_repeated(to_image(self.proj_out(tokens), x.shape[2:]), x)
 
 
 class Layers(nn.Module):
@@ -166,8 +167,9 @@ class Layers(nn.Module):
         """Run resnet ``i`` and its attention: (b f, c_in, h, w) to (b f, c, h, w)."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._recomputed_layer(i, x, context)
-        x = self.resnet(i, x, context)  # frees the input before attention runs
-        return self.attend(i, x, context)
+        x = self.resnet(i, x, context)  # each frees what the one before took
+        x = self.attend(i, x, context)
+        return self.move(i, x, context)
 
     def resnet(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
         """Run resnet ``i``: (b f, c_in, h, w) to (b f, c, h, w)."""
@@ -177,19 +179,24 @@ class Layers(nn.Module):
 
     def _recomputed_layer(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
         def run(x: Tensor) -> Tensor:
-            return self.attend(i, self.resnet(i, x, context), context)
+            x = self.attend(i, self.resnet(i, x, context), context)
+            return self.move(i, x, context)
 
         return cast(Tensor, checkpoint(run, x, use_reentrant=False))
 
     def attend(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
-        """Run spatial attention ``i``, then motion, on (b f, c, h, w)."""
-        if self.attends:
-            text = context.text[self.first_attention + i]
-            x = self.attentions[i](x, text, context.num_frames, context.attend)
+        """Run spatial attention ``i``, if any, on (b f, c, h, w)."""
+        if not self.attends:
+            return x
+        text = context.text[self.first_attention + i]
+        return self.attentions[i](x, text, context.num_frames, context.attend)
+
+    def move(self, i: int, x: Tensor, context: FrameContext) -> Tensor:
+        """Run motion module ``i``, if any, on (b f, c, h, w)."""
         motion = self.motion_modules[i]
-        if isinstance(motion, VanillaTemporalModule):
-            x = motion(x, context.num_frames, context.attend)
-        return x
+        if not isinstance(motion, VanillaTemporalModule):
+            return x
+        return motion(x, context.num_frames, context.attend)
 
 
 class DownBlock(Layers):
@@ -235,6 +242,11 @@ class MidBlock(Layers):
         return self.resnet(1, self.layer(0, x, context), context)
 
 
+def _joined(features: list[Tensor]) -> Tensor:
+    x, skip = features.pop(), features.pop()
+    return torch.cat([x, skip], dim=1)
+
+
 class UpBlock(Layers):
     """Layers of one resolution on joined skip connections, then a doubling.
 
@@ -255,14 +267,15 @@ class UpBlock(Layers):
         super().__init__(config, joined, width, level, config.attention_blocks[level])
         self.upsamplers = None if level == 0 else nn.ModuleList([Upsample(width)])
 
-    def forward(self, x: Tensor, skips: list[Tensor], context: FrameContext) -> Tensor:
+    def forward(self, features: list[Tensor], context: FrameContext) -> None:
         """Map (b f, c_in, h, w) to (b f, c, 2 h, 2 w).
 
-        Takes the block's skip connections off the end of ``skips``.
+        At the end of ``features``, that takes the place of the input and of the skip
+        connections before it. Nothing else holds them, so each is freed at its use.
         """
         for i in range(len(self.resnets)):
-            x = self.layer(i, torch.cat([x, skips.pop()], dim=1), context)
+            features.append(self.layer(i, _joined(features), context))
         if self.upsamplers is not None:
-            height, width = skips[-1].shape[2:]
-            x = self.upsamplers[0](x, (height, width))
-        return x
+            x = features.pop()
+            height, width = features[-1].shape[2:]
+            features.append(self.upsamplers[0](x, (height, width)))

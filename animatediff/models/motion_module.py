@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from ..config import MotionModuleConfig
 from ..kernels.attention import temporal_attention
-from .attention import Attention, AttentionFunction, FeedForward
+from .attention import (
+    Attention,
+    AttentionFunction,
+    FeedForward,
+    to_image,
+    to_tokens,
+)
 from .norm import GroupNorm, LayerNorm
 
 
@@ -112,6 +118,7 @@ class TemporalTransformerBlock(nn.Module):
         ):
             attended = attention.attend_to_frames(normed, num_frames, attend)
             tokens, normed = norm.after(attended, tokens, table)
+            del attended  # the gate below needs the most memory of all
         return tokens + self.ff(normed)
 
 
@@ -130,12 +137,10 @@ class TemporalTransformer3DModel(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int, attend: AttentionFunction) -> Tensor:
         """Map (b f, c, h, w) to (b f, c, h, w), both channels_last; adds the input."""
-        frames = self.norm(x).permute(0, 2, 3, 1)  # (b f, h, w, c), a view
-        tokens = self.proj_in(frames.flatten(1, 2))  # (b f, h w, c)
+        tokens = self.proj_in(to_tokens(self.norm(x)))
         for block in self.transformer_blocks:
             tokens = block(tokens, num_frames, attend)
-        frames = self.proj_out(tokens).unflatten(1, x.shape[2:])
-        return x + frames.permute(0, 3, 1, 2)
+        return x + to_image(self.proj_out(tokens), x.shape[2:])
 
 
 class VanillaTemporalModule(nn.Module):

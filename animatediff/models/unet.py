@@ -83,9 +83,9 @@ class UNet3DConditionModel(VideoEncoder):
 
         The list is empty afterwards, so that each feature is freed after its last use.
         """
-        x = features.pop()
         for block in self.up_blocks:
-            x = block(x, features, context)
+            block(features, context)
+        x = features.pop()
         across_frames = context.num_frames if self.cross_frame_norm else 1
         x = self.conv_norm_out(x, across_frames, silu=True)
         return self.conv_out(x).unflatten(0, (-1, context.num_frames)).transpose(1, 2)
