@@ -267,7 +267,7 @@ class UpBlock(Layers):
         super().__init__(config, joined, width, level, config.attention_blocks[level])
         self.upsamplers = None if level == 0 else nn.ModuleList([Upsample(width)])
 
-    def forward(self, features: list[Tensor], context: FrameContext) -> None:
+    def forward(self, features: list[Tensor], context: FrameContext) -> Tensor:
         """Map (b f, c_in, h, w) to (b f, c, 2 h, 2 w).
 
         At the end of ``features``, that takes the place of the input and of the skip
@@ -279,3 +279,4 @@ class UpBlock(Layers):
             x = features.pop()
             height, width = features[-1].shape[2:]
             features.append(self.upsamplers[0](x, (height, width)))
+        return features[-1]
