@@ -108,14 +108,12 @@ def test_damaged_motion_module_is_told_and_a_mended_one_works(tmp_path: Path) ->
     assert engine.models.stack == key
 
 
-def shapeworld_needs() -> tuple[int, int]:
-    """Bytes, at once and lean, of an 8-frame clip of 128x128 with 2 frames decoded at
-    once.
-    """
+def shapeworld_needs(num_frames: int = 8) -> tuple[int, int]:
+    """Bytes, at once and lean, of a clip of 128x128 with 2 frames decoded at once."""
     model = read_memory_model(MODELS / "shapeworld", torch.float32)
     motion = count_values(MODELS / "shapeworld" / "motion_module_v3.safetensors")
     model = replace(model, weight_bytes=model.weight_bytes + 4 * motion)
-    work = Work(8, 128, 128)
+    work = Work(num_frames, 128, 128)
     return model.needed(work, 2), model.needed_lean(work)
 
 
@@ -134,16 +132,16 @@ def test_memory_model_counts_the_weights_that_are_loaded() -> None:
 def test_job_that_cannot_fit_is_refused_before_anything_is_fetched(
     tmp_path: Path,
 ) -> None:
-    _, lean = shapeworld_needs()
+    _, lean = shapeworld_needs(12)
     engine = Engine(
         Settings(device="cpu", device_memory_bytes=lean - 1, cache_dir=tmp_path)
     )
     request = GenerationRequest(
-        prompt="x", model="shapeworld", num_frames=8, width=128, height=128
+        prompt="x", model="shapeworld", num_frames=12, width=128, height=128
     )
     lora = LoraFile(path="https://127.0.0.1:9/style.safetensors")
     with pytest.raises(
-        InvalidRequest, match=r"up to 120x120 at 8 frames, up to 7 frames at 128x128"
+        InvalidRequest, match=r"up to 120x120 at 12 frames, up to 11 frames at 128x128"
     ):
         engine.prepare(request.model_copy(update={"loras": (lora,)}))
     engine.prepare(request.model_copy(update={"width": 120, "height": 120}))
