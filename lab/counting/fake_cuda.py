@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -151,6 +152,25 @@ def _present(
     tensors: Mapping[str, Tensor | None],
 ) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
+
+
+class CudnnLayouts(TorchDispatchMode):
+    """Let convolutions answer in cuDNN's layout.
+
+    That is channels_last where the image or the weight is. A CPU build of torch would
+    answer NCHW. Runs inside a FakeTensorMode.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is not torch.ops.aten.convolution.default or result.ndim != 4:
+            return result
+        layouts = {suggest_memory_format(tensor) for tensor in args[:2]}
+        if torch.channels_last not in layouts:
+            return result
+        return torch.empty_like(result, memory_format=torch.channels_last)
 
 
 class LiveStorages(TorchDispatchMode):

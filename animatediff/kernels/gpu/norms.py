@@ -164,6 +164,11 @@ def group_norm_apply(
     _write(Y, at, y, mask, SILU)
 
 
+def is_whole(rows: int, width: int) -> bool:
+    """Whether one program normalises a group of ``rows`` x ``width`` values."""
+    return rows * width <= WHOLE_GROUP
+
+
 def group_norm(
     x: Tensor,
     groups: int,
@@ -180,7 +185,7 @@ def group_norm(
     flags = {"ADDED": added is not None, "SILU": silu}
     row = bias if added is None else added  # a pointer is needed in any case
     padded = max(16, triton.next_power_of_2(width))
-    if rows * width <= WHOLE_GROUP:
+    if is_whole(rows, width):
         group_norm_whole[(groups, samples)](
             x, row, weight, bias, y, rows, channels, width, eps,
             **flags, ROWS=2048 // padded, WIDTH=padded, num_warps=4,
