@@ -49,10 +49,6 @@ PARTS = {
 Step = Callable[[], object]
 
 
-def _no_kernels() -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 Model = tuple[nn.Module, Step]
 Build = Callable[[FakeTensorMode, int, int], Model]
 
@@ -120,26 +116,26 @@ def decoder(mode: FakeTensorMode, _frames: int, side: int, *, own: bool) -> Mode
 
 CASES: Mapping[str, tuple[Build, Callable[[], AbstractContextManager[None]]]] = {
     "step, ours": (our_unet, forced_kernels),
-    "step, ours without kernels": (our_unet, _no_kernels),
-    "step, diffusers": (their_unet, _no_kernels),
-    "step, diffusers in NHWC": (partial(their_unet, nhwc=True), _no_kernels),
+    "step, ours without kernels": (our_unet, nullcontext),
+    "step, diffusers": (their_unet, nullcontext),
+    "step, diffusers in NHWC": (partial(their_unet, nhwc=True), nullcontext),
     "decode, ours": (partial(decoder, own=True), forced_kernels),
-    "decode, ours without kernels": (partial(decoder, own=True), _no_kernels),
-    "decode, diffusers": (partial(decoder, own=False), _no_kernels),
+    "decode, ours without kernels": (partial(decoder, own=True), nullcontext),
+    "decode, diffusers": (partial(decoder, own=False), nullcontext),
 }
 
 
 def count(case: str, frames: int, side: int) -> Kernels:
     """Count a row of ``CASES``, for frames of ``side`` x ``side`` pixels."""
     build, choice = CASES[case]
-    with torch.no_grad(), choice(), one_kernel_attention():
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, CudnnLayouts():
-            model, run = build(mode, frames, side)
-            live = LiveStorages()
-            kernels = Kernels(live)
-            kernels.watch(model, PARTS)
-            with live, kernels:
-                run()
+    device = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.no_grad(), choice(), one_kernel_attention(), device, CudnnLayouts():
+        model, run = build(device, frames, side)
+        live = LiveStorages()
+        kernels = Kernels(live)
+        kernels.watch(model, PARTS)
+        with live, kernels:
+            run()
     return kernels
 
 
