@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from animatediff import catalog
 from animatediff.errors import AnimateDiffError, AssetError, InvalidRequest
 
 ID = "6f0c3f2e-2a5d-4a53-9d6c-1f7f1f4f7a10-u1"
@@ -122,10 +123,7 @@ _OUTPUT = {
         "total": 3.722,
     },
     "worker": {"jobs": 3, "uptime_seconds": 78.5, "gpu_busy": 0.1805},
-    "warnings": [
-        "made with the embedded demonstration family 'shapeworld' (moving shapes), not"
-        " with Stable Diffusion"
-    ],
+    "warnings": [catalog.BASE_MODELS["shapeworld"].note],
 }
 
 

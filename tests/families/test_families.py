@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 SHAPEWORLD = ROOT / "models" / "shapeworld"
 FAMILY_NAME = re.compile(r"SD ?1\.5|sd15|stable.?diffusion|SDXL|SD ?2\b", re.IGNORECASE)
 # names of files and of sets of files that are published under a family's name
-PUBLISHED = re.compile(r"v3_sd15_(?:mm|adapter|sparsectrl_\w+)|sd15-v\d")
+PUBLISHED = re.compile(r"v3_sd15_(?:mm|adapter|sparsectrl_[a-z]+)|sd15-v\d")
 SOURCES = [
     path
     for place in ("animatediff", "schemas", "scripts")
