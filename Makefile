@@ -8,8 +8,6 @@ BIN := .venv/bin
 JOBS ?= 300
 WORKERS ?= 3
 KILLS ?= 10
-SLOW ?= 5
-HOSTILE ?= 5
 CASES ?= 5000
 SEED ?=
 MINUTES ?= 0
@@ -64,8 +62,7 @@ fuzz: .venv/requirements-dev
 	$(BIN)/python -m pytest tests/fuzz --cases $(CASES) $(if $(SEED),--hypothesis-seed $(SEED))
 
 soak: .venv/requirements-dev
-	$(BIN)/python -m lab.soak --bucket --jobs $(JOBS) --minutes $(MINUTES) --workers $(WORKERS) --kills $(KILLS) \
-		--slow $(SLOW) --hostile $(HOSTILE)
+	$(BIN)/python -m lab.soak --bucket --jobs $(JOBS) --minutes $(MINUTES) --workers $(WORKERS) --kills $(KILLS)
 
 wheel: .venv/requirements-dev
 	$(BIN)/python -m lab.check_wheel

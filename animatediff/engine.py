@@ -41,9 +41,11 @@ from .job.result import Generated, Loaded
 from .kernels.choice import use_kernels
 from .pipeline import AnimationPipeline
 from .preflight import check_room, decode_chunk, work_of
+from .previews import Previews, SketchMaker
 from .progress import Progress, Report, ignore
 from .sampling.inputs import AnimationInputs
 from .settings import Settings
+from .transfers import SideCopies
 from .video.clip import Video
 from .warm_models import JobModels, Placement, WarmModels
 
@@ -61,6 +63,7 @@ class Attempt:
     watch: Stopwatch
     report: Report
     lean: bool
+    sketches: SketchMaker | None = None
 
     @property
     def deadline(self) -> Deadline:
@@ -71,6 +74,16 @@ class Attempt:
         """End the job here if it must end; report the progress otherwise."""
         self.deadline.check()
         self.report(progress)
+
+    def previews(self, pipeline: AnimationPipeline) -> Previews | None:
+        """Return the previews that the job asks for."""
+        clip = self.job.clip
+        if clip.preview is None or self.sketches is None:
+            return None
+        row = catalog.BASE_MODELS.get(clip.model)
+        sketch = self.sketches.sketch(pipeline.decoder, row and row.preview)
+        copies, asked = SideCopies(pipeline.unet.device), clip.preview
+        return Previews(sketch, copies, asked.every, clip.fps, asked.max_bytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +114,9 @@ class Engine:
                 self.dtype,
                 settings.attention_backend,
             )
+        )
+        self._sketches = SketchMaker(
+            settings.cache_dir / "previews", settings.models_dir / "taesd"
         )
         self._lock = threading.Lock()
 
@@ -227,10 +243,11 @@ class Engine:
     def _frames(self, job: PreparedJob, watch: Stopwatch, report: Report) -> Frames:
         """Make the frames, in the lean way if there is no other. Raises OutOfMemory."""
         for lean in (False, True):
-            frames = self._attempt(Attempt(job, watch, report, lean))
+            attempt = Attempt(job, watch, report, lean, self._sketches)
+            frames = self._attempt(attempt)
             if frames is None and self.models.move_copies_to_host():
                 self._collect()
-                frames = self._attempt(Attempt(job, watch, report, lean))
+                frames = self._attempt(attempt)
             if frames is not None:
                 return frames
             self._collect()
@@ -296,8 +313,11 @@ def make_frames(models: JobModels, attempt: Attempt, decode_chunk: int) -> Frame
     with watch.phase("encode"):
         inputs, warnings = _inputs(models, attempt)
         conditions = _conditions(models, inputs, attempt)
+        previews = attempt.previews(pipeline)
     with watch.phase("denoise"):
-        latents = pipeline.denoise(inputs, conditions, report=attempt.on_progress)
+        latents = pipeline.denoise(
+            inputs, conditions, report=attempt.on_progress, previews=previews
+        )
     with watch.phase("decode"):
         frames = pipeline.decode_frames(
             latents, chunk=decode_chunk, report=attempt.on_progress

@@ -27,6 +27,7 @@ from .job.prepared import LoraUse
 from .kernels.choice import kernel_warning
 from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
+from .previews import Previews
 from .progress import Report, ignore
 from .sampling.inputs import AnimationInputs
 from .sampling.run import SamplerRun, draw_start
@@ -248,6 +249,7 @@ class AnimationPipeline:
         *,
         latents: Tensor | None = None,
         report: Report = ignore,
+        previews: Previews | None = None,
     ) -> Tensor:
         """Run all steps: latents (b, 4, f, h / 8, w / 8), float32 or better."""
         run = SamplerRun(
@@ -257,7 +259,7 @@ class AnimationPipeline:
             inputs,
             conditions,
         )
-        return run.denoise(latents, report)
+        return run.denoise(latents, report, previews)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (b, 4, f, h, w) to videos (b, 3, f, 8 h, 8 w), on the CPU.

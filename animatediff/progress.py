@@ -16,18 +16,31 @@ Phase = Literal["download", "load", "encode", "denoise", "decode", "write", "sto
 
 
 @dataclass(frozen=True, eq=False)
+class Preview:
+    """A clip as it looks so far: small pictures (f, h, w, 3), uint8, on the CPU.
+
+    ``max_bytes`` is the longest data URL that they may become.
+    """
+
+    frames: Tensor
+    fps: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
 class Progress:
     """``step`` of ``total`` in ``phase`` is done.
 
     Steps are bytes in the phase "download", frames in "decode" and steps of the sampler
     in "denoise"; ``total`` is 0 where it is not known. ``latents`` (b, c, f, h, w) are
-    those after a step of the sampler.
+    those after a step of the sampler, and ``preview`` shows them, if the job asked.
     """
 
     phase: Phase
     step: int
     total: int
     latents: Tensor | None = None
+    preview: Preview | None = None
 
 
 Report = Callable[[Progress], None]

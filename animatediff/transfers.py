@@ -6,6 +6,7 @@ host wait until all of that work is done; a copy of page-locked memory joins the
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -81,6 +82,47 @@ def receive(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", non_blocking=True)
 
 
+@dataclass(frozen=True, eq=False)
+class Arriving:
+    """A copy on its way to the host: ``tensor`` may be read after ``wait``.
+
+    ``source`` is held until then, so that its memory is not used for anything else.
+    """
+
+    tensor: Tensor
+    source: Tensor
+    event: torch.Event | None = None
+
+    def wait(self) -> None:
+        """Return when the copy is there."""
+        if self.event is not None:
+            self.event.synchronize()
+
+
+class SideCopies:
+    """Copies to the host beside the work of ``device``, on a stream of their own.
+
+    No work waits for such a copy, and it waits for none but what makes its tensor.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.Stream(device) if device.type == "cuda" else None
+
+    def receive(self, tensor: Tensor) -> Arriving:
+        """Begin to copy ``tensor`` to the host."""
+        if self._stream is None:
+            return Arriving(tensor, tensor)
+        made = torch.Event(self._device)
+        made.record()
+        self._stream.wait_event(made)
+        with torch.cuda.stream(self._stream):  # pyright: ignore[reportArgumentType]
+            copied = receive(tensor)
+            arrived = torch.Event(self._device, blocking=True)
+            arrived.record()
+        return Arriving(copied, tensor, arrived)
+
+
 class FinishedWork:
     """Reports work once ``device`` has finished it.
 
@@ -91,21 +133,26 @@ class FinishedWork:
 
     def __init__(self, device: torch.device, report: Report) -> None:
         self._device, self._report = device, report
-        self._launched: tuple[Progress, torch.Event] | None = None
+        self._launched: tuple[Progress, torch.Event, Arriving | None] | None = None
 
-    def launched(self, progress: Progress) -> None:
-        """Note that ``progress`` is true once the work launched so far is finished."""
+    def launched(self, progress: Progress, arriving: Arriving | None = None) -> None:
+        """Note that ``progress`` is true once the work launched so far is finished.
+
+        ``arriving`` is a copy that the report will read.
+        """
         if self._device.type != "cuda":
             self._report(progress)
             return
         event = torch.Event(self._device, blocking=True)
         event.record()
         self.wait()
-        self._launched = progress, event
+        self._launched = progress, event, arriving
 
     def wait(self) -> None:
         """Wait for the work noted last, and report it."""
         if self._launched is not None:
-            (progress, event), self._launched = self._launched, None
+            (progress, event, arriving), self._launched = self._launched, None
             event.synchronize()
+            if arriving is not None:
+                arriving.wait()
             self._report(progress)

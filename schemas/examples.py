@@ -77,6 +77,15 @@ REQUESTS: Examples = {
             }
         },
     ),
+    "preview": Example(
+        "With moving pictures in its progress",
+        {
+            "input": {
+                "prompt": "a lighthouse in the rain",
+                "preview": {"every": 5, "max_bytes": 30_000},
+            }
+        },
+    ),
     "webhook": Example(
         "With a webhook, and time limits of the platform",
         {
@@ -144,6 +153,20 @@ _RUNNING = Example(
         "output": {"phase": "denoise", "step": 12, "total": 25, "seconds_left": 8.2},
     },
 )
+_SHOWN = Example(
+    "A worker makes the clip, and shows it (the preview is cut here)",
+    {
+        "id": ID,
+        "status": "IN_PROGRESS",
+        "output": {
+            "phase": "denoise",
+            "step": 15,
+            "total": 25,
+            "preview": "data:image/webp;base64,UklGRg==",
+            "seconds_left": 6.7,
+        },
+    },
+)
 _COMPLETED = Example(
     "The clip is ready",
     {
@@ -181,6 +204,7 @@ _TIMED_OUT = Example(
 STATUSES: Examples = {
     **RECEIPTS,
     "running": _RUNNING,
+    "shown": _SHOWN,
     "completed": _COMPLETED,
     "invalid": _INVALID,
     "fetch_failed": _FETCH_FAILED,

@@ -17,6 +17,12 @@ class JobProgress(BaseModel):
         " of the sampler in denoise.",
     )
     total: int = Field(ge=0, description="Of so many; 0 where that is not known.")
+    preview: str | None = Field(
+        default=None,
+        pattern="^data:image/webp;base64,",
+        description="The clip as it looks so far, if the job asked for it: an animated"
+        " WebP as a data URL.",
+    )
     seconds_left: float | None = Field(
         default=None, ge=0, description="Estimate while denoising; absent before."
     )

@@ -15,6 +15,7 @@ from animatediff.job.clip import (
     EmbeddingFile,
     GenerationRequest,
     LoraFile,
+    PreviewRequest,
 )
 from animatediff.job.fields import Names, Shown, marker
 from animatediff.job.resolve import defaults_by_model
@@ -28,6 +29,7 @@ _FILES: Mapping[str, type[BaseModel]] = {
     "loras[].": LoraFile,
     "embeddings[].": EmbeddingFile,
     "controls[].": ControlFile,
+    "preview.": PreviewRequest,
 }
 _OTHER_DEFAULTS = {
     "seed": "drawn, and returned",

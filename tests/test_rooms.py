@@ -23,7 +23,7 @@ FLOORS = (
     ("device", "fetch"),
     ("job", "models"),
     ("autoencoder", "checkpoints"),
-    ("adapters", "controls"),
+    ("adapters", "controls", "previews"),
     ("conditioning",),
     ("sampling",),
     ("pipeline",),

@@ -13,6 +13,7 @@ from animatediff.job.clip import (
     EmbeddingFile,
     GenerationRequest,
     LoraFile,
+    PreviewRequest,
 )
 from schemas import JobInput, parse_job_input
 from schemas.generate import schema_texts
@@ -46,6 +47,7 @@ def test_every_field_reaches_the_request() -> None:
         "format": "gif",
         "clip_skip": 1,
         "file_metadata": "none",
+        "preview": {"every": 2, "max_bytes": 5000},
         "model": "shapeworld",
         "motion_module": "shapeworld_v3",
         "motion_module_version": "v3",
@@ -83,6 +85,7 @@ def test_every_field_reaches_the_request() -> None:
         normalize=True,
     )
     assert request.pop("controls") == (control,)
+    assert request.pop("preview") == PreviewRequest(every=2, max_bytes=5000)
     assert request == {name: value for name, value in job.items() if name in request}
 
 

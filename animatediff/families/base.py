@@ -118,6 +118,19 @@ class JobDefaults:
 
 
 @dataclass(frozen=True)
+class PreviewFactors:
+    """A linear map from a latent to a colour, for previews.
+
+    ``rows`` has red, green and blue for each channel, ``bias`` those of a latent of
+    zeros; pixels are 0..1. ``spread`` is the standard deviation of finished latents.
+    """
+
+    rows: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+    spread: float = 1.0
+
+
+@dataclass(frozen=True)
 class BaseModel:
     """A text-to-image model that a job may name.
 
@@ -131,6 +144,8 @@ class BaseModel:
     defaults: JobDefaults
     note: str = ""
     """A warning in the output of every job, if the model is not what users expect."""
+    preview: PreviewFactors | None = None
+    """How its latents look, if that is known; else it is fitted to the VAE."""
 
 
 @dataclass(frozen=True)

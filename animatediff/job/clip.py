@@ -33,6 +33,8 @@ MAX_EMBEDDINGS = 8
 MAX_CONTROLS = 4
 MAX_IMAGE = 28_000_000
 """Characters of a picture as base64; more than any request of the platform holds."""
+MIN_PREVIEW_BYTES = 2000
+MAX_PREVIEW_BYTES = 500_000
 MAX_FRAMES = max(
     config.max_length for config in catalog.MOTION_MODULE_VERSIONS.values()
 )
@@ -155,6 +157,22 @@ class ControlFile(Strict):
     ] = False
 
 
+class PreviewRequest(Strict):
+    """Moving pictures of a clip in its progress, while it is made."""
+
+    every: Annotated[
+        int, Field(ge=1, le=150, description="Steps from one preview to the next.")
+    ] = 5
+    max_bytes: Annotated[
+        int,
+        Field(
+            ge=MIN_PREVIEW_BYTES,
+            le=MAX_PREVIEW_BYTES,
+            description="Longest data URL of a preview; it gets smaller until it fits.",
+        ),
+    ] = 30_000
+
+
 class Clip(Strict):
     """A clip with every field decided: made twice, it gives the same frames.
 
@@ -236,6 +254,11 @@ class Clip(Strict):
         _METADATA,
         Field(description=f"What the file tells about its job. {_METADATA}."),
     ] = "full"
+    preview: Annotated[
+        PreviewRequest | None,
+        Shown("output", echo=False),
+        Field(description="Show the clip in the progress while it is made."),
+    ] = None
     clip_skip: Annotated[
         int,
         Shown("prompt"),

@@ -17,7 +17,12 @@ _CONSISTENCY = "lcm"
 
 def job_notes(clip: Clip) -> tuple[str, ...]:
     """Return the warnings that follow from the fields of ``clip``."""
-    return (*_model_notes(clip), *_prompt_notes(clip), *_motion_notes(clip))
+    return (
+        *_model_notes(clip),
+        *_prompt_notes(clip),
+        *_motion_notes(clip),
+        *_preview_notes(clip),
+    )
 
 
 def _model_notes(clip: Clip) -> Iterator[str]:
@@ -50,6 +55,15 @@ def _motion_notes(clip: Clip) -> Iterator[str]:
         yield (
             f"scheduler {clip.scheduler} is for consistency models, and"
             f" {clip.motion_module} is none; ddim is its scheduler"
+        )
+
+
+def _preview_notes(clip: Clip) -> Iterator[str]:
+    steps = clip.num_inference_steps
+    if clip.preview is not None and clip.preview.every > steps:
+        yield (
+            f"there was no preview: preview.every is {clip.preview.every}, and the"
+            f" clip has {steps} steps"
         )
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteLatents
+from ..previews import Previews
 from ..progress import Progress, Report, ignore
 from ..transfers import FinishedWork
 from .predictor import Predict
@@ -11,12 +12,16 @@ from .steps import Steps
 
 
 def denoise(
-    latents: Tensor, steps: Steps, predict: Predict, report: Report = ignore
+    latents: Tensor,
+    steps: Steps,
+    predict: Predict,
+    report: Report = ignore,
+    previews: Previews | None = None,
 ) -> Tensor:
     """Run all steps from ``latents`` (b, c, f, h, w).
 
     ``report`` is called once the device has finished a step; if it raises, a GPU has
-    begun one step more at most.
+    begun one step more at most. ``previews`` adds pictures to some of the reports.
 
     Raises NonFiniteLatents with the first step after which a latent was NaN or
     infinite. The verdicts stay on the device until the loop ends, so that the device
@@ -28,7 +33,11 @@ def denoise(
         noise_pred = predict(steps.model_input(latents, step), step)
         latents = steps.advance(noise_pred, step, latents)
         verdicts.append(latents.isfinite().all())
-        work.launched(Progress("denoise", step + 1, steps.total, latents))
+        done = Progress("denoise", step + 1, steps.total, latents)
+        arriving = None
+        if previews is not None:
+            done, arriving = previews.added(done)
+        work.launched(done, arriving)
     work.wait()
     finite = torch.stack(verdicts).cpu()
     if not finite.all():

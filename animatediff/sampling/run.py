@@ -13,6 +13,7 @@ from ..errors import InvalidRequest
 from ..job.guidance import needs_unconditional
 from ..models.context import Schedule
 from ..models.unet import UNet3DConditionModel
+from ..previews import Previews
 from ..progress import Report
 from ..transfers import send
 from .denoise import denoise
@@ -53,7 +54,9 @@ class SamplerRun:
     inputs: AnimationInputs
     conditions: Conditions
 
-    def denoise(self, latents: Tensor | None, report: Report) -> Tensor:
+    def denoise(
+        self, latents: Tensor | None, report: Report, previews: Previews | None = None
+    ) -> Tensor:
         """Run all steps: latents (b, 4, f, h, w), float32 or better.
 
         The start is ``latents``, standard normal, or drawn by the seeds if None. Raises
@@ -70,7 +73,7 @@ class SamplerRun:
         )
         precision = torch.promote_types(unet.dtype, torch.float32)
         latents = send(latents.to(precision), unet.device) * steps.initial_scale
-        return denoise(latents, steps, self._predictor(steps), report)
+        return denoise(latents, steps, self._predictor(steps), report, previews)
 
     def _check_frames(self) -> None:
         num_frames, motion = self.inputs.num_frames, self.unet.motion

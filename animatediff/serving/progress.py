@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from ..progress import Phase, Progress
+from ..progress import Phase, Preview, Progress
+from ..video.preview import preview_url
 
 MIN_INTERVAL = 1.0
 """Seconds between two updates: each is an HTTP request."""
@@ -86,6 +87,9 @@ def update_of(progress: Progress, seconds_left: float | None) -> dict[str, Any]:
 class ThrottledProgress:
     """Calls ``send`` with an update on a thread of ``pool``, at most once a second.
 
+    An update has the latest preview, if there is one, because a client may have missed
+    the update before it.
+
     Only one update is in flight. The end of a phase is not sent: the next phase or the
     job's output follows. None is sent after ``close``, and ``close`` waits for the one
     in flight: an update that arrived after the job's output would make the job look
@@ -105,16 +109,29 @@ class ThrottledProgress:
         self._pace = _Pace()
         self._in_flight: Future[Any] | None = None
         self._closed = False
+        self._preview: Preview | None = None
+        self._shown: tuple[Preview, str | None] | None = None
 
     def __call__(self, progress: Progress, /) -> None:
         """Send ``progress`` unless it comes too early."""
         now = self._clock()
+        self._preview = progress.preview or self._preview
         seconds_left = self._pace.seconds_left(progress, now)
         if _is_finished(progress) or not self._is_free(now):
             return
         self._last = now
         update = update_of(progress, seconds_left)
-        self._in_flight = self._pool.submit(partial(self._send, update))
+        self._in_flight = self._pool.submit(
+            partial(self._send_with, update, self._preview)
+        )
+
+    def _send_with(self, update: dict[str, Any], preview: Preview | None) -> None:
+        """Send ``update`` with ``preview``, which is encoded once."""
+        if preview is not None and (self._shown is None or self._shown[0] != preview):
+            frames = preview.frames.numpy()
+            self._shown = preview, preview_url(frames, preview.fps, preview.max_bytes)
+        url = self._shown[1] if self._shown else None
+        self._send({**update, "preview": url} if url else update)
 
     def _is_free(self, now: float) -> bool:
         if self._closed or now - self._last < MIN_INTERVAL:

@@ -51,21 +51,8 @@ def write_webp(video: Video, path: Path, how: Encoding) -> None:
 
     Delays are whole milliseconds. The comment is the EXIF description.
     """
-    size = _uint24(video.width - 1) + _uint24(video.height - 1)
-    has_exif_and_animation = bytes([0x08 | 0x02, 0, 0, 0])
-    background_and_loops = struct.pack("<IH", 0, ENDLESS)
     delays = frame_delays(video.num_frames, video.fps, 1000)
-    chunks = [
-        _riff_chunk(b"VP8X", has_exif_and_animation + size),
-        _riff_chunk(b"ANIM", background_and_loops),
-    ]
-    for frame, delay in zip(video.frames, delays, strict=True):
-        how.check()
-        chunks.append(_webp_frame(frame, size, delay, how.quality))
-    exif = Image.Exif()
-    exif[ExifTag.ImageDescription] = how.comment
-    chunks.append(_riff_chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0")))
-    path.write_bytes(_riff_chunk(b"RIFF", b"WEBP" + b"".join(chunks)))
+    path.write_bytes(encode_webp(video.frames, delays, how))
 
 
 def read_webp_comment(path: Path) -> str:
@@ -157,6 +144,28 @@ def encode_gif(frames: Frame, delays: list[int], loop: int, how: Encoding) -> by
         blocks.append(_gif_frame(indices, previous, delay))
         previous = indices
     return b"".join(blocks) + b";"
+
+
+def encode_webp(frames: Frame, delays: list[int], how: Encoding) -> bytes:
+    """Encode uint8 (f, h, w, 3) frames as lossy WebP that runs for ever.
+
+    ``delays`` has one value per frame, in milliseconds.
+    """
+    height, width = frames.shape[1:3]
+    size = _uint24(width - 1) + _uint24(height - 1)
+    has_exif_and_animation = bytes([0x08 | 0x02, 0, 0, 0])
+    background_and_loops = struct.pack("<IH", 0, ENDLESS)
+    chunks = [
+        _riff_chunk(b"VP8X", has_exif_and_animation + size),
+        _riff_chunk(b"ANIM", background_and_loops),
+    ]
+    for frame, delay in zip(frames, delays, strict=True):
+        how.check()
+        chunks.append(_webp_frame(frame, size, delay, how.quality))
+    exif = Image.Exif()
+    exif[ExifTag.ImageDescription] = how.comment
+    chunks.append(_riff_chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0")))
+    return _riff_chunk(b"RIFF", b"WEBP" + b"".join(chunks))
 
 
 def _gif_header(width: int, height: int, table: Frame, loop: int) -> bytes:

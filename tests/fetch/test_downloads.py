@@ -27,6 +27,7 @@ from web_site import (
     failure,
     files_of,
     leftovers,
+    make_certificate,
     running,
 )
 
@@ -37,7 +38,6 @@ from animatediff.fetch.cache import fetch_url
 from animatediff.fetch.network import fetch_bytes, is_public
 from animatediff.fetch.rules import DownloadRules
 from animatediff.progress import Progress
-from lab.hostile.certificates import make_certificate
 
 
 def test_a_file_is_named_by_its_content(site: Site, rules: DownloadRules) -> None:

@@ -581,3 +581,48 @@ def test_prompts_are_logged_only_if_asked_for(
         assert any("my secret" in line for line in lines) == log_prompts
     events = [json.loads(line)["event"] for line in lines]
     assert events == ["job_received", "gpu_start", "gpu_end", "job_done", "job_failed"]
+
+
+def test_previews_are_reported_and_change_nothing(runner: JobRunner) -> None:
+    reports: list[Progress] = []
+    asked = {**SMALL, "num_inference_steps": 4, "preview": {"every": 2}}
+    job = {"id": "job-1", "input": asked}
+    answer = runner.run(job, reports.append, threading.Event())
+    shown = [each for each in reports if each.preview]
+    assert [(each.phase, each.step) for each in shown] == [
+        ("denoise", 2),
+        ("denoise", 4),
+    ]
+    for each in shown:
+        assert each.preview is not None
+        assert each.preview.frames.shape == (4, 8, 8, 3)
+        assert (each.preview.fps, each.preview.max_bytes) == (8, 30_000)
+    plain = run(runner, num_inference_steps=4, file_metadata="none")
+    again = run(
+        runner, num_inference_steps=4, file_metadata="none", preview={"every": 1}
+    )
+    assert again["sha256"] == plain["sha256"]
+    assert answer["warnings"] == plain["warnings"]
+
+
+def test_a_preview_that_never_comes_is_a_warning(runner: JobRunner) -> None:
+    warnings = run(runner, preview={"every": 9})["warnings"]
+    assert any("preview.every is 9" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("preview", "field"),
+    [
+        ({"every": 0}, "preview.every"),
+        ({"max_bytes": 10}, "preview.max_bytes"),
+        ({"max_bytes": 10**9}, "preview.max_bytes"),
+        ({"size": 3}, "preview.size"),
+        (5, "preview"),
+        (True, "preview"),
+    ],
+)
+def test_a_wrong_preview_is_named(
+    preview: object, field: str, runner: JobRunner
+) -> None:
+    error = run(runner, preview=preview)["error"]
+    assert (error["code"], error["field"]) == ("INVALID_REQUEST", field)

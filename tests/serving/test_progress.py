@@ -1,14 +1,20 @@
 """Progress as clients and terminals see it."""
 
+import base64
+import io
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from animatediff.progress import Phase, Progress
+from animatediff.progress import Phase, Preview, Progress
 from animatediff.serving.progress import BarProgress, ThrottledProgress
+from schemas import JobProgress
 
 
 class Sent:
@@ -26,6 +32,10 @@ class Sent:
         """Report after ``seconds``, and wait until the update is through."""
         self.now += seconds
         self.progress(Progress(phase, step, total))
+        self.flush()
+
+    def flush(self) -> None:
+        """Wait until the update is through."""
         self._pool.submit(lambda: None).result()
 
 
@@ -143,3 +153,59 @@ def test_a_second_file_and_a_second_try_have_bars_of_their_own(
     shown = capsys.readouterr().err
     assert "3.00/20.0" in shown
     assert "1/4" in shown
+
+
+def preview(level: int, max_bytes: int = 3000) -> Preview:
+    return Preview(torch.full((4, 8, 8, 3), level, dtype=torch.uint8), 8, max_bytes)
+
+
+def shown_level(update: dict[str, Any]) -> float:
+    """The level of gray in the preview of an update."""
+    content = base64.b64decode(
+        update["preview"].removeprefix("data:image/webp;base64,")
+    )
+    with Image.open(io.BytesIO(content)) as picture:
+        assert getattr(picture, "n_frames", 1) == 4
+        return float(np.asarray(picture.convert("L")).mean())
+
+
+def test_the_latest_preview_is_in_every_later_update(sent: Sent) -> None:
+    sent.report(2, "denoise", 1, 9)
+    for step, level in ((2, 50), (3, None), (4, 200), (5, None)):
+        sent.now += 2
+        pictures = None if level is None else preview(level)
+        sent.progress(Progress("denoise", step, 9, preview=pictures))
+        sent.flush()
+    sent.report(2, "decode", 1, 4)
+    assert "preview" not in sent.updates[0]
+    levels = [shown_level(update) for update in sent.updates[1:]]
+    assert levels == pytest.approx([50, 50, 200, 200, 200], abs=3)
+    for update in sent.updates:
+        JobProgress.model_validate(update)
+
+
+def test_a_preview_between_two_updates_is_sent_with_the_next(sent: Sent) -> None:
+    sent.report(2, "denoise", 1, 9)
+    sent.now += 0.1
+    sent.progress(Progress("denoise", 2, 9, preview=preview(90)))
+    sent.report(2, "denoise", 3, 9)
+    first, second = sent.updates
+    assert "preview" not in first
+    assert shown_level(second) == pytest.approx(90, abs=3)
+
+
+def test_no_preview_is_sent_after_the_end(sent: Sent) -> None:
+    sent.progress.close()
+    sent.now += 5
+    sent.progress(Progress("denoise", 2, 9, preview=preview(90)))
+    sent.flush()
+    assert sent.updates == []
+
+
+def test_an_update_with_a_preview_is_as_short_as_asked(sent: Sent) -> None:
+    sent.report(2, "denoise", 1, 9)
+    noise = torch.randint(0, 256, (32, 64, 64, 3), dtype=torch.uint8)
+    sent.now += 2
+    sent.progress(Progress("denoise", 2, 9, preview=Preview(noise, 8, 4000)))
+    sent.flush()
+    assert 1000 < len(sent.updates[-1]["preview"]) <= 4000

@@ -12,7 +12,6 @@ TOUCH = "touch was-run"
 
 
 def text(value: str) -> bytes:
-    """Operations that push a text."""
     encoded = value.encode()
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
@@ -24,12 +23,10 @@ def called(name: str, argument: bytes = text(TOUCH)) -> bytes:
 
 
 def pickled(body: bytes) -> bytes:
-    """A pickle of these operations."""
     return b"\x80\x02" + body + b"."
 
 
 def in_dict(value: bytes, key: bytes = text("a")) -> bytes:
-    """A pickle of a dict with one key; both arguments are operations."""
     return pickled(b"}" + key + value + b"s")
 
 
@@ -138,6 +135,5 @@ LARGE: Mapping[str, tuple[bytes, str]] = {
 
 
 def write(path: Path, content: bytes) -> Path:
-    """Write the file, and return its path."""
     path.write_bytes(content)
     return path

@@ -1,1 +1,0 @@
-"""Files and hosts that attack whoever reads them: for tests, fuzzing and the soak."""
