@@ -38,6 +38,7 @@ class _Motion(Table):
     use_motion_module: Literal[True]
     motion_module_resolutions: list[int] = [1, 2, 4, 8]
     motion_module_mid_block: bool
+    motion_module_decoder_only: Literal[False] = False
     motion_module_type: Literal["Vanilla"] = "Vanilla"
     motion_module_kwargs: _MotionKwargs = _MotionKwargs()
 

@@ -2,15 +2,16 @@
 
 The keys are those of the published scripts/animate.py. A key that is a field of a job
 follows from the declaration in ``animatediff.job.clip``; ``PublishedKeys`` lists the
-keys that are not.
+keys that are not. Files of the published code's first year are read too: their entries
+have names and may list several motion modules, and some keys were called differently.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, cast
 
-from pydantic import BeforeValidator, Field, create_model
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from ..errors import InvalidRequest
 from ..job.clip import SEED_MAX, GenerationRequest
@@ -28,8 +29,15 @@ def _listed(value: object) -> object:
     return [value]
 
 
-def _blank_is_none(value: Any) -> Any:
-    return None if value == "" else value
+def _without_blanks(entry: object) -> object:
+    """Leave out keys that have no value; an empty prompt is one."""
+    if not isinstance(entry, dict):
+        return entry
+    return {
+        key: value
+        for key, value in cast("dict[str, Any]", entry).items()
+        if value is not None and (value != "" or key == "prompt")
+    }
 
 
 Texts = Annotated[list[str], BeforeValidator(_listed)]
@@ -47,7 +55,11 @@ class MotionLora(Table):
 class PublishedKeys(Table):
     """One model with one or several prompts: the keys that are no field of a job.
 
-    A seed of -1 is drawn; a single seed is used for every prompt.
+    A seed of -1 is drawn; a single seed is used for every prompt. A key without a value
+    counts as left out.
+
+    ``base``, ``path`` and ``domain_lora_scale`` are keys of older files. ``path`` is a
+    LoRA if there is a ``base`` for it, and else a model.
     """
 
     prompt: Annotated[Texts, Field(min_length=1)]
@@ -65,7 +77,45 @@ class PublishedKeys(Table):
     controlnet_image_indexs: Annotated[list[int], BeforeValidator(_listed)] = Field([0])
     normalize_condition_images: bool = False
     controlnet_scale: Annotated[float, Field(ge=0, le=10)] = 1.0
+    base: str | None = None
+    path: str | None = None
+    domain_lora_scale: Strength | None = None
 
+    _blanks = model_validator(mode="before")(_without_blanks)
+
+    @model_validator(mode="after")
+    def _one_spelling(self) -> Self:
+        """Refuse an entry that has an older key beside the key of today."""
+        given = self.model_fields_set
+        for older, today in _OLDER_KEYS:
+            if older in given and today in given:
+                raise ValueError(f"one of {older} and {today}, not both")
+        return self
+
+    @property
+    def model_file(self) -> str | None:
+        """The file that replaces the model's weights, by an older key."""
+        return self.base or self.path
+
+    @property
+    def lora_file(self) -> str | None:
+        """The style LoRA."""
+        return self.lora_model_path or (self.path if self.base else None)
+
+    @property
+    def adapter_strength(self) -> float:
+        """The strength of ``adapter_lora_path``."""
+        scale = self.domain_lora_scale
+        return self.adapter_lora_scale if scale is None else scale
+
+
+_OLDER_KEYS = (
+    ("base", "dreambooth_path"),
+    ("path", "dreambooth_path"),
+    ("path", "lora_model_path"),
+    ("domain_lora_scale", "adapter_lora_scale"),
+)
+"""An older key, and a key of today that may not stand beside it."""
 
 _FROM_PUBLISHED_KEYS = (
     "prompt",
@@ -96,8 +146,8 @@ PLAIN_FIELDS = _plain_fields()
 def _plain_key(key: str, name: str) -> tuple[Any, Any]:
     info = GenerationRequest.model_fields[name]
     default = _PUBLISHED_DEFAULTS.get(key, info.get_default())
-    kind = Annotated[info.annotation, *info.metadata, BeforeValidator(_blank_is_none)]
-    return kind, Field(default=default, description=info.description)
+    description = Field(description=info.description)
+    return Annotated[info.annotation, *info.metadata, description], default
 
 
 if TYPE_CHECKING:
@@ -129,14 +179,32 @@ def read_entries(path: Path) -> list[Entry]:
 
     Raises InvalidRequest that names the file, the entry, the key and what is allowed.
     """
-    raw = read_yaml(path)
-    if not isinstance(raw, list) or not raw:
-        kind = type(cast(object, raw)).__name__
-        raise InvalidRequest(path.name, kind, "a list of entries")
     return [
-        validated(Entry, entry, place=f"{path.name}, entry {i}", noun="key")
-        for i, entry in enumerate(cast("list[Any]", raw))
+        validated(Entry, each, place=f"{path.name}, entry {name}", noun="key")
+        for name, entry in _named_entries(read_yaml(path), path.name)
+        for each in _by_motion_module(entry)
     ]
+
+
+def _named_entries(raw: Any, file: str) -> Iterable[tuple[object, Any]]:
+    """The entries with their names; those of a list are numbers."""
+    if isinstance(raw, list) and raw:
+        return enumerate(cast("list[Any]", raw))
+    if isinstance(raw, dict) and raw:
+        return cast("dict[Any, Any]", raw).items()
+    kind = type(cast(object, raw)).__name__
+    raise InvalidRequest(file, kind, "a list of entries, or entries by name")
+
+
+def _by_motion_module(entry: Any) -> Iterator[Any]:
+    """``entry`` once for each of the motion modules that it lists."""
+    table = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+    modules = table.get("motion_module")
+    if isinstance(modules, list) and modules:
+        for module in cast("list[Any]", modules):
+            yield {**table, "motion_module": module}
+    else:
+        yield entry
 
 
 def requests(entry: Entry, place: str) -> Iterator[GenerationRequest]:
@@ -162,8 +230,10 @@ def requests(entry: Entry, place: str) -> Iterator[GenerationRequest]:
 def _shared_fields(entry: Entry) -> dict[str, Any]:
     """The fields that all jobs of ``entry`` have in common."""
     config = entry.inference_config
+    plain = {name: getattr(entry, key) for key, name in PLAIN_FIELDS.items()}
     return {
-        **{name: getattr(entry, key) for key, name in PLAIN_FIELDS.items()},
+        **plain,
+        "dreambooth": plain["dreambooth"] or entry.model_file,
         "motion_module_version": motion_module_version(config) if config else None,
         "loras": tuple(_loras(entry)),
         "controls": tuple(_controls(entry)),
@@ -172,8 +242,8 @@ def _shared_fields(entry: Entry) -> dict[str, Any]:
 
 def _loras(entry: Entry) -> Iterator[dict[str, Any]]:
     files = [
-        (entry.lora_model_path, entry.lora_alpha),
-        (entry.adapter_lora_path, entry.adapter_lora_scale),
+        (entry.lora_file, entry.lora_alpha),
+        (entry.adapter_lora_path, entry.adapter_strength),
         *((lora.path, lora.alpha) for lora in entry.motion_module_lora_configs),
     ]
     for path, strength in files:

@@ -18,6 +18,7 @@ from animatediff.cli.inference_config import motion_module_version
 from animatediff.cli.prompt_config import read_entries, requests
 from animatediff.controls.sparsectrl import SparseControl
 from animatediff.errors import InvalidRequest
+from animatediff.job.clip import GenerationRequest
 from animatediff.pipeline import (
     AnimationInputs,
     AnimationPipeline,
@@ -190,6 +191,88 @@ def test_what_is_no_list_of_entries(content: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(InvalidRequest):
         read_entries(tmp_path / "c.yaml")
+
+
+FIRST_YEAR = """
+Painted:
+  base: "b.safetensors"
+  path: "style.safetensors"
+  lora_alpha: 0.6
+  motion_module: [one.ckpt, two.ckpt]
+  seed: [11, 12]
+  prompt: [a kite, a train]
+  n_prompt:
+Plain:
+  path: "model.ckpt"
+  base: ""
+  motion_module: one.ckpt
+  prompt: a kite
+"""
+
+
+def first_year(folder: Path, text: str) -> list[GenerationRequest]:
+    file = folder / "old.yml"
+    file.write_text(text)
+    entries = read_entries(file)
+    return [job for entry in entries for job in requests(entry, "entry")]
+
+
+def test_entries_with_names_list_motion_modules(tmp_path: Path) -> None:
+    """Each module makes every prompt; ``path`` is a LoRA where it has a ``base``."""
+    jobs = first_year(tmp_path, FIRST_YEAR)
+    assert [(job.motion_module, job.prompt, job.seed) for job in jobs] == [
+        ("one.ckpt", "a kite", 11),
+        ("one.ckpt", "a train", 12),
+        ("two.ckpt", "a kite", 11),
+        ("two.ckpt", "a train", 12),
+        ("one.ckpt", "a kite", None),
+    ]
+    painted, plain = jobs[0], jobs[-1]
+    assert painted.dreambooth == "b.safetensors"
+    assert [(lora.path, lora.strength) for lora in painted.loras] == [
+        ("style.safetensors", 0.6)
+    ]
+    assert (plain.dreambooth, plain.loras) == ("model.ckpt", ())
+
+
+def test_the_first_name_of_the_adapters_scale(tmp_path: Path) -> None:
+    text = '- {domain_lora_scale: 0.3, adapter_lora_path: a.ckpt, prompt: "",'
+    text += ' dreambooth_path: "", path: "", motion_module_lora_configs: ~}'
+    (job,) = first_year(tmp_path, text)
+    assert [(lora.path, lora.strength) for lora in job.loras] == [("a.ckpt", 0.3)]
+    assert (job.prompt, job.dreambooth) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{prompt: a, pth: x}", "entry A: pth: .* did you mean path"),
+        ("{prompt: a, domain_lora_scal: 1}", "did you mean .*_lora_scale"),
+        ("{prompt: a, domain_lora_scale: x}", 'entry A: domain_lora_scale: got "x"'),
+        ("{prompt: a, path: 5}", "entry A: path: got 5"),
+        ("{prompt: a, motion_module: [m, 5]}", "entry A: motion_module: got 5"),
+        (
+            "{prompt: a, path: x, dreambooth_path: y}",
+            "one of path and dreambooth_path, not both",
+        ),
+        (
+            "{prompt: a, domain_lora_scale: 1, adapter_lora_scale: 1}",
+            "one of domain_lora_scale and adapter_lora_scale, not both",
+        ),
+        ("5", "entry A: input"),
+    ],
+)
+def test_a_wrong_entry_with_a_name(entry: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        first_year(tmp_path, f"A: {entry}")
+
+
+def test_the_first_inference_configs_are_read(tmp_path: Path) -> None:
+    text = (CONFIGS / "inference" / "inference-v2.yaml").read_text()
+    first = "  motion_module_decoder_only: false\n  motion_module_type"
+    assert "  motion_module_type" in text
+    (tmp_path / "i.yaml").write_text(text.replace("  motion_module_type", first))
+    assert motion_module_version(str(tmp_path / "i.yaml")) == "v2"
 
 
 @pytest.mark.slow
