@@ -8,6 +8,8 @@ BIN := .venv/bin
 JOBS ?= 300
 WORKERS ?= 3
 KILLS ?= 10
+SLOW ?= 5
+HOSTILE ?= 5
 CASES ?= 5000
 SEED ?=
 MINUTES ?= 0
@@ -62,7 +64,8 @@ fuzz: .venv/requirements-dev
 	$(BIN)/python -m pytest tests/fuzz --cases $(CASES) $(if $(SEED),--hypothesis-seed $(SEED))
 
 soak: .venv/requirements-dev
-	$(BIN)/python -m lab.soak --bucket --jobs $(JOBS) --minutes $(MINUTES) --workers $(WORKERS) --kills $(KILLS)
+	$(BIN)/python -m lab.soak --bucket --jobs $(JOBS) --minutes $(MINUTES) --workers $(WORKERS) --kills $(KILLS) \
+		--slow $(SLOW) --hostile $(HOSTILE)
 
 wheel: .venv/requirements-dev
 	$(BIN)/python -m lab.check_wheel

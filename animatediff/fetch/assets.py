@@ -164,7 +164,14 @@ class Assets:
         path = source.path or self._download(source, report, deadline)
         if source.sha256 is not None and not isinstance(source.remote, WebFile):
             self._check_hash(path, source.sha256, field, deadline)
-        file = keep_in_use(WeightFile.at(path, source.reference))
+        try:
+            file = keep_in_use(WeightFile.at(path, source.reference))
+        except FileNotFoundError:  # another worker has just made room
+            raise AssetError(
+                f"{field}: {path.name} has just been removed from this machine",
+                retryable=True,
+                asset=path.name,
+            ) from None
         self._read_ahead(file, deadline)
         return file
 

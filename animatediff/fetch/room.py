@@ -1,9 +1,11 @@
 """Room on the disk: the least recently used downloads make way for new ones.
 
 They are the files that URLs led to, and those of the hub that jobs had fetched. What a
-job or a loaded model uses stays, even beyond the limit of the cache.
+job or a loaded model uses stays, even beyond the limit of the cache. Workers may share
+a cache: a file in use has a shared lock, so that no other worker removes it.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -34,11 +36,15 @@ class _Kept:
     last_use: float
     device: int
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
+        """Remove the file and its links, unless another process uses it."""
         target = Path(os.path.realpath(self.record))
-        for path in {target, *_links(self.record), self.record}:
-            with suppress(OSError):
-                path.unlink()
+        with _unused(target) as is_unused:
+            if is_unused:
+                for path in {target, *_links(self.record), self.record}:
+                    with suppress(OSError):
+                        path.unlink()
+        return is_unused
 
 
 def _links(record: Path) -> Iterator[Path]:
@@ -47,12 +53,53 @@ def _links(record: Path) -> Iterator[Path]:
         yield Path(record.readlink())
 
 
+@contextmanager
+def _unused(path: Path) -> Generator[bool]:
+    """Yield whether no process uses a file; while the block runs, none begins to."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # gone, or not ours to read
+        yield True
+        return
+    try:
+        yield _is_locked_alone(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked_alone(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
 def keep_in_use(file: WeightFile) -> WeightFile:
-    """Let no download remove ``file`` as long as this object lives; return it."""
+    """Let no download remove ``file`` as long as this object lives; return it.
+
+    Raises FileNotFoundError if it has just been removed.
+    """
+    _lock(file)
     with _LOCK:
         _USED[:] = [each for each in _USED if each() is not None]
         _USED.append(weakref.ref(file))
     return file
+
+
+def _lock(file: WeightFile) -> None:
+    """Hold a shared lock as long as ``file`` lives. The kernel ends it for the dead."""
+    try:
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK)
+    except PermissionError:  # reported by whoever reads it
+        return
+    weakref.finalize(file, os.close, descriptor)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    if not os.path.samestat(os.fstat(descriptor), file.path.stat()):
+        raise FileNotFoundError(file.path)
 
 
 def touch(path: Path) -> Path:
@@ -89,8 +136,8 @@ def make_room(needed: int, rules: DownloadRules, folder: Path) -> None:
             is_short = _missing(needed, folder) > 0 and each.device == device
             if not is_short and not _exceeds(total + needed, rules):
                 continue
-            if os.path.realpath(each.record) not in in_use:
-                each.remove()
+            is_free = os.path.realpath(each.record) not in in_use
+            if is_free and each.remove():
                 total -= each.bytes
     if _missing(needed, folder) > 0:
         raise _disk_full(needed, folder)

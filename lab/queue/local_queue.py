@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from lab.queue import client_api
 from lab.queue.quiet_http import Quiet, QuietServer
@@ -150,10 +150,13 @@ class LocalQueue:
         with self._changed:
             return self._pinged.keys() - self._silent_workers()
 
-    def submit(self, job_input: Any, webhook: str | None = None) -> str:
-        """Add a job and return its id."""
+    def submit(
+        self, job_input: Any, webhook: str | None = None, *, job_id: str | None = None
+    ) -> str:
+        """Add a job and return its id, which is a new one unless it is given."""
         with self._changed:
-            job = Job(uuid.uuid4().hex, job_input, time.monotonic(), webhook)
+            name = job_id or uuid.uuid4().hex
+            job = Job(name, job_input, time.monotonic(), webhook)
             self._jobs[job.id] = job
             self._waiting.append(job.id)
             self._changed.notify_all()
@@ -482,7 +485,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
     def _read_url(self) -> tuple[str, str, str, dict[str, str]]:
         """Return the route, the worker, the job (or ""), and the query."""
         url = urlsplit(self.path)
-        parts = [*url.path.split("/")[3:6], "", "", ""]
+        parts = [*map(unquote, url.path.split("/")[3:6]), "", "", ""]
         route, worker, job_id, *_ = parts
         query = parse_qs(url.query)
         return route, worker, job_id, {key: query[key][-1] for key in query}

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -130,15 +129,6 @@ class WorkerProcess:
     def wait(self, timeout: float = 60) -> int:
         """Its exit code. Raises subprocess.TimeoutExpired."""
         return self.process.wait(timeout)
-
-    def memory(self) -> int | None:
-        """Resident bytes of the main process; None if it is gone."""
-        try:
-            text = Path(f"/proc/{self.process.pid}/status").read_text()
-        except OSError:
-            return None
-        match = re.search(r"^VmRSS:\s*(\d+) kB", text, re.MULTILINE)
-        return 1024 * int(match[1]) if match else None
 
     def events(
         self, *names: str, job: str | None = None, since: float = 0.0

@@ -26,7 +26,7 @@ from animatediff.checkpoints import pickles
 from animatediff.checkpoints.files import read_content, read_weights
 from animatediff.checkpoints.pickles import StandIn, Unreadable, read_pickle
 from animatediff.errors import CheckpointError
-from tests.checkpoints.hostile_pickles import (
+from lab.hostile.pickles import (
     BOMBS,
     CONTAINERS,
     INERT,

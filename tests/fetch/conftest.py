@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from fake_hub import table as table  # a fixture
-from web_site import Site, make_certificate, running
+from web_site import Site, running
 from web_site import hub as hub  # the fixture
 
 from animatediff.fetch import network
 from animatediff.fetch.rules import DownloadRules
+from lab.hostile.certificates import make_certificate
 
 
 @pytest.fixture(scope="session")

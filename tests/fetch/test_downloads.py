@@ -27,7 +27,6 @@ from web_site import (
     failure,
     files_of,
     leftovers,
-    make_certificate,
     running,
 )
 
@@ -38,6 +37,7 @@ from animatediff.fetch.cache import fetch_url
 from animatediff.fetch.network import fetch_bytes, is_public
 from animatediff.fetch.rules import DownloadRules
 from animatediff.progress import Progress
+from lab.hostile.certificates import make_certificate
 
 
 def test_a_file_is_named_by_its_content(site: Site, rules: DownloadRules) -> None:

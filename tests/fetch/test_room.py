@@ -4,6 +4,8 @@ import errno
 import gc
 import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +13,15 @@ from pathlib import Path
 import pytest
 from web_site import CONTENT, HUB_FILE, SHA256, Answer, Site, leftovers
 
-from animatediff.errors import DiskFull
+from animatediff.errors import AssetError, DiskFull
 from animatediff.fetch import cache, room
+from animatediff.fetch.assets import Assets, Source
 from animatediff.fetch.cache import fetch_url
 from animatediff.fetch.hub import HubFile, fetch_hub
 from animatediff.fetch.room import keep_in_use, make_room, touch
 from animatediff.fetch.rules import DownloadRules
 from animatediff.fetch.weight_file import WeightFile, stamp
+from animatediff.settings import Settings
 
 Usage = namedtuple("Usage", ("total", "used", "free"))
 
@@ -87,6 +91,51 @@ def test_what_is_in_use_stays_even_beyond_the_limit(rules: DownloadRules) -> Non
     gc.collect()
     make_room(1400, limited, rules.cache_dir)
     assert kept(rules) == set()
+
+
+USER = """
+import sys
+from pathlib import Path
+from animatediff.fetch.room import keep_in_use
+from animatediff.fetch.weight_file import WeightFile
+file = keep_in_use(WeightFile.at(Path(sys.argv[1])))
+print("in use", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_another_worker_uses_stays_until_it_ends(rules: DownloadRules) -> None:
+    limited = replace(rules, max_cache_bytes=1500)
+    path = put(rules, "loaded", 1000, 100)
+    put(rules, "other", 1000, 200)
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", USER, str(path)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "in use\n"
+        make_room(1400, limited, rules.cache_dir)
+        assert kept(rules) == {"loaded"}
+        worker.kill()
+    make_room(1400, limited, rules.cache_dir)
+    assert kept(rules) == set()
+
+
+def test_a_file_that_has_just_been_removed_is_not_in_use(rules: DownloadRules) -> None:
+    path = put(rules, "gone", 10, 100)
+    file = WeightFile.at(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        keep_in_use(file)
+
+
+def test_a_job_whose_file_is_removed_may_be_sent_again(
+    tmp_path: Path,
+) -> None:
+    assets = Assets(Settings(models_dir=tmp_path, cache_dir=tmp_path / "cache"))
+    source = Source("a.safetensors", tmp_path / "a.safetensors", "here")
+    with pytest.raises(AssetError, match="just been removed") as caught:
+        assets.fetch(source, "loras.0.path")
+    assert caught.value.retryable
 
 
 def test_a_download_makes_room_for_itself(site: Site, rules: DownloadRules) -> None:

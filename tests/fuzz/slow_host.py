@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from tests.web_site import make_certificate
+from lab.hostile.certificates import make_certificate
 
 Step = bytes | float
 """Bytes that the host sends, or seconds that it pauses."""

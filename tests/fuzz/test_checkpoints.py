@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tests.checkpoints.hostile_pickles import CONTAINERS
+from lab.hostile.pickles import CONTAINERS
 from tests.fuzz.odd_bytes import damaged, with_odd_header
 from tests.fuzz.service import SMALLEST, Service, share
 from tests.fuzz.weight_files import (

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from lab.hostile.pictures import blank, repeated_scans
 from tests.fuzz.odd_bytes import damaged, resized, with_checksums
 from tests.fuzz.odd_values import TEXT
 from tests.fuzz.service import SMALLEST, Service, share
@@ -159,30 +160,15 @@ def test_pictures_are_used_or_the_place_of_one_is_named(
         assert answer.get("code") in (None, "ASSET_UNAVAILABLE")
 
 
-def _repeated_scans(side: int, scans: int) -> bytes:
-    content = io.BytesIO()
-    Image.new("L", (side, side), 128).save(content, "JPEG", progressive=True)
-    whole = content.getvalue()
-    end = whole.rindex(b"\xff\xd9")
-    last = whole[whole.rindex(b"\xff\xda") : end]
-    return whole[:end] + last * scans + whole[end:]
-
-
-def _blank(side: int, format: str, **options: Any) -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (side, side), (200, 10, 10)).save(content, format, **options)
-    return content.getvalue()
-
-
 BOMBS = {
-    "scans": lambda: _repeated_scans(2000, 2000),
-    "scans of a small picture": lambda: _repeated_scans(16, 100_000),
-    "webp": lambda: _blank(7000, "WEBP", lossless=True, quality=0, method=0),
-    "png": lambda: _blank(9000, "PNG"),
-    "tiff": lambda: _blank(7000, "TIFF", compression="tiff_lzw"),
-    "gif": lambda: _blank(7000, "GIF"),
-    "avif": lambda: _blank(5000, "AVIF", speed=10),
-    "frames": lambda: _blank(
+    "scans": lambda: repeated_scans(2000, 2000),
+    "scans of a small picture": lambda: repeated_scans(16, 100_000),
+    "webp": lambda: blank(7000, "WEBP", lossless=True, quality=0, method=0),
+    "png": lambda: blank(9000, "PNG"),
+    "tiff": lambda: blank(7000, "TIFF", compression="tiff_lzw"),
+    "gif": lambda: blank(7000, "GIF"),
+    "avif": lambda: blank(5000, "AVIF", speed=10),
+    "frames": lambda: blank(
         64,
         "WEBP",
         save_all=True,

@@ -24,8 +24,9 @@ from animatediff.serving.logs import JsonLines
 from animatediff.serving.storage import LocalStorage
 from animatediff.settings import Settings
 from animatediff.video import OUTPUT_FORMATS, read_metadata
+from lab.hostile.certificates import make_certificate
 from schemas import parse_job_input, render_job_output
-from tests.web_site import Answer, Site, make_certificate, running
+from tests.web_site import Answer, Site, running
 
 CANARY = "c4n4ry"
 SMALL = {"prompt": "a red circle", "num_frames": 2, "num_inference_steps": 1, "seed": 5}

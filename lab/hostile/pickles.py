@@ -12,6 +12,7 @@ TOUCH = "touch was-run"
 
 
 def text(value: str) -> bytes:
+    """Operations that push a text."""
     encoded = value.encode()
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
@@ -23,10 +24,12 @@ def called(name: str, argument: bytes = text(TOUCH)) -> bytes:
 
 
 def pickled(body: bytes) -> bytes:
+    """A pickle of these operations."""
     return b"\x80\x02" + body + b"."
 
 
 def in_dict(value: bytes, key: bytes = text("a")) -> bytes:
+    """A pickle of a dict with one key; both arguments are operations."""
     return pickled(b"}" + key + value + b"s")
 
 
@@ -135,5 +138,6 @@ LARGE: Mapping[str, tuple[bytes, str]] = {
 
 
 def write(path: Path, content: bytes) -> Path:
+    """Write the file, and return its path."""
     path.write_bytes(content)
     return path

@@ -1,0 +1,1 @@
+"""Files and hosts that attack whoever reads them: for tests, fuzzing and the soak."""
