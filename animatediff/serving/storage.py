@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -132,6 +133,9 @@ CHECK_NAME = "start-check"
 CHECK_CONTENT = b"animatediff can store files here\n"
 CHECK_SECONDS = 60.0
 """A bucket that took a file so lately is not asked again before a job's work."""
+
+OPENING_PAUSES = (0.5, 1.0)
+"""Seconds between two tries to open the URL of a stored file."""
 
 
 class S3Storage:
@@ -300,34 +304,63 @@ def check_opens(
 ) -> None:
     """Raise StorageError unless ``url`` opens, and shows ``content``.
 
-    With None for the content, only the first byte is fetched. A host that this worker
-    reached before, and now cannot, is only logged: clients will come from another
-    network.
+    With None for the content, only the first byte is fetched. What may pass is tried
+    again: several workers may write the object of the check at the same time. A host
+    that this worker reached before, and now cannot, is only logged: clients will come
+    from another network.
     """
-    try:
-        with requests.get(
-            url,
-            headers={"Range": "bytes=0-0"} if content is None else None,
-            timeout=(CONNECT_SECONDS, READ_SECONDS),
-            allow_redirects=may_redirect,
-            stream=True,
-        ) as answer:
-            reason = _wrong_about(answer, content)
-    except requests.RequestException as error:
-        reason = type(error).__name__
-        if not is_known_host:
-            message = "the host of the files' URLs cannot be reached"
-            raise StorageError(message, reason=reason) from None
-        log_event("url_not_opened", level=logging.WARNING, reason=reason)
-        return
-    if reason:
-        passes = answer.status_code >= 500 or answer.status_code in PASSING_STATUSES
-        raise StorageError(
+    for pause in (*OPENING_PAUSES, None):
+        try:
+            trouble = _tried(url, content, may_redirect)
+        except requests.RequestException as error:
+            reason = type(error).__name__
+            if not is_known_host:
+                message = "the host of the files' URLs cannot be reached"
+                raise StorageError(message, reason=reason) from None
+            log_event("url_not_opened", level=logging.WARNING, reason=reason)
+            return
+        if trouble is None:
+            return
+        if pause is None or not trouble.may_pass:
+            raise trouble.error()
+        time.sleep(pause)
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why a URL does not open. ``status`` is HTTP's."""
+
+    reason: str
+    status: int
+
+    @property
+    def is_busy(self) -> bool:
+        return self.status >= 500 or self.status in PASSING_STATUSES
+
+    @property
+    def may_pass(self) -> bool:
+        return self.is_busy or self.status < 300
+
+    def error(self) -> StorageError:
+        return StorageError(
             "the URL of a stored file does not open",
-            retryable=passes,
-            fatal=not passes,
-            reason=reason,
+            retryable=self.is_busy,
+            fatal=not self.is_busy,
+            reason=self.reason,
         )
+
+
+def _tried(url: str, content: bytes | None, may_redirect: bool) -> _Trouble | None:
+    """Open ``url`` once. Raises requests' errors."""
+    with requests.get(
+        url,
+        headers={"Range": "bytes=0-0"} if content is None else None,
+        timeout=(CONNECT_SECONDS, READ_SECONDS),
+        allow_redirects=may_redirect,
+        stream=True,
+    ) as answer:
+        reason = _wrong_about(answer, content)
+        return _Trouble(reason, answer.status_code) if reason else None
 
 
 def _wrong_about(answer: requests.Response, content: bytes | None) -> str:

@@ -47,6 +47,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         urls.append(url)
 
     monkeypatch.setattr(storage_module, "check_opens", note)
+    monkeypatch.setattr(storage_module, "OPENING_PAUSES", (0.0, 0.0))
     return urls
 
 
@@ -353,6 +354,26 @@ def test_a_url_that_does_not_open_for_now(status: int) -> None:
         with pytest.raises(StorageError) as caught:
             check_opens(url, CHECK_CONTENT, is_known_host=True)
     assert (caught.value.retryable, caught.value.fatal) == (True, False)
+
+
+PASSING = (Answer(b"", 500), Answer(b"", 503), Answer(CHECK_CONTENT[:5]))
+"""While another worker writes the object of the check, it may be short or locked."""
+
+
+@pytest.mark.parametrize("first", PASSING)
+@pytest.mark.parametrize("second", PASSING)
+def test_what_passes_is_no_trouble(first: Answer, second: Answer) -> None:
+    with running(Site(None)) as site:
+        url = site.gives(first, second, Answer(CHECK_CONTENT))
+        check_opens(url, CHECK_CONTENT, is_known_host=True)
+        assert len(site.asked) == 3
+
+
+def test_a_refusal_is_not_asked_again() -> None:
+    with running(Site(None)) as site:
+        url = site.gives(Answer(b"", 403), Answer(CHECK_CONTENT))
+        with pytest.raises(StorageError, match="does not open"):
+            check_opens(url, CHECK_CONTENT, is_known_host=True)
 
 
 def test_a_job_s_host_sends_this_worker_nowhere() -> None:
