@@ -168,6 +168,8 @@ def run(soak: Soak) -> None:
             if not _drive(soak, most, stack):
                 break
             soak.rest()
+            seconds = time.monotonic() - soak.began
+            print(f"{len(soak.ended)} jobs in {seconds:.0f} s", flush=True)
             if _is_over(soak):
                 break
 

@@ -37,9 +37,13 @@ SCRIPTS = st.builds(lambda head, steps: [head, *steps], _HEADS, st.lists(_STEPS)
 
 
 class SlowHost:
-    """Follows ``script`` on every connection, then holds or closes it."""
+    """Follows ``script`` on every connection, then holds or closes it.
 
-    def __init__(self, folder: Path) -> None:
+    It speaks https, or http if it ``is_plain``.
+    """
+
+    def __init__(self, folder: Path, is_plain: bool = False) -> None:
+        self._is_plain = is_plain
         self.certificate = make_certificate(folder)
         self.script: Sequence[Step] = ()
         self.holds = False
@@ -61,7 +65,7 @@ class SlowHost:
         self, connection: socket.socket, steps: Sequence[Step], holds: bool
     ) -> None:
         try:
-            with self._context.wrap_socket(connection, server_side=True) as tls:
+            with self._wrapped(connection) as tls:
                 tls.recv(10_000)
                 for step in steps:
                     if isinstance(step, bytes):
@@ -72,3 +76,8 @@ class SlowHost:
                     tls.recv(1)
         except OSError:
             pass  # the client has left
+
+    def _wrapped(self, connection: socket.socket) -> socket.socket:
+        if self._is_plain:
+            return connection
+        return self._context.wrap_socket(connection, server_side=True)

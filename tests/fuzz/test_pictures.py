@@ -191,5 +191,63 @@ def test_small_files_of_large_pictures_end_soon_and_take_little(
     assert after - before < 300_000  # KiB; the pixels of all four are up to 600 MB
 
 
+MANY = {
+    "tiny": (ORIGINALS[0], 693),
+    "one megapixel": (blank(1000, "PNG", "1"), 1_000_000),
+    "nine megapixels": (blank(3000, "PNG", "1"), 9_000_000),
+    "49 megapixels": (blank(7000, "PNG", "1"), 49_000_000),
+    "two megabytes": (blank(16, "BMP") + bytes(2_000_000), 256),
+    "too large": (blank(9000, "PNG", "1"), 0),
+    "damaged": (blank(64, "PNG")[:-30], 0),
+}
+"""Small files with their pixels, 0 for those that no job may bring."""
+MOST_PICTURES, MOST_PIXELS, MOST_BYTES = 128, 500_000_000, 200_000_000
+
+
+@st.composite
+def many_pictures(draw: st.DrawFn) -> list[list[str]]:
+    """Draw the names of each control's pictures."""
+    usual = st.sampled_from(["tiny", "one megapixel", "nine megapixels"])
+    name = st.one_of(usual, usual, usual, st.sampled_from(list(MANY)))
+    count = st.sampled_from([1, 3, 12, 32])
+    pairs = draw(st.lists(st.tuples(name, name, count), min_size=1, max_size=4))
+    return [[first] * (count - 1) + [last] for first, last, count in pairs]
+
+
+@share(0.003)
+@given(many_pictures())
+def test_the_pictures_of_one_job_have_limits_in_all(
+    service: Service, controls: list[list[str]]
+) -> None:
+    encoded = {name: base64.b64encode(MANY[name][0]).decode() for name in MANY}
+    rows = [
+        {
+            "path": "rgb.safetensors",
+            "images": [encoded[name] for name in names],
+            "frame_indices": list(range(len(names))),
+        }
+        for names in controls
+    ]
+    job = {**SMALLEST, "num_frames": 32, "motion_module": "shapeworld_v2"}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    answer = service.prepare(
+        "many pictures", {"id": "job", "input": {**job, "controls": rows}}
+    )
+    assert time.monotonic() - start < 60
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 600_000  # KiB; the pixels of all are up to 18 GB
+    assert (answer == {}) == _fits([MANY[name] for row in controls for name in row])
+
+
+def _fits(pictures: list[tuple[bytes, int]]) -> bool:
+    return (
+        len(pictures) <= MOST_PICTURES
+        and all(pixels for _, pixels in pictures)
+        and sum(pixels for _, pixels in pictures) <= MOST_PIXELS
+        and sum(len(content) for content, _ in pictures) <= MOST_BYTES
+    )
+
+
 def test_a_normal_job_still_gives_the_same_frames(service: Service) -> None:
     service.check_frames()
