@@ -31,6 +31,7 @@ FLOORS = (
     ("engine",),
     ("training",),
     ("serving",),
+    ("app",),
     ("cli",),
     ("__main__",),
 )

@@ -180,3 +180,15 @@ def _bar(progress: Progress) -> Any:
         unit_divisor=1024 if is_download else 1000,
         file=sys.stderr,
     )
+
+
+class Updates:
+    """Turns the reports of one job, as they come, into updates; see ``update_of``."""
+
+    def __init__(self) -> None:
+        self._pace = _Pace()
+
+    def of(self, progress: Progress) -> dict[str, Any]:
+        """Return the update of a report that has just come."""
+        left = self._pace.seconds_left(progress, time.monotonic())
+        return update_of(progress, left)

@@ -1,7 +1,7 @@
 """The parts of RunPod's SDK that the worker uses, with types.
 
-Only this module and handler.py import the SDK. It has no types of its own, and writes a
-log of its own to stdout.
+Only this module, endpoint_client and handler.py import the SDK. It has no types of its
+own, and writes a log of its own to stdout.
 """
 
 import asyncio
