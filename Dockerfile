@@ -53,6 +53,22 @@ COPY builder/__init__.py builder/convert.py builder/
 RUN --mount=type=bind,from=fetch,source=/models,target=/fetched \
     mkdir -p /models && /opt/venv/bin/python -m builder.convert /fetched --output /models
 
+# --- The Triton kernels, compiled for every card, so that no job waits for it. torch's CPU wheels come without Triton.
+FROM dependencies AS kernels
+WORKDIR /app
+COPY animatediff/__init__.py animatediff/errors.py animatediff/
+COPY animatediff/kernels animatediff/kernels
+COPY builder/__init__.py builder/kernels.py builder/
+# Triton notes whole paths, so the folder is the worker's. The C compiler makes Triton's binding of the driver.
+# hadolint ignore=DL3008
+RUN mkdir triton \
+    && if /opt/venv/bin/python -c "import triton"; then \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/* \
+        && /opt/venv/bin/python -m builder.kernels /app/triton; \
+    fi
+
 # --- The worker.
 FROM dependencies AS worker
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin worker
@@ -61,6 +77,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
 # name URLs and files on the hub.
 # PYTORCH_ALLOC_CONF: blocks of GPU memory grow, so that jobs of changing sizes leave no gaps. Older releases of torch
 # call it PYTORCH_CUDA_ALLOC_CONF.
+# TRITON_CACHE_DIR: compiled kernels. The worker keeps others below /tmp.
 # RUNPOD_DEBUG_LEVEL: the SDK's default level logs every answer, including the videos in it.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -72,12 +89,14 @@ ENV PATH=/opt/venv/bin:$PATH \
     HF_HUB_DISABLE_TELEMETRY=1 \
     PYTORCH_ALLOC_CONF=expandable_segments:True \
     RUNPOD_DEBUG_LEVEL=INFO \
+    TRITON_CACHE_DIR=/app/triton \
     TRANSFORMERS_OFFLINE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /app
 COPY --from=weights --chmod=0755 /models models
 COPY --chmod=0755 models/shapeworld models/shapeworld
+COPY --from=kernels --chmod=0755 /app/triton triton
 COPY --chmod=0755 schemas schemas
 COPY --chmod=0755 animatediff animatediff
 COPY --chmod=0755 handler.py test_input.json ./

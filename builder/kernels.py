@@ -12,6 +12,8 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,13 +33,33 @@ from animatediff.kernels.normalization import (
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 """A100; A10, A40 and RTX 30; L4, L40 and RTX 40; H100 and H200; B200; RTX 50."""
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-IMAGE_WIDTHS = (320, 640, 960, 1280, 1920, 2560)
-"""Channels in front of the UNet's GroupNorms, for SD 1.5."""
-VAE_WIDTHS = (128, 256, 512)
-TOKEN_WIDTHS = (320, 640, 1280)
-HEADS = 8
 FRAMES = (16, 32, 64)
 """Lengths to which the kernel fills up a clip."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The channels of a family's models that reach a kernel.
+
+    ``images`` and ``pictures`` stand in front of GroupNorms, of UNet and VAE;
+    ``tokens`` are those of the levels.
+    """
+
+    images: Sequence[int]
+    tokens: Sequence[int]
+    groups: int
+    pictures: Sequence[int]
+    picture_groups: int
+    heads: int = 8
+
+
+FAMILIES = (
+    Shapes(
+        (320, 640, 960, 1280, 1920, 2560), (320, 640, 1280), 32, (128, 256, 512), 32
+    ),
+    Shapes((32, 64, 96, 128), (32, 64), 8, (16, 32, 64), 2),
+)
+"""The published models, and the embedded ones."""
 
 
 class _Utilities:
@@ -82,28 +104,30 @@ class ArchitectureDriver:
         return 0
 
 
-def operator_calls(dtype: torch.dtype) -> Iterator[Callable[[], Any]]:
-    """Yield calls that together need every variant of the kernels for SD 1.5."""
-    for width in (*IMAGE_WIDTHS, *VAE_WIDTHS):
-        yield from _group_norms(width, dtype)
-        yield lambda width=width: _conv_residual(width, dtype)
-    for width, frames in product(TOKEN_WIDTHS, FRAMES):
-        yield lambda width=width, frames=frames: _attention(width, frames, dtype)
-    for width in TOKEN_WIDTHS:
-        yield lambda width=width: geglu(torch.empty(1, 1, 8 * width, dtype=dtype))
+def operator_calls(shapes: Shapes, dtype: torch.dtype) -> Iterator[Callable[[], Any]]:
+    """Yield calls that together need every variant of the kernels for a family."""
+    for width in shapes.images:
+        yield from _group_norms(width, shapes.groups, dtype)
+    for width in shapes.pictures:
+        yield from _group_norms(width, shapes.picture_groups, dtype)
+    for width, frames in product(shapes.tokens, FRAMES):
+        yield partial(temporal_call, width, shapes.heads, frames, dtype)
+    for width in shapes.tokens:
+        yield partial(_conv_residual, width, dtype)
+        yield partial(geglu, torch.empty(1, 1, 8 * width, dtype=dtype))
         yield from _layer_norms(width, dtype)
 
 
-def _group_norms(width: int, dtype: torch.dtype) -> Iterator[Callable[[], Tensor]]:
+def _group_norms(
+    width: int, groups: int, dtype: torch.dtype
+) -> Iterator[Callable[[], Tensor]]:
     weight = torch.empty(width, dtype=dtype)
     for side, (silu, added) in product(
         (4, 160), ((True, True), (True, False), (False, False))
     ):
         x = torch.empty(1, side, side, width, dtype=dtype).permute(0, 3, 1, 2)
         row = weight if added else None
-        yield lambda x=x, silu=silu, row=row: group_norm(
-            x, 32, weight, weight, 1e-5, silu, added=row
-        )
+        yield partial(group_norm, x, groups, weight, weight, 1e-5, silu, added=row)
 
 
 def _conv_residual(width: int, dtype: torch.dtype) -> Tensor:
@@ -112,9 +136,10 @@ def _conv_residual(width: int, dtype: torch.dtype) -> Tensor:
     return conv_residual(x, weight, weight[0, :, 0, 0].contiguous(), x)
 
 
-def _attention(width: int, frames: int, dtype: torch.dtype) -> Tensor:
+def temporal_call(width: int, heads: int, frames: int, dtype: torch.dtype) -> Tensor:
+    """Attend along the frames at one position, from parts of one product."""
     queries, keys, values = torch.empty(frames, 1, 3 * width, dtype=dtype).chunk(3, -1)
-    return temporal_attention(queries, keys, values, frames, HEADS, _unused)
+    return temporal_attention(queries, keys, values, frames, heads, _unused)
 
 
 def _unused(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -124,8 +149,8 @@ def _unused(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _layer_norms(width: int, dtype: torch.dtype) -> Iterator[Callable[[], Any]]:
     x, weight = torch.empty(2, 1, width, dtype=dtype), torch.empty(width, dtype=dtype)
     for table in (None, x[0]):
-        yield lambda table=table: layer_norm(x, weight, weight, 1e-5, table)
-        yield lambda table=table: add_layer_norm(x, x, weight, weight, 1e-5, table)
+        yield partial(layer_norm, x, weight, weight, 1e-5, table)
+        yield partial(add_layer_norm, x, x, weight, weight, 1e-5, table)
 
 
 def compile_kernels(
@@ -137,8 +162,8 @@ def compile_kernels(
     for architecture in architectures:
         driver.set_active(ArchitectureDriver(architecture))  # pyright: ignore[reportArgumentType]
         with forced_kernels(), torch.inference_mode():
-            for dtype in dtypes:
-                for call in operator_calls(dtype):
+            for shapes, dtype in product(FAMILIES, dtypes):
+                for call in operator_calls(shapes, dtype):
                     call()
 
 

@@ -18,7 +18,7 @@ from diffusers.models.unets.unet_motion_model import UNetMotionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from animatediff.config import V3
+from animatediff.config import V3, UNet3DConfig
 from animatediff.families import SD15
 from animatediff.kernels.choice import forced_kernels
 from animatediff.models.attention import pack_projections
@@ -62,17 +62,23 @@ def _to_device(model: nn.Module, mode: FakeTensorMode, *, nhwc: bool = True) -> 
     pack_projections(model)
 
 
-def _text() -> Tensor:
-    return torch.empty(TEXTS, 77, 768, device=DEVICE, dtype=torch.float16)
+def _text(width: int) -> Tensor:
+    return torch.empty(TEXTS, 77, width, device=DEVICE, dtype=torch.float16)
 
 
-def our_unet(mode: FakeTensorMode, frames: int, side: int) -> Model:
+def our_unet(
+    mode: FakeTensorMode,
+    frames: int,
+    side: int,
+    *,
+    config: UNet3DConfig = SD15.unet_config,
+) -> Model:
     """Return our UNet and a step on one clip's latents."""
     with torch.device("meta"):
-        unet = UNet3DConditionModel(SD15.unet_config, V3)
+        unet = UNet3DConditionModel(config, V3)
     _to_device(unet, mode)
     row = unet.schedule(torch.arange(1000, 0, -40)).row(1)
-    text = unet.encode_text(_text())
+    text = unet.encode_text(_text(config.cross_attention_dim))
     latents = torch.empty(1, 4, frames, side // 8, side // 8, device=DEVICE)
     return unet, lambda: unet.predict(latents.half(), row, text)
 
@@ -90,7 +96,7 @@ def their_unet(
             use_motion_mid_block=False,
         )
     _to_device(unet, mode, nhwc=nhwc)
-    text = _text().repeat_interleave(frames, dim=0)
+    text = _text(768).repeat_interleave(frames, dim=0)
     timestep = torch.empty((), device=DEVICE, dtype=torch.int64)
     latents = torch.empty(1, 4, frames, side // 8, side // 8, device=DEVICE)
 
@@ -101,10 +107,17 @@ def their_unet(
     return unet, step
 
 
-def decoder(mode: FakeTensorMode, _frames: int, side: int, *, own: bool) -> Model:
+def decoder(
+    mode: FakeTensorMode,
+    _frames: int,
+    side: int,
+    *,
+    own: bool,
+    config: Mapping[str, Any] = VAE,
+) -> Model:
     """Return the VAE, with its norms or ours, and the decoding of some frames."""
     with torch.device("meta"):
-        vae: Any = AutoencoderKL(**VAE)
+        vae: Any = AutoencoderKL.from_config(config)
     if own:
         use_own_group_norm(vae)
     _to_device(vae, mode)

@@ -79,9 +79,20 @@ def is_known(variable: str) -> bool:
 def test_every_stage_has_the_same_base() -> None:
     assert instructions()[0] == ("ARG", "BASE_IMAGE=python:3.11-slim-bookworm")
     bases = [rest.split(" AS ") for word, rest in instructions() if word == "FROM"]
-    assert [name for _, name in bases] == ["dependencies", "fetch", "weights", "worker"]
+    names = ["dependencies", "fetch", "weights", "kernels", "worker"]
+    assert [name for _, name in bases] == names
     assert {base for base, _ in bases} == {"${BASE_IMAGE}", "dependencies"}
     assert not DOCKERFILE.startswith("# syntax")
+
+
+def test_a_worker_looks_for_kernels_where_they_are_compiled() -> None:
+    """Triton's cache notes whole paths."""
+    folder = environment()["TRITON_CACHE_DIR"]
+    assert f"-m builder.kernels {folder};" in dict(stage("kernels"))["RUN"]
+    (copied,) = (rest for _, rest in stage("worker") if "--from=kernels" in rest)
+    *_, source, target = copied.split()
+    (directory,) = (rest for word, rest in stage("worker") if word == "WORKDIR")
+    assert source == f"{directory}/{target}" == folder
 
 
 def test_python_is_process_1_and_not_root() -> None:
@@ -102,7 +113,8 @@ def test_what_changes_most_often_comes_last() -> None:
         next(word for word in rest.split() if not word.startswith("--"))
         for rest in order
     ] == [
-        *("/models", "models/shapeworld", "schemas", "animatediff", "handler.py"),
+        *("/models", "models/shapeworld", "/app/triton"),
+        *("schemas", "animatediff", "handler.py"),
         *("VERSION=dev", "REVISION=unknown"),
     ]
     heavy = [
@@ -166,7 +178,7 @@ def ignored(path: str) -> bool:
 def test_the_build_context_holds_only_the_copied_files() -> None:
     copied = [
         word
-        for name in ("dependencies", "fetch", "weights", "worker")
+        for name in ("dependencies", "fetch", "weights", "kernels", "worker")
         for kind, rest in stage(name)
         if kind == "COPY" and "--from" not in rest
         for word in rest.split()[:-1]
@@ -197,6 +209,7 @@ def test_the_build_context_holds_only_the_copied_files() -> None:
     [
         ("fetch", "builder.fetch_models", ("torch", "requests", "pydantic")),
         ("weights", "builder.convert", ("requests", "huggingface_hub")),
+        ("kernels", "builder.kernels", ("diffusers", "pydantic", "requests")),
     ],
 )
 def test_a_stage_holds_all_that_its_command_imports(
