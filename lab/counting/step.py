@@ -113,7 +113,7 @@ def decoder(
     side: int,
     *,
     own: bool,
-    config: Mapping[str, Any] = VAE,
+    config: dict[str, Any] = VAE,
 ) -> Model:
     """Return the VAE, with its norms or ours, and the decoding of some frames."""
     with torch.device("meta"):
