@@ -17,6 +17,7 @@ from animatediff.config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE
 from animatediff.families import SD15
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.settings import Settings
+from lab.bench.weight_names import ldm_key
 from lab.hostile.pickles import (
     BOMBS,
     INERT,
@@ -25,7 +26,6 @@ from lab.hostile.pickles import (
     pickled,
     text,
 )
-from lab.measure_swaps import ldm_key
 from tests.fuzz.odd_values import PIXEL
 
 EMBEDDED = Settings().models_dir / "shapeworld"

@@ -1,0 +1,1 @@
+"""Timings, each beside diffusers' in the same run: ``python -m scripts.bench``."""
