@@ -11,7 +11,6 @@ from ..families import DEFAULT
 from ..models.unet import UNet3DConditionModel
 from . import lora_layers
 from .config import TrainConfig
-from .data import SourceDataset
 from .encoder_learners import TextLearner, VaeLearner
 from .feeding import GlobalBatch
 from .learners import DenoisingLearner, DenoisingSetup, Encoders
@@ -20,6 +19,7 @@ from .motion_learners import (
     MotionLoraLearner,
     SparseControlLearner,
 )
+from .source import SourceDataset
 from .starting_models import (
     base_folder,
     load_base,

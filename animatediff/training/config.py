@@ -19,9 +19,9 @@ from pydantic import (
 from ..errors import ConfigurationError
 from ..job.clip import LoraFile
 from ..job.validation import problems
-from .data import DataSource
+from .data import source_class
 from .section import Count, Positive, Section, Share, Whole
-from .sources import source_class
+from .source import DataSource
 
 StageName = Literal[
     "vae",

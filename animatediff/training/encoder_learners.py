@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ..conditioning.tokens import tokenize
 from .config import TrainConfig
-from .data import SourceDataset
 from .feeding import GlobalBatch, Item, Slot
 from .learners import Batch, Learner, Sample
 from .libraries import uniform
 from .loss import edge_weights, gaussian_kl
+from .source import SourceDataset
 
 SHOWN_FRAMES, MEASURED_FRAMES, MEASURED_CAPTIONS = 8, 32, 256
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..atomic import written_whole
-from .data import SourceDataset, order
 from .libraries import load_tensors, save_tensors
+from .source import SourceDataset, order
 
 Item = Mapping[str, Any]
 """An item of ``data.py``. From the cache it has ``mean`` and ``std`` (f, 4, h, w)

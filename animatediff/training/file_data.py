@@ -13,10 +13,10 @@ from torch import Tensor
 from ..controls.pictures import fit_picture, read_picture
 from ..errors import AssetError, InvalidRequest
 from ..video.reading import count_frames, read_frames
-from .data import Broken, DataSource, Item, SourceDataset, clip_indices
 from .libraries import from_numpy
 from .manifests import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Entry, open_listing
 from .section import Count
+from .source import Broken, DataSource, Item, SourceDataset, clip_indices
 
 MOST_SUBSTITUTES = 16
 """How many further files are tried in place of a broken one."""

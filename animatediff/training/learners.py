@@ -24,7 +24,6 @@ from ..models.context import ControlResiduals
 from ..models.unet import UNet3DConditionModel
 from ..pipeline import AnimationInputs, AnimationPipeline
 from .config import TrainConfig
-from .data import SourceDataset
 from .feeding import (
     FRAMEWISE,
     Entry,
@@ -43,6 +42,7 @@ from .loss import (
     place_timestep,
     weighted_mse,
 )
+from .source import SourceDataset
 
 Batch = dict[str, Tensor]
 ENCODE_CHUNK = 8

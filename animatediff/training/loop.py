@@ -21,7 +21,6 @@ from ..video.clip import Video
 from ..video.writers import write_video
 from . import checkpoint
 from .config import TrainConfig
-from .data import Broken
 from .export import Origin
 from .feeding import Entry, GlobalBatch, load, slots
 from .learners import Sample
@@ -29,6 +28,7 @@ from .processes import Processes, StopSignal
 from .progress import Window, in_words
 from .reading import open_reader
 from .report import Report
+from .source import Broken
 from .stages import STAGES, build_learner
 from .state import TrainingState
 

@@ -12,12 +12,12 @@ from ..models.context import ControlResiduals
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
 from ..pipeline import AnimationPipeline
-from .data import SourceDataset
 from .feeding import Entry, Item, Reader, Slot
 from .learners import Batch, DenoisingLearner, DenoisingSetup
 from .libraries import move_towards, permutation, uniform
 from .lora_layers import ItemStrengths
 from .loss import ConsistencyGrid, huber
+from .source import SourceDataset
 
 
 class MotionLoraLearner(DenoisingLearner):

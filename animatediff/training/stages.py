@@ -10,11 +10,11 @@ from ..errors import ConfigurationError
 from . import builders, stage_exports
 from .builders import Plan
 from .config import StageName, TrainConfig
-from .data import DataSource, SourceDataset
 from .export import Origin
 from .feeding import GlobalBatch, generator
 from .learners import Learner
 from .libraries import seeded
+from .source import DataSource, SourceDataset
 
 
 @dataclass(frozen=True)

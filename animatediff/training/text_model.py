@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import TextShape
-from .data import SourceDataset
 from .libraries import clip_text_config, clip_text_model
+from .source import SourceDataset
 
 _TOKEN_STD, _POSITION_STD = 0.7, 0.05
 """Standard deviations at the start. CLIP's own 0.02 is too small for a narrow model."""

@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from animatediff.training.data import DataSource, Item, SourceDataset, clip_indices
 from animatediff.training.section import Count, Section, Share
+from animatediff.training.source import DataSource, Item, SourceDataset, clip_indices
 
 from . import world
 from .captions import describe

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from animatediff.errors import AssetError, ConfigurationError
-from animatediff.training.data import clip_indices, order
+from animatediff.training.data import open_source
 from animatediff.training.file_data import ClipDataset, ClipFolder, PictureFolder
+from animatediff.training.source import clip_indices, order
 from animatediff.video import Video, write_video
 from lab.shapeworld.source import World
 
@@ -102,6 +103,14 @@ def test_clip_item(clips: Path) -> None:
     assert item["frames"].diff().tolist() == [3, 3, 3]
     seen = (item["pixels"][:, :, 4:12, 20:28].mean(dim=(1, 2, 3)) + 1) * 127.5 / 4
     assert torch.allclose(seen, item["frames"].float(), atol=0.6)
+
+
+def test_a_look_at_a_source_shows_what_training_reads(clips: Path) -> None:
+    folder = source(clips, num_frames=3)
+    look, data = open_source(folder), opened(folder)
+    assert len(look) == len(data) == 3
+    assert look[1]["caption"] == data[1]["caption"] == "clip b"
+    assert torch.equal(look[1]["pixels"], data[1]["pixels"])
 
 
 def test_items_depend_on_epoch_and_index_alone(clips: Path) -> None:
