@@ -13,6 +13,7 @@ import yaml
 from PIL import Image, ImageSequence
 
 from animatediff import cli
+from animatediff.cli.animate import _save_config
 from animatediff.cli.environment import file_name
 from animatediff.cli.inference_config import motion_module_version
 from animatediff.cli.prompt_config import read_entries, requests
@@ -273,6 +274,32 @@ def test_the_first_inference_configs_are_read(tmp_path: Path) -> None:
     assert "  motion_module_type" in text
     (tmp_path / "i.yaml").write_text(text.replace("  motion_module_type", first))
     assert motion_module_version(str(tmp_path / "i.yaml")) == "v2"
+
+
+def test_the_saved_config_keeps_prompts_and_no_secret(tmp_path: Path) -> None:
+    signed = "https://example.org/a.safetensors?signature=S3CRET"
+    prompt = "see https://example.org/?a=b"
+    entry = {
+        "prompt": prompt,
+        "motion_module": signed,
+        "controlnet_images": [signed],
+        "motion_module_lora_configs": [{"path": f"{signed}#sha256={'a' * 64}"}],
+    }
+    entries = read_entries(write(tmp_path / "signed.yaml", entry))
+    _save_config(tmp_path / "config.yaml", entries, {0: [7]})
+    saved = (tmp_path / "config.yaml").read_text()
+    assert "S3CRET" not in saved
+    assert yaml.safe_load(saved) == [
+        {
+            "prompt": [prompt],
+            "motion_module_lora_configs": [
+                {"path": f"https://example.org/a.safetensors#sha256={'a' * 64}"}
+            ],
+            "controlnet_images": ["https://example.org/a.safetensors"],
+            "motion_module": "https://example.org/a.safetensors",
+            "random_seed": [7],
+        }
+    ]
 
 
 @pytest.mark.slow
