@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,12 +34,12 @@ from .fetch.installed import installed_motion_modules
 from .fetch.weight_file import WeightFile
 from .job.clip import Clip, GenerationRequest
 from .job.files import NamedFile, named_files
-from .job.guidance import needs_unconditional
 from .job.notes import job_notes
-from .job.prepared import PreparedJob, StackKey
+from .job.prepared import Hashes, PreparedJob, StackKey
 from .job.resolve import resolve
 from .job.result import Generated, Loaded
 from .kernels.choice import use_kernels
+from .memory import Work
 from .pipeline import AnimationPipeline
 from .preflight import check_room, decode_chunk, work_of
 from .previews import Previews, SketchMaker
@@ -154,11 +155,11 @@ class Engine:
         deadline = deadline or Deadline()
         clip = self.resolve(request)
         check_pictures(clip, self.settings)
-        base = self.assets.base_model_folder(clip.model)
+        base = WeightFile.at(self.assets.base_model_folder(clip.model), clip.model)
         located = named_files(clip).map(self._locate)
         additional = [source for _, source in located.additional]
-        room = device_room(self.settings, self.device)
-        check_room(clip, base, additional, self.dtype, room)
+        room, work = device_room(self.settings, self.device), work_of(clip)
+        check_room(work, base.path, additional, self.dtype, room)
         version = catalog.motion_module_version(clip.motion_module)
         files = located.map(
             lambda pair: self.assets.fetch(pair[1], pair[0].field, report, deadline)
@@ -167,11 +168,15 @@ class Engine:
             pictures = self._pictures(clip, reader, report, deadline)
         return PreparedJob(
             clip=clip,
-            base=WeightFile.at(base, clip.model),
+            work=work,
+            base=base,
             files=files,
+            hashes={
+                file: self.assets.sha256_later(file.path) for file in (base, *files)
+            },
             motion_module_version=clip.motion_module_version or version,
             pictures=pictures,
-            warnings=tuple(reader.notes),
+            warnings=(*job_notes(clip), *reader.notes),
         )
 
     def _locate(self, file: NamedFile) -> tuple[NamedFile, Source]:
@@ -234,10 +239,10 @@ class Engine:
         with deadline.holding(self._lock), _device_failures(self.device):
             frames = self._frames(job, watch, report)
         with watch.phase("hash"):
-            model = self._loaded(job.base, deadline)
-            files = job.files.map(lambda file: self._loaded(file, deadline))
+            loaded = partial(_loaded, job.hashes, deadline)
+            model, files = loaded(job.base), job.files.map(loaded)
         video = Video(frames.pixels.numpy(), job.clip.fps)
-        warnings = (*job_notes(job.clip), *job.warnings, *frames.warnings)
+        warnings = (*job.warnings, *frames.warnings)
         return Generated(video, job.clip, model, files, watch.seconds, warnings)
 
     def _frames(self, job: PreparedJob, watch: Stopwatch, report: Report) -> Frames:
@@ -262,10 +267,9 @@ class Engine:
         try:
             with attempt.watch.phase("load"):
                 models = self._load(attempt)
-            chunk = 1 if attempt.lean else self._decode_chunk(attempt.job.clip, models)
+            chunk = 1 if attempt.lean else self._decode_chunk(attempt.job.work, models)
             if chunk is None:
                 return None
-            self._start_hashing(attempt.job)
             return make_frames(models, attempt, chunk)
         except (RuntimeError, MemoryError) as error:
             if trouble_of(error) is not Trouble.MEMORY:
@@ -281,7 +285,7 @@ class Engine:
         attempt.on_progress(Progress("load", 1, 1))
         return models
 
-    def _decode_chunk(self, clip: Clip, models: JobModels) -> int | None:
+    def _decode_chunk(self, work: Work, models: JobModels) -> int | None:
         """Return the frames to decode at once; None if the job fits only lean ways.
 
         On a CPU they are the same for every job: larger batches are not faster there,
@@ -292,16 +296,11 @@ class Engine:
             chunk = pipeline.decode_chunk
         branches = [control.model for control in models.controls]
         room = device_room(self.settings, self.device)
-        return decode_chunk(work_of(clip), pipeline, branches, room, chunk)
+        return decode_chunk(work, pipeline, branches, room, chunk)
 
-    def _start_hashing(self, job: PreparedJob) -> None:
-        """Start the hashes on their own thread, so that they are ready in the end."""
-        for file in (job.base, *job.files):
-            self.assets.sha256_later(file.path)
 
-    def _loaded(self, file: WeightFile, deadline: Deadline) -> Loaded:
-        sha256 = deadline.result(self.assets.sha256_later(file.path))
-        return Loaded(file.name, sha256)
+def _loaded(hashes: Hashes, deadline: Deadline, file: WeightFile) -> Loaded:
+    return Loaded(file.name, deadline.result(hashes[file]))
 
 
 def make_frames(models: JobModels, attempt: Attempt, decode_chunk: int) -> Frames:
@@ -335,13 +334,11 @@ def _inputs(
     models: JobModels, attempt: Attempt
 ) -> tuple[AnimationInputs, tuple[str, ...]]:
     """Return the pipeline's inputs: the clip's fields of the same names."""
-    clip, files = attempt.job.clip, attempt.job.files.embeddings
+    job, clip = attempt.job, attempt.job.clip
     width = models.pipeline.text_encoder.config.hidden_size
     tokens = [embedding.token for embedding in clip.embeddings]
-    texts = [clip.prompt]
-    if needs_unconditional(clip.guidance_scale):
-        texts.append(clip.negative_prompt)
-    named = zip(files, tokens, strict=True)
+    texts = (clip.prompt, clip.negative_prompt)[: job.work.texts]
+    named = zip(job.files.embeddings, tokens, strict=True)
     embeddings, warnings = read_embeddings(named, texts, width)
     names = {item.name for item in fields(AnimationInputs)} & set(Clip.model_fields)
     values: dict[str, Any] = {name: getattr(clip, name) for name in names}

@@ -13,7 +13,11 @@ from torch import Tensor
 from . import autoencoder
 from .adapters.stack import WeightStack
 from .checkpoints import diffusers_folder
-from .checkpoints.motion_module import MotionModuleWeights, read_motion_module
+from .checkpoints.motion_module import (
+    MotionFile,
+    MotionModuleWeights,
+    read_motion_module,
+)
 from .checkpoints.noise_schedule import Noise, noise_of_folder
 from .checkpoints.sparse_controlnet import read_sparse_controlnet
 from .conditioning.conditions import Conditions, TextStack
@@ -95,11 +99,13 @@ class AnimationPipeline:
         missing files and CheckpointError for files of another model.
         """
         folder, device = Path(folder), torch.device(device)
-        family = diffusers_folder.read_family(folder)
+        family, config = diffusers_folder.read_architecture(folder)
         unet_folder, vae_folder = folder / family.unet.name, folder / family.vae.name
         (text,) = family.text_encoders
         return cls(
-            diffusers_folder.load_unet(unet_folder, family, device, dtype, attention),
+            diffusers_folder.load_unet(
+                unet_folder, family, config, device, dtype, attention
+            ),
             diffusers_folder.load_vae(vae_folder, device, dtype),
             diffusers_folder.load_text_encoder(folder / text.name, text, device, dtype),
             diffusers_folder.load_tokenizer(folder / text.tokenizer, text),
@@ -143,7 +149,7 @@ class AnimationPipeline:
 
     def configure_weights(
         self,
-        motion: MotionModuleWeights | None,
+        motion: MotionFile | MotionModuleWeights | None,
         base: AnyFile | None,
         loras: Sequence[LoraUse],
         *,

@@ -21,13 +21,13 @@ from .pipeline import AnimationPipeline, bytes_of
 
 
 def check_room(
-    clip: Clip,
+    work: Work,
     base: Path,
     additional: Iterable[Source],
     dtype: torch.dtype,
     room: int | None,
 ) -> None:
-    """Raise InvalidRequest if ``clip`` cannot fit ``room``; it names what would.
+    """Raise InvalidRequest if ``work`` cannot fit ``room``; it names what would.
 
     ``additional`` are the files that take memory beside those of ``base``. Damaged
     files are ignored here; loading reports them.
@@ -40,7 +40,7 @@ def check_room(
     except (AssetError, CheckpointError):
         return
     weight_bytes = model.weight_bytes + count * dtype.itemsize
-    replace(model, weight_bytes=weight_bytes).check(work_of(clip), room)
+    replace(model, weight_bytes=weight_bytes).check(work, room)
 
 
 def decode_chunk(

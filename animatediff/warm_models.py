@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .checkpoints.motion_module import read_motion_module
 from .controls.kinds import LoadedControl, load_control
 from .errors import AssetError, CheckpointError
 from .fetch.weight_file import WeightFile
@@ -70,7 +69,7 @@ class WarmModels:
             pipeline = self._load_base(stack.base)
         if self.stack != stack:
             check()
-            self._exchange(pipeline, stack, check)
+            self._exchange(pipeline, stack)
         return pipeline
 
     def move_copies_to_host(self) -> bool:
@@ -94,18 +93,15 @@ class WarmModels:
         self._base = base
         return self._pipeline
 
-    def _exchange(
-        self, pipeline: AnimationPipeline, stack: StackKey, check: Check
-    ) -> None:
+    def _exchange(self, pipeline: AnimationPipeline, stack: StackKey) -> None:
         """Load the weights of ``stack`` over the base model that is loaded."""
-        motion = None
-        if self.stack is None or self.stack.motion != stack.motion:
-            file, version = stack.motion_module, stack.motion_module_version
-            motion = read_motion_module(file, pipeline.family, version=version)
-            check()
+        is_new = self.stack is None or self.stack.motion != stack.motion
         try:
             warnings = pipeline.configure_weights(
-                motion, stack.dreambooth, stack.loras, vae=stack.vae
+                stack.motion if is_new else None,
+                stack.dreambooth,
+                stack.loras,
+                vae=stack.vae,
             )
         except (AssetError, CheckpointError):
             raise  # raised before any weight was changed

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.lora import read_lora
 from ..checkpoints.lora_names import Shapes
-from ..checkpoints.motion_module import MotionModuleWeights
+from ..checkpoints.motion_module import MotionFile, MotionModuleWeights
 from ..checkpoints.noise_schedule import Noise
 from ..checkpoints.single_file import SingleFile, read_single_file
 from ..checkpoints.vae import read_vae
@@ -101,12 +101,14 @@ class WeightStack:
 
     def configure(
         self,
-        motion: MotionModuleWeights | None,
+        motion: MotionFile | MotionModuleWeights | None,
         base: AnyFile | None,
         loras: Sequence[LoraUse],
         vae: AnyFile | None,
     ) -> tuple[str, ...]:
         """Load a stack, see ``AnimationPipeline.configure_weights``."""
+        if isinstance(motion, MotionFile):
+            motion = motion.read(self.family)
         fitted = None if motion is None else fit_motion_module(self.unet, motion)
         shapes = self._shapes(fitted)
         content = _Content()

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..config import UNet3DConfig
 from ..errors import AssetError, CheckpointError
 from ..families import DEFAULT, FAMILIES, Family, TextEncoder
 from ..families.config_file import ConfigFile
@@ -24,21 +25,19 @@ from .folder_weights import PartFiles, find_weights
 from .vae import as_named_today
 
 
-def read_family(folder: Path) -> Family:
-    """The family of the model in ``folder``, by the configuration of its UNet.
+def read_architecture(folder: Path) -> tuple[Family, UNet3DConfig]:
+    """The family of the model in ``folder``, and the configuration of its UNet.
 
-    Raises AssetError if there is no unet/config.json, CheckpointError if it fits no
-    family.
+    The configuration decides the family. Raises AssetError if there is no
+    unet/config.json, CheckpointError if it fits no family.
     """
     config = _read_json(folder / "unet" / "config.json")
     errors: list[str] = []
     for family in FAMILIES.values():
         try:
-            read_unet_config(config, family)
+            return family, read_unet_config(config, family)
         except CheckpointError as error:
             errors.append(error.message)
-        else:
-            return family
     width = config.get("cross_attention_dim")
     other = model_of_context_width(width if isinstance(width, int) else None)
     if other is not None and not isinstance(other, Family):
@@ -49,15 +48,15 @@ def read_family(folder: Path) -> Family:
 def load_unet(
     folder: Path,
     family: Family,
+    config: UNet3DConfig,
     device: torch.device,
     dtype: torch.dtype,
     attention: str,
 ) -> UNet3DConditionModel:
-    """The image UNet with empty motion slots.
+    """The image UNet in ``folder``, of architecture ``config``; motion slots are empty.
 
     It is built without memory, and the file's tensors become its parameters.
     """
-    config = read_unet_config(_read_json(folder / "config.json"), family)
     with torch.device("meta"):
         unet = UNet3DConditionModel(config, attention=attention)
     files = find_weights(folder, family.unet, dtype)
@@ -156,9 +155,8 @@ def read_memory_model(folder: Path, dtype: torch.dtype) -> MemoryModel:
     Configurations and the headers of the weight files suffice. Raises AssetError for
     missing files, CheckpointError for damaged ones and for another architecture.
     """
-    family = read_family(folder)
+    family, unet = read_architecture(folder)
     files = [find_weights(folder / part.name, part, dtype) for part in family.parts]
-    unet = read_unet_config(_read_json(folder / "unet" / "config.json"), family)
     vae = ConfigFile("vae/config.json", _read_json(folder / "vae" / "config.json"))
     return MemoryModel(
         family=family,

@@ -1,12 +1,19 @@
 """A job of which everything is decided and everything it names is on this machine."""
 
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from PIL import Image
 
+from ..checkpoints.motion_module import MotionFile
 from ..fetch.weight_file import AnyFile, WeightFile
+from ..memory import Work
 from .clip import Clip
 from .files import JobFiles
+
+Hashes = Mapping[WeightFile, Future[str]]
+"""The coming sha256 of files."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,9 @@ class StackKey:
     loras: tuple[LoraUse, ...] = ()
 
     @property
-    def motion(self) -> tuple[WeightFile, str | None]:
-        """Return the values that decide which motion module is loaded."""
-        return self.motion_module, self.motion_module_version
+    def motion(self) -> MotionFile:
+        """The motion module, and the version that is stated for it."""
+        return MotionFile(self.motion_module, self.motion_module_version)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +47,15 @@ class PreparedJob:
     """A decided clip, its files, and the pictures of each of its controls.
 
     ``motion_module_version`` is the version that the job or the catalog states. The
-    pictures have the clip's size; ``warnings`` tells what they lost.
+    pictures have the clip's size. ``hashes`` are computed beside the frames.
+    ``warnings`` are about the fields and the pictures.
     """
 
     clip: Clip
+    work: Work
     base: WeightFile
     files: JobFiles[WeightFile]
+    hashes: Hashes
     motion_module_version: str | None = None
     pictures: tuple[tuple[Image.Image, ...], ...] = ()
     warnings: tuple[str, ...] = ()

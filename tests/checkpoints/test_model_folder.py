@@ -18,6 +18,7 @@ from animatediff.checkpoints.diffusers_folder import (
     load_tokenizer,
     load_unet,
     load_vae,
+    read_architecture,
     read_memory_model,
 )
 from animatediff.checkpoints.folder_weights import find_weights
@@ -152,7 +153,12 @@ def test_the_text_encoder_is_the_one_that_transformers_loads(
     ("load", "part"),
     [
         (lambda folder: load_vae(folder, CPU, HALF), "vae"),
-        (lambda folder: load_unet(folder, SD15, CPU, HALF, "sdpa"), "unet"),
+        (
+            lambda folder: load_unet(
+                folder, *read_architecture(folder.parent), CPU, HALF, "sdpa"
+            ),
+            "unet",
+        ),
         (lambda folder: load_text_encoder(folder, TEXT, CPU, HALF), "text_encoder"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from animatediff import catalog
-from animatediff.checkpoints.diffusers_folder import read_family
+from animatediff.checkpoints.diffusers_folder import read_architecture
 from animatediff.errors import AssetError, CheckpointError
 from animatediff.families import DEFAULT, FAMILIES, MODELS, SD15, Family
 from animatediff.families.config_file import ConfigFile
@@ -74,9 +74,9 @@ def test_the_catalog_collects_the_rows() -> None:
 
 
 def test_the_folder_decides_the_family(tmp_path: Path) -> None:
-    assert read_family(SHAPEWORLD) is SD15
+    assert read_architecture(SHAPEWORLD)[0] is SD15
     with pytest.raises(AssetError, match=r"there is no unet/config\.json"):
-        read_family(tmp_path)
+        read_architecture(tmp_path)
 
 
 def unet_values(**changes: object) -> dict[str, object]:
@@ -114,7 +114,7 @@ def test_another_unet_is_refused_by_its_family(
     config = tmp_path / "unet" / "config.json"
     config.write_text(json.dumps(unet_values(**changes)))
     with pytest.raises(CheckpointError, match=message):
-        read_family(tmp_path)
+        read_architecture(tmp_path)
 
 
 def test_a_missing_key_is_named() -> None:

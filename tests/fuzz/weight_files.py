@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from animatediff.checkpoints.diffusers_folder import load_unet
+from animatediff.checkpoints.diffusers_folder import load_unet, read_architecture
 from animatediff.config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE
-from animatediff.families import SD15
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.settings import Settings
 from lab.bench.weight_names import ldm_key
@@ -111,7 +110,11 @@ def weights(kind: str) -> Weights:
         }
     control = SPARSECTRL_RGB if kind == "SparseCtrl rgb" else SPARSECTRL_SCRIBBLE
     unet = load_unet(
-        EMBEDDED / "unet", SD15, torch.device("cpu"), torch.float32, "sdpa"
+        EMBEDDED / "unet",
+        *read_architecture(EMBEDDED),
+        torch.device("cpu"),
+        torch.float32,
+        "sdpa",
     )
     branch = SparseControlNetModel(
         unet.config, replace(control, embedding_channels=(8, 16, 24, 32))
