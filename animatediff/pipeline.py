@@ -14,7 +14,6 @@ from . import autoencoder
 from .adapters.stack import WeightStack
 from .checkpoints import diffusers_folder
 from .checkpoints.motion_module import (
-    MotionFile,
     MotionModuleWeights,
     read_motion_module,
 )
@@ -27,7 +26,7 @@ from .controls.sparsectrl import build_sparse_controlnet
 from .errors import CheckpointError
 from .families import DEFAULT, Family
 from .fetch.weight_file import AnyFile
-from .job.prepared import LoraUse
+from .job.prepared import LoraUse, MotionUse
 from .kernels.choice import kernel_warning
 from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
@@ -149,7 +148,7 @@ class AnimationPipeline:
 
     def configure_weights(
         self,
-        motion: MotionFile | MotionModuleWeights | None,
+        motion: MotionUse | MotionModuleWeights | None,
         base: AnyFile | None,
         loras: Sequence[LoraUse],
         *,

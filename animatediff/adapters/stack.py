@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.lora import read_lora
 from ..checkpoints.lora_names import Shapes
-from ..checkpoints.motion_module import MotionFile, MotionModuleWeights
+from ..checkpoints.motion_module import MotionModuleWeights, read_motion_module
 from ..checkpoints.noise_schedule import Noise
 from ..checkpoints.single_file import SingleFile, read_single_file
 from ..checkpoints.vae import read_vae
@@ -16,7 +16,7 @@ from ..checkpoints.weight_changes import Address
 from ..device import spare_memory
 from ..families import Family
 from ..fetch.weight_file import AnyFile, WeightFile
-from ..job.prepared import LoraUse
+from ..job.prepared import LoraUse, MotionUse
 from ..models.unet import UNet3DConditionModel
 from .motion import FittedMotion, fit_motion_module, install_motion_module
 from .patcher import Change, WeightPatcher
@@ -101,14 +101,15 @@ class WeightStack:
 
     def configure(
         self,
-        motion: MotionFile | MotionModuleWeights | None,
+        motion: MotionUse | MotionModuleWeights | None,
         base: AnyFile | None,
         loras: Sequence[LoraUse],
         vae: AnyFile | None,
     ) -> tuple[str, ...]:
         """Load a stack, see ``AnimationPipeline.configure_weights``."""
-        if isinstance(motion, MotionFile):
-            motion = motion.read(self.family)
+        if isinstance(motion, MotionUse):
+            file, version = motion.file, motion.version
+            motion = read_motion_module(file, self.family, version=version)
         fitted = None if motion is None else fit_motion_module(self.unet, motion)
         shapes = self._shapes(fitted)
         content = _Content()

@@ -35,18 +35,6 @@ class MotionModuleWeights:
     unused: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class MotionFile:
-    """A motion-module file, and its version if the file need not decide it."""
-
-    file: AnyFile
-    version: str | None = None
-
-    def read(self, family: Family) -> MotionModuleWeights:
-        """Read the file, see ``read_motion_module``."""
-        return read_motion_module(self.file, family, version=self.version)
-
-
 def read_motion_module(
     file: AnyFile, family: Family, *, version: str | None = None
 ) -> MotionModuleWeights:

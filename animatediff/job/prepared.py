@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..checkpoints.motion_module import MotionFile
 from ..fetch.weight_file import AnyFile, WeightFile
 from ..memory import Work
 from .clip import Clip
@@ -26,6 +25,14 @@ class LoraUse:
 
 
 @dataclass(frozen=True)
+class MotionUse:
+    """A motion-module file, and its version where the file leaves that open."""
+
+    file: AnyFile
+    version: str | None = None
+
+
+@dataclass(frozen=True)
 class StackKey:
     """The files to load: a base model's folder, and the files around and over it."""
 
@@ -37,9 +44,9 @@ class StackKey:
     loras: tuple[LoraUse, ...] = ()
 
     @property
-    def motion(self) -> MotionFile:
-        """The motion module, and the version that is stated for it."""
-        return MotionFile(self.motion_module, self.motion_module_version)
+    def motion(self) -> MotionUse:
+        """Return the motion module, and the version that is stated for it."""
+        return MotionUse(self.motion_module, self.motion_module_version)
 
 
 @dataclass(frozen=True, eq=False)
