@@ -202,6 +202,8 @@ def runner(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> JobRunner:
 def rate_of(file: Path) -> float:
     """Frames a second of a video file."""
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(file)
+    assert frames
+    assert seconds
     return frames / seconds
 
 

@@ -178,7 +178,10 @@ def files_of(rules: DownloadRules) -> list[str]:
 
 def leftovers(rules: DownloadRules) -> list[str]:
     """Whatever is in the cache apart from its folders."""
-    folders = [rules.cache_dir / name for name in ("files", "hub", "pages", "urls")]
+    folders = [
+        rules.cache_dir / name
+        for name in ("downloads", "files", "hub", "pages", "urls")
+    ]
     return [str(path) for path in rules.cache_dir.rglob("*") if path not in folders]
 
 

@@ -4,9 +4,11 @@
 ETag of what it led to last time; ``pages/`` holds the same for URLs without their
 query.
 
-Whoever knows only the hash of a file gets it from no cache: the URL may have been
+Whoever knows only the hash of a download gets it from no cache: the URL may have been
 secret. A job gets the file of the URL that it names. If it names the file's page with
-another query, as a URL that was signed anew has it, the server decides.
+another query, as a URL that was signed anew has it, the server decides. ``downloads/``
+holds the hashes of all downloads: a file that was put into ``files/`` by hand, named
+by its hash, is for every job that names the hash.
 """
 
 import hashlib
@@ -60,8 +62,23 @@ class _Request:
         """Return the file that this very URL led to, if it is still here."""
         entry = _read_entry(self._index("urls", self.url))
         if self.sha256 not in (None, entry.sha256):
-            return None, _Entry()
+            return self._put_by_hand(), _Entry()
         return self._file(entry), entry
+
+    def _put_by_hand(self) -> Path | None:
+        """Return the file with the hash of the request, unless it is a download."""
+        if self.sha256 is None or self._mark(self.sha256).exists():
+            return None
+        return self._file(_Entry(self.sha256))
+
+    def mark_as_download(self, digest: str) -> None:
+        """Note, before the file is in its place, that its content came from a URL."""
+        mark = self._mark(digest)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    def _mark(self, digest: str) -> Path:
+        return self.rules.cache_dir / "downloads" / digest
 
     def to_confirm(self) -> tuple[Path | None, str | None]:
         """Return a file and its ETag, if the server may say that it is current."""
@@ -195,6 +212,7 @@ def _keep(
         digest = _write(part, chunks if size else _while_room(chunks, rules, files))
         with part.open("rb") as file:
             name = request.name(digest, file.read(HEAD_BYTES))
+        request.mark_as_download(digest)
         path = part.replace(files / name)
     if not size:
         make_room(0, rules, files)
@@ -233,3 +251,6 @@ def tidy(cache_dir: Path) -> None:
         for index in [*cache_dir.glob("urls/*.json"), *cache_dir.glob("pages/*.json")]:
             if _read_entry(index).sha256 not in here:
                 index.unlink(missing_ok=True)
+        for mark in cache_dir.glob("downloads/*"):
+            if mark.name not in here:
+                mark.unlink(missing_ok=True)

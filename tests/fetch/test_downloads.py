@@ -46,7 +46,11 @@ def test_a_file_is_named_by_its_content(site: Site, rules: DownloadRules) -> Non
     assert path == rules.cache_dir / "files" / f"{SHA256}.safetensors"
     assert path.read_bytes() == CONTENT
     index = f"urls/{hashlib.sha256(url.encode()).hexdigest()}.json"
-    assert files_of(rules) == [f"files/{SHA256}.safetensors", index]
+    assert files_of(rules) == [
+        f"downloads/{SHA256}",
+        f"files/{SHA256}.safetensors",
+        index,
+    ]
     assert json.loads((rules.cache_dir / index).read_text()) == {
         "sha256": SHA256,
         "etag": None,
@@ -133,6 +137,18 @@ def test_who_knows_only_the_hash_gets_no_file_of_a_secret_url(
         bare = site.url("/private/path")
         failure(lambda: fetch_url(bare, rules, sha256=SHA256))
     assert fetch_url(private, rules, sha256=SHA256) == path
+
+
+def test_a_file_put_into_the_cache_by_hand_is_for_all_who_name_its_hash(
+    site: Site, rules: DownloadRules
+) -> None:
+    path = rules.cache_dir / "files" / f"{SHA256}.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    url = site.url("/style.safetensors")
+    assert fetch_url(url, rules, sha256=SHA256, suffix=".safetensors") == path
+    assert site.asked == []
+    failure(lambda: fetch_url(url, rules, suffix=".safetensors"))
 
 
 def test_a_url_that_was_signed_anew_brings_no_body_if_the_server_knows_it(
@@ -669,8 +685,8 @@ def test_two_at_once_fetch_once(site: Site, rules: DownloadRules) -> None:
         go_on.set()
         paths = {job.result(5) for job in jobs}
     assert [path.read_bytes() for path in paths] == [CONTENT]
-    assert len(files_of(rules)) == 2
-    assert len(leftovers(rules)) == 2
+    assert len(files_of(rules)) == 3
+    assert len(leftovers(rules)) == 3
     assert len(site.asked) == 1
     assert sum(report.step == len(CONTENT) for report in reports) == 2
 
