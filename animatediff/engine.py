@@ -247,16 +247,22 @@ class Engine:
 
     def _frames(self, job: PreparedJob, watch: Stopwatch, report: Report) -> Frames:
         """Make the frames, in the lean way if there is no other. Raises OutOfMemory."""
-        for lean in (False, True):
-            attempt = Attempt(job, watch, report, lean, self._sketches)
-            frames = self._attempt(attempt)
-            if frames is None and self.models.move_copies_to_host():
-                self._collect()
-                frames = self._attempt(attempt)
+        for lean in self._ways():
+            frames = self._attempt(Attempt(job, watch, report, lean, self._sketches))
             if frames is not None:
                 return frames
             self._collect()
         raise _out_of_memory(job.clip, self.device)
+
+    def _ways(self) -> Generator[bool]:
+        """Yield whether the next attempt is lean.
+
+        Copies of weights leave the device before the lean way is tried.
+        """
+        yield False
+        if self.models.move_copies_to_host():
+            yield False
+        yield True
 
     def _collect(self) -> None:
         gc.collect()

@@ -27,12 +27,13 @@ from animatediff.job.clip import (
     EmbeddingFile,
     GenerationRequest,
     LoraFile,
+    PreviewRequest,
 )
 from animatediff.models.context import ControlResiduals
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import AnimationPipeline
-from animatediff.progress import ignore
+from animatediff.progress import Preview, Progress
 from animatediff.sampling import predictor
 from animatediff.sampling.steps import Steps
 from animatediff.serving.job import JobRunner
@@ -53,7 +54,12 @@ SMALL = {
     "format": "png_zip",
 }
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
-PARTS = {"loras": LoraFile, "embeddings": EmbeddingFile, "controls": ControlFile}
+PARTS = {
+    "preview": PreviewRequest,
+    "loras": LoraFile,
+    "embeddings": EmbeddingFile,
+    "controls": ControlFile,
+}
 ALPHA, RANK = 2.0, 4
 
 
@@ -76,7 +82,12 @@ class Seen:
     condition: Tensor = field(default_factory=lambda: torch.zeros(1, 4, 4, 1, 1))
     strengths: list[float] = field(default_factory=list[float])
     vae: Any = None
+    previews: list[Preview] = field(default_factory=list[Preview])
     output: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def report(self, progress: Progress) -> None:
+        if progress.preview is not None:
+            self.previews.append(progress.preview)
 
     @property
     def file(self) -> Path:
@@ -294,6 +305,14 @@ ROWS: dict[str, tuple[dict[str, Any], Check]] = {
         {"file_metadata": "no_prompts"},
         lambda seen, _: "prompt" not in read_metadata(seen.file)["request"],
     ),
+    "preview.every": (
+        {"preview": {"every": 2}, "num_inference_steps": 4},
+        lambda seen, _: len(seen.previews) == 2,
+    ),
+    "preview.max_bytes": (
+        {"preview": {"every": 1, "max_bytes": 5000}},
+        lambda seen, _: {preview.max_bytes for preview in seen.previews} == {5000},
+    ),
     "clip_skip": ({"clip_skip": 1}, lambda seen, _: set(seen.clip_skips) == {1}),
     "model": (
         {"model": "other", "motion_module": "shapeworld/motion_module_v3.safetensors"},
@@ -390,9 +409,9 @@ def reads_vector(seen: Seen, folder: Path, position: int) -> bool:
     return places == [[position]] and torch.equal(replaced[0][position], vector[0])
 
 
-def run(runner: JobRunner, **fields: Any) -> dict[str, Any]:
+def run(runner: JobRunner, seen: Seen, **fields: Any) -> dict[str, Any]:
     job = {"id": "job", "input": {**SMALL, **fields}}
-    return runner.run(job, ignore, threading.Event())
+    return runner.run(job, seen.report, threading.Event())
 
 
 def test_every_field_has_a_row() -> None:
@@ -409,9 +428,16 @@ def test_a_field_reaches_the_model(
     name: str, runner: JobRunner, folder: Path, seen: Seen
 ) -> None:
     fields, reached = ROWS[name]
-    seen.output = run(runner, **fields)
+    seen.output = run(runner, seen, **fields)
     assert "error" not in seen.output
     assert reached(seen, folder)
+
+
+def without_part(value: Any, name: str) -> Any:
+    """A table, or a list of one table, without one of its fields."""
+    if isinstance(value, list):
+        return [without_part(part, name) for part in value]
+    return {key: each for key, each in value.items() if key != name}
 
 
 @pytest.mark.slow
@@ -424,7 +450,6 @@ def test_the_row_sees_when_the_field_is_left_out(
     first, *rest = name.split(".")
     without = {key: value for key, value in fields.items() if key != first}
     if rest and rest[0] not in ("path", "images"):
-        (part,) = fields[first]
-        without[first] = [{k: v for k, v in part.items() if k != rest[0]}]
-    seen.output = run(runner, **without)
+        without[first] = without_part(fields[first], rest[0])
+    seen.output = run(runner, seen, **without)
     assert "error" in seen.output or not reached(seen, folder)
