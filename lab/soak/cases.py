@@ -195,7 +195,7 @@ _WRONG_VALUES: Mapping[str, Sequence[Any]] = {
     "steps": (5,),
 }
 _NO_JOBS = {"null": None, "a list": [], "a text": "a", "empty": {}}
-_ODD_IDS = ("..", "-rf ", "{job_id}", "日本", "'; drop ", "a\\b", ".", "CON ")
+_ODD_IDS = ("..", "-rf ", "{job_id}", "日本", "'; drop ", "a\\b", ".env", "CON ")
 
 
 def _wrong_values() -> Iterator[_Row]:

@@ -21,9 +21,9 @@ SPAN = 60
 MOST_GROWTH = 100_000
 """Bytes of memory that a worker may gain with a job, after it is warm."""
 
-MOST_MORE: Mapping[str, int] = {"threads": 0, "children": 0, "files": 2}
-"""How much more a worker may hold at the end than after warm-up. Connections to the
-bucket, which are kept for a while, are files."""
+MOST_MORE: Mapping[str, int] = {"threads": 0, "children": 0, "files": 6}
+"""How much more a worker may hold at the end than after warm-up. The weight files of
+the last job, and connections that are kept for a while, are open files."""
 
 
 @dataclass(frozen=True)
