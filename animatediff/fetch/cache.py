@@ -26,6 +26,7 @@ from ..atomic import written_whole
 from ..deadline import Deadline
 from ..progress import Report, ignore
 from .content import HEAD_BYTES, is_web_page, suffix_of
+from .hashes import content_sha256
 from .leftovers import incoming_folder, sweep
 from .network import announced_bytes, answer, body, permitted, retried
 from .room import full_disk_named, has_room, make_room, touch
@@ -66,10 +67,18 @@ class _Request:
         return self._file(entry), entry
 
     def _put_by_hand(self) -> Path | None:
-        """Return the file with the hash of the request, unless it is a download."""
+        """Return the file with the hash of the request, unless it is a download.
+
+        Its content is checked once for each URL.
+        """
         if self.sha256 is None or self._mark(self.sha256).exists():
             return None
-        return self._file(_Entry(self.sha256))
+        entry = _Entry(self.sha256)
+        path = self._file(entry)
+        if path is None or content_sha256(path) != self.sha256:
+            return None
+        _write_entry(self._index("urls", self.url), entry)
+        return path
 
     def mark_as_download(self, digest: str) -> None:
         """Note, before the file is in its place, that its content came from a URL."""

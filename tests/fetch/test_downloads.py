@@ -148,7 +148,10 @@ def test_a_file_put_into_the_cache_by_hand_is_for_all_who_name_its_hash(
     url = site.url("/style.safetensors")
     assert fetch_url(url, rules, sha256=SHA256, suffix=".safetensors") == path
     assert site.asked == []
-    failure(lambda: fetch_url(url, rules, suffix=".safetensors"))
+    other = site.url("/other.safetensors")
+    failure(lambda: fetch_url(other, rules, suffix=".safetensors"))
+    path.write_bytes(CONTENT + b"more")  # it is no longer what its name says
+    failure(lambda: fetch_url(other, rules, sha256=SHA256, suffix=".safetensors"))
 
 
 def test_a_url_that_was_signed_anew_brings_no_body_if_the_server_knows_it(
