@@ -6,11 +6,13 @@ in a process of its own. One JSON object: the name of a case to its error.
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from animatediff.config import V3, UNet3DConfig
 from animatediff.kernels.attention import temporal_attention
 from animatediff.kernels.choice import forced_kernels
 from animatediff.kernels.elementwise import conv_for_norm, conv_residual, geglu
@@ -20,6 +22,8 @@ from animatediff.kernels.normalization import (
     group_norm,
     layer_norm,
 )
+from animatediff.models.attention import pack_projections
+from animatediff.models.unet import UNet3DConditionModel
 
 DTYPES = {
     "fp32": torch.float32,
@@ -160,12 +164,38 @@ def elementwise_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield "conv_for_norm", hidden, product
 
 
+def unet_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """A guided step: all kernels together, behind what two texts share."""
+    if dtype != torch.float32:
+        return
+    config = UNet3DConfig(
+        block_out_channels=(16, 16, 16, 16),
+        cross_attention_dim=8,
+        norm_num_groups=4,
+        num_attention_heads=(2, 2, 2, 2),
+    )
+    motion = replace(V3, norm_num_groups=4, num_attention_heads=2)
+    unet = UNet3DConditionModel(config, motion)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    pack_projections(unet)
+    sample, text = torch.randn(1, 4, 2, 2, 2), torch.randn(2, 5, 8)
+
+    def step(unet: UNet3DConditionModel) -> Tensor:
+        row = unet.schedule(torch.tensor([500, 250])).row(1)
+        states = unet.encode_text(text.to(unet.dtype))
+        return unet.predict(sample.to(unet.dtype), row, states)
+
+    yield "unet", step(unet), step(unet.double())
+
+
 CASES: tuple[Callable[[torch.dtype], Iterator[Case]], ...] = (
     group_norm_cases,
     far_from_zero_cases,
     layer_norm_cases,
     attention_cases,
     elementwise_cases,
+    unet_cases,
 )
 
 
