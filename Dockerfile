@@ -56,7 +56,7 @@ RUN --mount=type=bind,from=fetch,source=/models,target=/fetched \
 # --- The Triton kernels, compiled for every card, so that no job waits for it. torch's CPU wheels come without Triton.
 FROM dependencies AS kernels
 WORKDIR /app
-COPY animatediff/__init__.py animatediff/errors.py animatediff/
+COPY animatediff/__init__.py animatediff/errors.py animatediff/shown.py animatediff/
 COPY animatediff/kernels animatediff/kernels
 COPY builder/__init__.py builder/kernels.py builder/
 # Triton notes whole paths, so the folder is the worker's. The C compiler makes Triton's binding of the driver.
