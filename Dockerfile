@@ -53,7 +53,7 @@ COPY builder/__init__.py builder/convert.py builder/
 RUN --mount=type=bind,from=fetch,source=/models,target=/fetched \
     mkdir -p /models && /opt/venv/bin/python -m builder.convert /fetched --output /models
 
-# --- The Triton kernels, compiled for every card, so that no job waits for it. torch's CPU wheels come without Triton.
+# --- The Triton kernels, compiled for every card, so that no job waits for it. torch's CPU wheels never run them.
 FROM dependencies AS kernels
 WORKDIR /app
 COPY animatediff/__init__.py animatediff/errors.py animatediff/shown.py animatediff/
@@ -62,7 +62,7 @@ COPY builder/__init__.py builder/kernels.py builder/
 # Triton notes whole paths, so the folder is the worker's. The C compiler makes Triton's binding of the driver.
 # hadolint ignore=DL3008
 RUN mkdir triton \
-    && if /opt/venv/bin/python -c "import triton"; then \
+    && if /opt/venv/bin/python -c "import sys, torch; sys.exit(torch.version.cuda is None)"; then \
         apt-get update \
         && apt-get install --yes --no-install-recommends gcc libc6-dev \
         && rm -rf /var/lib/apt/lists/* \
