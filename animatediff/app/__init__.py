@@ -1,4 +1,4 @@
-"""The page for people: a form of a job, back ends that make clips, and a gallery.
+"""The parts of a page: a form of a job, back ends that make clips, and a gallery.
 
-Only ``page`` and what it imports need Gradio; nothing else of the package imports them.
+The page itself is not here yet. These parts import no toolkit for pages.
 """
