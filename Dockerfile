@@ -59,14 +59,14 @@ WORKDIR /app
 COPY animatediff/__init__.py animatediff/errors.py animatediff/shown.py animatediff/
 COPY animatediff/kernels animatediff/kernels
 COPY builder/__init__.py builder/kernels.py builder/
-# Triton notes whole paths, so the folder is the worker's. The C compiler makes Triton's binding of the driver.
+# Triton notes whole paths, so the folder is the worker's. A folder called triton would be a package here. The C compiler makes Triton's binding of the driver.
 # hadolint ignore=DL3008
-RUN mkdir triton \
+RUN mkdir kernel-cache \
     && if /opt/venv/bin/python -c "import sys, torch; sys.exit(torch.version.cuda is None)"; then \
         apt-get update \
         && apt-get install --yes --no-install-recommends gcc libc6-dev \
         && rm -rf /var/lib/apt/lists/* \
-        && /opt/venv/bin/python -m builder.kernels /app/triton; \
+        && /opt/venv/bin/python -m builder.kernels /app/kernel-cache; \
     fi
 
 # --- The worker.
@@ -89,14 +89,14 @@ ENV PATH=/opt/venv/bin:$PATH \
     HF_HUB_DISABLE_TELEMETRY=1 \
     PYTORCH_ALLOC_CONF=expandable_segments:True \
     RUNPOD_DEBUG_LEVEL=INFO \
-    TRITON_CACHE_DIR=/app/triton \
+    TRITON_CACHE_DIR=/app/kernel-cache \
     TRANSFORMERS_OFFLINE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /app
 COPY --from=weights --chmod=0755 /models models
 COPY --chmod=0755 models/shapeworld models/shapeworld
-COPY --from=kernels --chmod=0755 /app/triton triton
+COPY --from=kernels --chmod=0755 /app/kernel-cache kernel-cache
 COPY --chmod=0755 schemas schemas
 COPY --chmod=0755 animatediff animatediff
 COPY --chmod=0755 handler.py test_input.json ./

@@ -247,8 +247,8 @@ def _schemas() -> dict[str, Any]:
     text = json.dumps(schema["$defs"])
     for name, shown in names.items():
         text = text.replace(f'"{_SCHEMAS}{name}"', f'"{_SCHEMAS}{shown}"')
-    found: dict[str, Any] = json.loads(text)
-    schemas = {names.get(name, name): each for name, each in found.items()}
+    renamed: dict[str, Any] = json.loads(text)
+    schemas = {names.get(name, name): each for name, each in renamed.items()}
     codes = [kind.code for kind in ADVICE]
     schemas["JobError"]["properties"]["code"]["examples"] = codes
     return schemas

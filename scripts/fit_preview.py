@@ -33,12 +33,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "fit_preview") -> i
     )
     options = parser.parse_args(arguments)
     engine = Engine(Settings.from_env().replace(any_path=True))
-    given = {"model": options.model, "vae": options.vae}
-    jobs = [GenerationRequest(prompt=each, seed=7, **given) for each in options.prompt]
+    files = {"model": options.model, "vae": options.vae}
+    jobs = [GenerationRequest(prompt=each, seed=7, **files) for each in options.prompt]
     if jobs:
         known = [_sample(engine, job) for job in jobs]
     else:
-        prepared = engine.prepare(GenerationRequest(prompt="", **given))
+        prepared = engine.prepare(GenerationRequest(prompt="", **files))
         with torch.inference_mode():
             known = list(samples(engine.configure(prepared.stack).vae))
     _show(fitted(known))

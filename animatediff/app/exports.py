@@ -47,18 +47,24 @@ def as_yaml(job: Job) -> str:
     What those files cannot say is named in a comment: several LoRAs and controls are
     written otherwise there.
     """
-    keys = {name: mark.yaml or name for name, _, mark in shown(GenerationRequest)}
-    keys |= {"prompt": "prompt", "negative_prompt": "n_prompt"}
-    told = [name for name in job if name not in _OTHERWISE]
-    entry: dict[str, Any] = {keys[name]: job[name] for name in told}
-    for name in ("prompt", "n_prompt", "seed"):
-        if name in entry:
-            entry[name] = [entry[name]]
+    entered = {name: value for name, value in job.items() if name not in _OTHERWISE}
+    entry = {_yaml_key(name): _listed(name, value) for name, value in entered.items()}
     text = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True)
     missing = [name for name in job if name in _OTHERWISE]
     return text + (f"# without {', '.join(missing)}\n" if missing else "")
 
 
+def _yaml_key(name: str) -> str:
+    keys = {name: mark.yaml or name for name, _, mark in shown(GenerationRequest)}
+    return {**keys, "negative_prompt": "n_prompt"}[name]
+
+
+def _listed(name: str, value: Any) -> Any:
+    return [value] if name in _ONE_A_CLIP else value
+
+
+_ONE_A_CLIP = ("prompt", "negative_prompt", "seed")
+"""Fields that those files list, with a value for each clip."""
 _OTHERWISE = ("format", "loras", "controls", "motion_module_version")
 
 EXPORTS: Mapping[str, Callable[[Job], str]] = {

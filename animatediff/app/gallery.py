@@ -30,15 +30,15 @@ class GalleryClip:
 
 def clips(folder: Path, words: str = "") -> list[GalleryClip]:
     """Return the clips of ``folder`` whose prompts hold all ``words``, newest first."""
-    wanted = words.lower().split()
-    found: list[GalleryClip] = []
+    searched = words.lower().split()
+    matches: list[GalleryClip] = []
     for path, changed in _files(folder):
         clip = GalleryClip(path, _job(path, changed))
-        if all(word in clip.prompt.lower() for word in wanted):
-            found.append(clip)
-        if len(found) == MAX_CLIPS:
+        if all(word in clip.prompt.lower() for word in searched):
+            matches.append(clip)
+        if len(matches) == MAX_CLIPS:
             break
-    return found
+    return matches
 
 
 def _files(folder: Path) -> list[tuple[Path, int]]:

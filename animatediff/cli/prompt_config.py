@@ -86,9 +86,9 @@ class PublishedKeys(Table):
     @model_validator(mode="after")
     def _one_spelling(self) -> Self:
         """Refuse an entry that has an older key beside the key of today."""
-        given = self.model_fields_set
+        keys = self.model_fields_set
         for older, today in _OLDER_KEYS:
-            if older in given and today in given:
+            if older in keys and today in keys:
                 raise ValueError(f"one of {older} and {today}, not both")
         return self
 

@@ -51,8 +51,8 @@ def _steps(count: int) -> Iterator[int]:
 
 def _sizes(frames: Frames) -> list[tuple[int, int]]:
     """Sides and qualities to try; larger pictures have no more to show."""
-    own = max(frames.shape[1:3])
-    most = max(_LEAST_SIDE, min(own * _MOST_ZOOM, _SIDES[0]))
+    longest = max(frames.shape[1:3])
+    most = max(_LEAST_SIDE, min(longest * _MOST_ZOOM, _SIDES[0]))
     return [
         (side, quality) for side in _SIDES if side <= most for quality in _QUALITIES
     ]

@@ -70,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = machine(run)
         print(", ".join(f"{key} {value}" for key, value in about.items()))
         print(head())
-        found, failed = _measured(options.parts, run)
+        measured, failed = _measured(options.parts, run)
     if options.json:
-        report = {"machine": about, "rows": found, "failed": failed}
+        report = {"machine": about, "rows": measured, "failed": failed}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0
 
@@ -81,7 +81,7 @@ def _measured(
     parts: Sequence[str], run: Run
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Print and return the rows of all parts, and why others could not run."""
-    found: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for part in parts:
         if part in LARGE:
@@ -89,14 +89,14 @@ def _measured(
         try:
             for row in rows(part, run):
                 print(*lines(row), sep="\n", flush=True)
-                found.append({"part": part, **row.as_json()})
+                measured.append({"part": part, **row.as_json()})
         except ModuleNotFoundError as error:
             failed[part] = f"{(error.name or '').split('.')[0]} is {NOT_INSTALLED}"
             print(f"{part}: {failed[part]}", file=sys.stderr)
         except RuntimeError as error:
             failed[part] = str(error)
             print(f"{part}: {error}", file=sys.stderr)
-    return found, failed
+    return measured, failed
 
 
 def _run(options: argparse.Namespace, folder: Path) -> Run:

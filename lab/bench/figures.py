@@ -16,8 +16,8 @@ NAME, CELL = 44, 12
 class Row:
     """Values of ours and of the peer, a pair from each turn.
 
-    Without a peer, ``peer`` is empty and ``reason`` says why. ``beside`` names what the
-    peer does where that is something else. ``notes`` are counted, not timed.
+    Without a peer, ``peer`` is empty and ``reason`` says why. ``counterpart`` names
+    what the peer does where that is something else. ``notes`` are counted, not timed.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Row:
     ours: Sequence[float]
     peer: Sequence[float] = ()
     reason: str = NO_PEER
-    beside: str = ""
+    counterpart: str = ""
     notes: dict[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Row:
             "median": self.median,
             "diffusers_median": self.peer_median,
             "ratio": self.ratio,
-            "beside": self.beside if self.peer else self.reason,
+            "beside": self.counterpart if self.peer else self.reason,
             "notes": self.notes,
         }
 
@@ -111,8 +111,8 @@ def lines(row: Row) -> Iterator[str]:
     if ratio is None or other is None:
         yield f"{text}    {row.reason}{_notes(row)}"
         return
-    beside = f"  beside {row.beside}" if row.beside else ""
-    yield f"{text}{_number(other):>{CELL}}{ratio:>{CELL}.3f}{beside}{_notes(row)}"
+    suffix = f"  beside {row.counterpart}" if row.counterpart else ""
+    yield f"{text}{_number(other):>{CELL}}{ratio:>{CELL}.3f}{suffix}{_notes(row)}"
 
 
 def _number(value: float) -> str:

@@ -104,5 +104,5 @@ class Run:
         for act in acts:
             act()
         measures = [lambda act=act: seconds_of(act, self.synchronize) for act in acts]
-        own, *other = alternate(measures, self.repeat)
-        return Row(name, unit, own, *other, reason=self.peer_reason)
+        ours_seconds, *other = alternate(measures, self.repeat)
+        return Row(name, unit, ours_seconds, *other, reason=self.peer_reason)

@@ -78,7 +78,7 @@ def _row(
         "MB kept": values[-1].held / 1e6,
     }
     seconds, others = ([each.seconds for each in v] for v in (values, peer[other]))
-    return Row(f"swap, {name}", "s", seconds, others, beside=other, notes=notes)
+    return Row(f"swap, {name}", "s", seconds, others, counterpart=other, notes=notes)
 
 
 def _weights(pipeline: Any) -> dict[tuple[str, str], Tensor]:

@@ -112,13 +112,13 @@ def decoder(
     _frames: int,
     side: int,
     *,
-    own: bool,
+    our_norms: bool,
     config: dict[str, Any] = VAE,
 ) -> Model:
     """Return the VAE, with its norms or ours, and the decoding of some frames."""
     with torch.device("meta"):
         vae: Any = AutoencoderKL.from_config(config)
-    if own:
+    if our_norms:
         use_own_group_norm(vae)
     _to_device(vae, mode)
     shape = (DECODED, 4, side // 8, side // 8)
@@ -132,9 +132,12 @@ CASES: Mapping[str, tuple[Build, Callable[[], AbstractContextManager[None]]]] = 
     "step, ours without kernels": (our_unet, nullcontext),
     "step, diffusers": (their_unet, nullcontext),
     "step, diffusers in NHWC": (partial(their_unet, nhwc=True), nullcontext),
-    "decode, ours": (partial(decoder, own=True), forced_kernels),
-    "decode, ours without kernels": (partial(decoder, own=True), nullcontext),
-    "decode, diffusers": (partial(decoder, own=False), nullcontext),
+    "decode, ours": (partial(decoder, our_norms=True), forced_kernels),
+    "decode, ours without kernels": (
+        partial(decoder, our_norms=True),
+        nullcontext,
+    ),
+    "decode, diffusers": (partial(decoder, our_norms=False), nullcontext),
 }
 
 

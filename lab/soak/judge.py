@@ -122,9 +122,14 @@ def answer_of(job: Job) -> str:
 
 def failures(evidence: Evidence) -> dict[str, list[str]]:
     """Return the jobs or workers of each failure, by its name; none is good."""
+    failed = _failed_jobs(evidence) | _failed_workers(evidence)
+    return {name: each for name, each in failed.items() if each}
+
+
+def _failed_jobs(evidence: Evidence) -> dict[str, list[str]]:
     counts = evidence.counts()
     final = [job for job in evidence.jobs if job.state.final]
-    found = {
+    return {
         "lost": [job.id for job in evidence.jobs if not job.state.final],
         "without a result": [job.id for job in final if not counts[job.id]],
         "answered twice": [job for job, times in counts.items() if times > 1],
@@ -132,17 +137,23 @@ def failures(evidence: Evidence) -> dict[str, list[str]]:
         "with not one file": _not_one(evidence.stored()),
         "with another file than in the output": _damaged(evidence),
         "with progress after the result": [call.jobs[0] for call in evidence.late],
+    }
+
+
+def _failed_workers(evidence: Evidence) -> dict[str, list[str]]:
+    lives = evidence.lives
+    grown = {
+        f"workers with more {name}": list(_grown(lives, name)) for name in MOST_MORE
+    }
+    return grown | {
         "workers that ended by themselves": list(evidence.died),
         "children left by killed workers": list(evidence.orphans),
+        "workers with growing memory": [
+            f"{life.name}: {life.slope / 1000:.0f} kB a job over {life.span} jobs"
+            for life in lives
+            if life.slope is not None and life.slope > MOST_GROWTH
+        ],
     }
-    for name in MOST_MORE:
-        found[f"workers with more {name}"] = list(_grown(evidence.lives, name))
-    found["workers with growing memory"] = [
-        f"{life.name}: {life.slope / 1000:.0f} kB a job over {life.span} jobs"
-        for life in evidence.lives
-        if life.slope is not None and life.slope > MOST_GROWTH
-    ]
-    return {name: each for name, each in found.items() if each}
 
 
 def _wrong_answers(evidence: Evidence, final: Sequence[Job]) -> Iterator[str]:

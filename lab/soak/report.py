@@ -68,11 +68,11 @@ def throughput(soak: Soak, completed: Sequence[Job]) -> Iterator[str]:
     timings = [job.output["timings"] for job in completed]
     if timings:
         device = statistics.median(each["gpu"] for each in timings)
-        beside = [each["total"] - each["gpu"] - each["queue"] for each in timings]
+        rests = [each["total"] - each["gpu"] - each["queue"] for each in timings]
         yield _row(
             f"seconds of a job's {OUTPUT}",
-            f"{device:.2f} on the device; without it {statistics.median(beside):.2f},"
-            f" at most {max(beside):.2f} (median)",
+            f"{device:.2f} on the device; without it {statistics.median(rests):.2f},"
+            f" at most {max(rests):.2f} (median)",
         )
 
 

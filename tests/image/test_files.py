@@ -113,7 +113,7 @@ def test_what_changes_most_often_comes_last() -> None:
         next(word for word in rest.split() if not word.startswith("--"))
         for rest in order
     ] == [
-        *("/models", "models/shapeworld", "/app/triton"),
+        *("/models", "models/shapeworld", "/app/kernel-cache"),
         *("schemas", "animatediff", "handler.py"),
         *("VERSION=dev", "REVISION=unknown"),
     ]

@@ -97,32 +97,32 @@ def far_from_zero_cases(dtype: torch.dtype) -> Iterator[Case]:
         norms.WHOLE_GROUP, before = whole, norms.WHOLE_GROUP
         result = group_norm(x, 2, weight, bias, 1e-5)
         norms.WHOLE_GROUP = before
-        wanted = _group_norm(x.double(), 2, weight, bias, 1, False)
-        yield f"far from zero {whole}", result, wanted
+        expected = _group_norm(x.double(), 2, weight, bias, 1, False)
+        yield f"far from zero {whole}", result, expected
     tokens = torch.randn(2, 3, 8) * 0.1 + 100
-    wanted = F.layer_norm(tokens.double(), (8,), weight.double(), bias.double())
-    yield "far from zero layer_norm", layer_norm(tokens, weight, bias, 1e-5), wanted
+    expected = F.layer_norm(tokens.double(), (8,), weight.double(), bias.double())
+    yield "far from zero layer_norm", layer_norm(tokens, weight, bias, 1e-5), expected
 
 
 def layer_norm_cases(dtype: torch.dtype) -> Iterator[Case]:
     for c in (24, 320):
         weight, bias = torch.randn(c).to(dtype), torch.randn(c).to(dtype)
         x, table = torch.randn(6, 5, c).to(dtype), torch.randn(3, c).to(dtype)
-        wanted = F.layer_norm(x.double(), (c,), weight.double(), bias.double())
+        expected = F.layer_norm(x.double(), (c,), weight.double(), bias.double())
         rows = table.double().repeat(2, 1)[:, None]
-        yield f"layer_norm {c}", layer_norm(x, weight, bias, 1e-5), wanted
+        yield f"layer_norm {c}", layer_norm(x, weight, bias, 1e-5), expected
         result = layer_norm(x, weight, bias, 1e-5, table)
-        yield f"layer_norm {c} table", result, wanted + rows
+        yield f"layer_norm {c} table", result, expected + rows
         for images in (6, 2):
             residual = torch.randn(images, 5, c).to(dtype)
             total, normed = add_layer_norm(x, residual, weight, bias, 1e-5, table)
             added = x.double() + residual.double().repeat(6 // images, 1, 1)
             yield f"add_layer_norm {c} {images} sum", total, added
             # the definition normalises the sum that is stored
-            wanted_normed = F.layer_norm(
+            expected_normed = F.layer_norm(
                 total.double(), (c,), weight.double(), bias.double()
             )
-            yield f"add_layer_norm {c} {images}", normed, wanted_normed + rows
+            yield f"add_layer_norm {c} {images}", normed, expected_normed + rows
 
 
 def _no_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -157,8 +157,8 @@ def elementwise_cases(dtype: torch.dtype) -> Iterator[Case]:
     weight, bias = torch.randn(24, 8, 3, 3).to(dtype) / 8, torch.randn(24).to(dtype)
     # the product itself rounds, so that the definition starts from its result
     product = F.conv2d(x, weight, padding=1).double()
-    wanted = product + bias.double()[:, None, None] + residual.double()
-    yield "conv_residual", conv_residual(x, weight, bias, residual), wanted
+    expected = product + bias.double()[:, None, None] + residual.double()
+    yield "conv_residual", conv_residual(x, weight, bias, residual), expected
     hidden, added = conv_for_norm(x, weight, bias)
     assert added is bias
     yield "conv_for_norm", hidden, product
@@ -205,11 +205,11 @@ def main() -> None:
     with forced_kernels(), torch.inference_mode():
         for name, dtype in DTYPES.items():
             for cases in CASES:
-                for case, result, wanted in cases(dtype):
+                for case, result, expected in cases(dtype):
                     assert result.dtype == dtype, case
-                    assert result.shape == wanted.shape, case
-                    difference = (result.double() - wanted).norm()
-                    errors[f"{name} {case}"] = (difference / wanted.norm()).item()
+                    assert result.shape == expected.shape, case
+                    difference = (result.double() - expected).norm()
+                    errors[f"{name} {case}"] = (difference / expected.norm()).item()
     print(json.dumps(errors))
 
 

@@ -72,10 +72,10 @@ def test_every_swap_is_measured_and_leaves_no_trace(
     assert first["what"] == BUILD
     rows = {row["what"].removeprefix("swap, "): row for row in rest}
     assert rows.keys() == SWAPS
-    beside = {name: row["beside"] for name, row in rows.items()}
-    assert beside.pop("kohya LoRA: on") == PUT
-    assert beside.pop("kohya LoRA: off") == TAKE
-    assert set(beside.values()) == {BUILD}
+    counterparts = {name: row["beside"] for name, row in rows.items()}
+    assert counterparts.pop("kohya LoRA: on") == PUT
+    assert counterparts.pop("kohya LoRA: off") == TAKE
+    assert set(counterparts.values()) == {BUILD}
     read, written, kept = (
         {name: row["notes"][key] for name, row in rows.items()}
         for key in ("MB read", "MB written", "MB kept")

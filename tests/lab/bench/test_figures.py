@@ -27,7 +27,7 @@ def test_a_line_has_both_medians_and_the_ratio() -> None:
 
 
 def test_a_line_names_what_the_peer_does_instead() -> None:
-    row = Row("swap", "s", [1.0], [4.0], beside="pipeline built anew")
+    row = Row("swap", "s", [1.0], [4.0], counterpart="pipeline built anew")
     assert "beside pipeline built anew" in next(lines(row))
 
 
