@@ -89,13 +89,13 @@ def recorded() -> Iterator[tuple[Any, Any]]:
 def models() -> Iterator[step.Build]:
     """Yield the UNets and decoders of the published and of the embedded models."""
     yield step.our_unet
-    yield partial(step.decoder, own=True)
+    yield partial(step.decoder, our_norms=True)
     unet, vae = (
         json.loads((EMBEDDED / part / "config.json").read_text())
         for part in ("unet", "vae")
     )
     yield partial(step.our_unet, config=read_unet_config(unet, SD15))
-    yield partial(step.decoder, own=True, config=vae)
+    yield partial(step.decoder, our_norms=True, config=vae)
 
 
 def main() -> None:
