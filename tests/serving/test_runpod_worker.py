@@ -217,11 +217,11 @@ def test_libraries_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None
     assert [line["event"] for line in lines] == ["slow"] * 4
 
 
-def test_one_module_of_the_package_imports_the_sdk() -> None:
+def test_two_modules_import_the_sdk_its_worker_and_its_client() -> None:
     package = PROJECT_ROOT / "animatediff"
     importing = [
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if re.search(r"^\s*(import|from) runpod", path.read_text(), re.MULTILINE)
     ]
-    assert importing == ["serving/runpod_sdk.py"]
+    assert sorted(importing) == ["serving/endpoint_client.py", "serving/runpod_sdk.py"]
