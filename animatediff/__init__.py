@@ -7,7 +7,8 @@ use, so ``import animatediff`` is fast.
 import importlib
 
 TYPE_CHECKING = False  # type checkers take it as true; importing typing takes 8 ms
-__version__ = "1.0.0.dev0"  # pyproject.toml reads it from here
+# pyproject.toml, scripts.release and scripts/build_image.sh read this line
+__version__ = "1.0.0.dev0"
 
 _HOMES = {
     "AnimateDiffError": "errors",
@@ -33,8 +34,6 @@ if TYPE_CHECKING:  # _HOMES once more, for type checkers and editors
     from .pipeline import load_weights as load_weights
     from .sampling.inputs import AnimationInputs as AnimationInputs
     from .video.grid import save_videos_grid as save_videos_grid
-else:
-    __version__ = "1.0.0.dev0"
 
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -1,4 +1,4 @@
-"""Data have nouns for names, not words of speech."""
+"""Data have nouns for names, not words of speech; test files have different names."""
 
 import ast
 from pathlib import Path
@@ -22,6 +22,12 @@ def names_in(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.arg):
             names.append(node.arg)
     return names
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest takes them for the same module."""
+    names = [path.name for path in FILES if path.name.startswith("test_")]
+    assert len(names) == len(set(names))
 
 
 def test_the_rule_sees_each_kind_of_name() -> None:

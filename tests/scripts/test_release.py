@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from animatediff import __version__
 from scripts import release
 
 CHANGELOG = """# Changelog
@@ -53,6 +54,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "start")
     return root
+
+
+def test_the_project_states_its_version_once_as_a_release_reads_it() -> None:
+    text = (release.ROOT / release.VERSION_FILE).read_text()
+    assert release.VERSION_LINE.findall(text) == [f'__version__ = "{__version__}"']
+    assert text.count("__version__ =") == 1
 
 
 def fake_build(folder: Path) -> tuple[Path, Path]:
