@@ -11,9 +11,19 @@ from animatediff.config import UNet3DConfig
 from animatediff.families import SD15
 from animatediff.families.unet_config import read_unet_config
 from animatediff.pipeline import AnimationPipeline, load_weights
+from lab.counting.fake_cuda import register_guard
 
 TESTS = Path(__file__).parent
 SHAPEWORLD = TESTS.parent / "models" / "shapeworld"
+
+
+@pytest.fixture(scope="session")
+def fake_cuda() -> None:
+    """The simulated CUDA device; tests of it are skipped without a C++ compiler."""
+    try:
+        register_guard()
+    except OSError as error:
+        pytest.skip(f"no fake CUDA device: {error}")
 
 
 @pytest.fixture(scope="session")

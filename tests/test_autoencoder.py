@@ -17,7 +17,7 @@ from animatediff.pipeline import AnimationPipeline
 from animatediff.progress import Progress
 from animatediff.settings import PROJECT_ROOT
 from lab.counting import memory as count_memory
-from lab.counting.fake_cuda import DEVICE, LiveStorages, register_guard, to_fake
+from lab.counting.fake_cuda import DEVICE, LiveStorages, to_fake
 from lab.counting.host_waits import HostWaits
 
 SHAPEWORLD = PROJECT_ROOT / "models" / "shapeworld"
@@ -123,15 +123,7 @@ def test_frames_are_reported_by_their_number(latents: Tensor) -> None:
     assert reports == [(2, 3), (3, 3)]
 
 
-@pytest.fixture
-def fake_device() -> None:
-    try:
-        register_guard()
-    except OSError as error:
-        pytest.skip(f"no fake CUDA device: {error}")
-
-
-@pytest.mark.usefixtures("fake_device")
+@pytest.mark.usefixtures("fake_cuda")
 def test_no_frame_waits_for_the_one_before_it() -> None:
     """The verdicts are read once, when all frames are decoded."""
     with torch.device("meta"):
@@ -149,7 +141,7 @@ def test_no_frame_waits_for_the_one_before_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fake_device")
+@pytest.mark.usefixtures("fake_cuda")
 def test_memory_model_knows_the_copy_in_float32() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         with torch.device("meta"):

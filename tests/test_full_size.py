@@ -37,7 +37,6 @@ from lab.counting import memory as count_memory
 from lab.counting.fake_cuda import (
     DEVICE,
     PlainScheduler,
-    register_guard,
     run_with_gradients,
     to_fake,
 )
@@ -46,17 +45,10 @@ from lab.counting.memory import EnoughSteps
 STEPS = 3
 
 
-def _need_fake_device() -> None:
-    try:
-        register_guard()
-    except OSError as error:
-        pytest.skip(f"no fake CUDA device: {error}")
-
-
 @pytest.fixture
-def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
+def mode(fake_cuda: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
+    del fake_cuda
     monkeypatch.setattr("animatediff.sampling.steps.make_scheduler", PlainScheduler)
-    _need_fake_device()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 
@@ -131,10 +123,10 @@ def test_no_guidance_is_half(mode: FakeTensorMode) -> None:
     ids=["text", "no guidance", "rgb", "two branches"],
 )
 @pytest.mark.parametrize("lean", [False, True], ids=["at once", "lean"])
+@pytest.mark.usefixtures("fake_cuda")
 def test_memory_model_says_what_is_counted(
     work: Work, controls: list[SparseControlNetConfig], lean: bool
 ) -> None:
-    _need_fake_device()
     work = replace(work, controls=len(controls))
     model = count_memory.memory_model(V3, controls)
     counted = (
@@ -147,8 +139,8 @@ def test_memory_model_says_what_is_counted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("chunk", "size"), [(4, 512), (1, 1024)])
+@pytest.mark.usefixtures("fake_cuda")
 def test_memory_model_knows_the_decoder(chunk: int, size: int) -> None:
-    _need_fake_device()
     model = count_memory.memory_model(V3)
     counted = count_memory.count_decode(chunk, size, size) + model.weight_bytes
     only_decoder = replace(model, unet_width=0)
@@ -158,11 +150,11 @@ def test_memory_model_knows_the_decoder(chunk: int, size: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fake_cuda")
 def test_training_runs_in_mixed_precision(capfd: pytest.CaptureFixture[str]) -> None:
     """Forward, backward and the optimizer for a v3 motion module, on a clip at a time:
     it fits a card of 16 GB.
     """
-    _need_fake_device()
     keys = Path(__file__).parent / "data" / "keys" / "motion_module_v3.json"
     values = sum(map(math.prod, json.loads(keys.read_text()).values()))
     config = str(PROJECT_ROOT / "configs" / "training" / "motion.yaml")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from animatediff.transfers import Staging, send_weights
-from lab.counting.fake_cuda import DEVICE, register_guard
+from lab.counting.fake_cuda import DEVICE
 from lab.counting.host_waits import HostWaits
 
 CPU = torch.device("cpu")
@@ -54,11 +54,8 @@ def test_a_buffer_is_filled_again_when_it_has_crossed(waits: list[int]) -> None:
     assert waits == [0, 0, 1, 1, 2]
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_weights_are_cast_on_the_device() -> None:
-    try:
-        register_guard()
-    except OSError as error:
-        pytest.skip(f"no fake CUDA device: {error}")
     weights = {"a": torch.randn(3, 4), "b": torch.randn(5)}
     with HostWaits() as device:
         sent = send_weights(weights, DEVICE, torch.float16)

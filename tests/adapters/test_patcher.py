@@ -21,7 +21,7 @@ from animatediff.checkpoints.weight_changes import WeightChange, low_rank
 from animatediff.errors import CheckpointError, EngineCorrupted
 from animatediff.job.prepared import LoraUse
 from animatediff.pipeline import AnimationPipeline, load_weights
-from lab.counting.fake_cuda import register_guard, to_fake
+from lab.counting.fake_cuda import to_fake
 from lab.golden.reference import Golden
 
 STEPS = 500
@@ -372,12 +372,9 @@ def test_whole_slots_that_a_file_leaves_out_are_empty_and_said(
     assert all(slot.startswith("down_blocks.1.") for slot in slots)
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_copies_stay_on_a_gpu_that_has_room() -> None:
     """Four layers of 2, 4, 6 and 8 bytes, with room for 7."""
-    try:
-        register_guard()
-    except OSError as error:
-        pytest.skip(str(error))
     with FakeTensorMode() as mode:
         layers = {
             str(size): nn.Linear(size, 1, bias=False, device="meta")

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from animatediff.kernels.choice import forced_kernels
 from lab.counting import step
-from lab.counting.fake_cuda import DEVICE, CudnnLayouts, LiveStorages, register_guard
+from lab.counting.fake_cuda import DEVICE, CudnnLayouts, LiveStorages
 from lab.counting.host_waits import HostWaits
 from lab.counting.kernels import Kernels, Tally, one_kernel_attention
 
@@ -22,12 +22,7 @@ LATENT_BYTES = 4 * 16 * 64 * 64 * 2
 """Of a clip, float16. They come in the order of videos, and leave NHWC."""
 
 
-@pytest.fixture(autouse=True)
-def device() -> None:
-    try:
-        register_guard()
-    except OSError as error:
-        pytest.skip(f"no fake CUDA device: {error}")
+pytestmark = pytest.mark.usefixtures("fake_cuda")
 
 
 @pytest.fixture

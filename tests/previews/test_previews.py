@@ -18,7 +18,7 @@ from animatediff.sampling.denoise import denoise
 from animatediff.sampling.noise import generators
 from animatediff.sampling.steps import make_steps
 from animatediff.transfers import Arriving, FinishedWork, SideCopies
-from lab.counting.fake_cuda import DEVICE, Flops, register_guard, to_fake
+from lab.counting.fake_cuda import DEVICE, Flops, to_fake
 from lab.counting.host_waits import HostWaits
 
 CPU = torch.device("cpu")
@@ -40,11 +40,8 @@ def tenth(sample: Tensor, step: int) -> Tensor:
 
 
 @pytest.fixture
-def device() -> Iterator[HostWaits]:
-    try:
-        register_guard()
-    except OSError as error:
-        pytest.skip(f"no fake CUDA device: {error}")
+def device(fake_cuda: None) -> Iterator[HostWaits]:
+    del fake_cuda
     with torch.no_grad(), HostWaits() as device:
         yield device
 
@@ -169,11 +166,8 @@ def flops(sketch: Any) -> float:
 
 
 @pytest.fixture
-def fakes() -> Iterator[FakeTensorMode]:
-    try:
-        register_guard()
-    except OSError as error:
-        pytest.skip(f"no fake CUDA device: {error}")
+def fakes(fake_cuda: None) -> Iterator[FakeTensorMode]:
+    del fake_cuda
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 

@@ -19,7 +19,7 @@ from animatediff.sampling.noise import generators
 from animatediff.sampling.schedulers import make_scheduler
 from animatediff.sampling.steps import Steps, make_steps
 from animatediff.transfers import FinishedWork, send
-from lab.counting.fake_cuda import DEVICE, register_guard
+from lab.counting.fake_cuda import DEVICE
 from lab.counting.host_waits import HostWaits
 
 SHAPE = (2, 4, 3, 8, 8)
@@ -36,11 +36,8 @@ def tenth(sample: Tensor, step: int) -> Tensor:
 
 
 @pytest.fixture
-def device() -> Iterator[HostWaits]:
-    try:
-        register_guard()
-    except OSError as error:
-        pytest.skip(f"no fake CUDA device: {error}")
+def device(fake_cuda: None) -> Iterator[HostWaits]:
+    del fake_cuda
     with torch.no_grad(), HostWaits() as device:
         yield device
 
