@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -64,7 +64,7 @@ class Attempt:
     watch: Stopwatch
     report: Report
     lean: bool
-    sketches: SketchMaker | None = None
+    sketches: SketchMaker
 
     @property
     def deadline(self) -> Deadline:
@@ -79,7 +79,7 @@ class Attempt:
     def previews(self, pipeline: AnimationPipeline) -> Previews | None:
         """Return the previews that the job asks for."""
         clip = self.job.clip
-        if clip.preview is None or self.sketches is None:
+        if clip.preview is None:
             return None
         row = catalog.BASE_MODELS.get(clip.model)
         sketch = self.sketches.sketch(pipeline.decoder, row and row.preview)
@@ -152,7 +152,15 @@ class Engine:
         InvalidRequest before anything is fetched; AssetError; and what ``deadline``
         raises.
         """
-        deadline = deadline or Deadline()
+        job = self._prepare(request, report, deadline or Deadline())
+        files = (job.base, *job.files)
+        hashes = {file: self.assets.sha256_later(file.path) for file in files}
+        return replace(job, hashes=hashes)
+
+    def _prepare(
+        self, request: GenerationRequest, report: Report, deadline: Deadline
+    ) -> PreparedJob:
+        """Prepare a job whose files are not hashed."""
         clip = self.resolve(request)
         check_pictures(clip, self.settings)
         base = WeightFile.at(self.assets.base_model_folder(clip.model), clip.model)
@@ -171,9 +179,6 @@ class Engine:
             work=work,
             base=base,
             files=files,
-            hashes={
-                file: self.assets.sha256_later(file.path) for file in (base, *files)
-            },
             motion_module_version=clip.motion_module_version or version,
             pictures=pictures,
             warnings=(*job_notes(clip), *reader.notes),
@@ -205,7 +210,8 @@ class Engine:
         On a GPU it also runs one step of such a job: the first run of a kernel loads
         it, and the libraries choose their algorithms. Raises as ``generate`` does.
         """
-        job = self.prepare(GenerationRequest(prompt="", num_inference_steps=1))
+        request = GenerationRequest(prompt="", num_inference_steps=1)
+        job = self._prepare(request, ignore, Deadline())
         self.configure(job.stack)
         if self.device.type == "cuda":
             with self._lock, _device_failures(self.device):

@@ -13,10 +13,7 @@ from torch import Tensor
 from . import autoencoder
 from .adapters.stack import WeightStack
 from .checkpoints import diffusers_folder
-from .checkpoints.motion_module import (
-    MotionModuleWeights,
-    read_motion_module,
-)
+from .checkpoints.motion_module import MotionModuleWeights, read_motion_module
 from .checkpoints.noise_schedule import Noise, noise_of_folder
 from .checkpoints.sparse_controlnet import read_sparse_controlnet
 from .conditioning.conditions import Conditions, TextStack

@@ -23,10 +23,9 @@ from ..controls.pictures import fit_picture, normalize_picture
 from ..engine import Engine
 from ..errors import CheckpointError, EncodeError, InvalidRequest
 from ..job.prepared import PreparedJob
-from ..job.provenance import metadata_of
+from ..job.provenance import metadata_of, shown_fields
 from ..job.result import Generated
 from ..serving.progress import BarProgress
-from ..shown import shown_values
 from ..video import OUTPUT_FORMATS, write_video
 from ..video.clip import Video
 from ..video.grid import save_videos_grid
@@ -36,6 +35,7 @@ from .plan import print_plan
 from .prompt_config import Entry, PlannedClip, read_entries, requests
 
 GRID_COLUMNS = 4
+_PROMPTS = ("prompt", "n_prompt")
 Shape = tuple[int, int, int, int]
 """Frames, height, width and frames a second of a clip."""
 
@@ -242,17 +242,13 @@ def _save_grids(made: dict[Shape, list[torch.Tensor]], folder: Path) -> Iterator
             yield path
 
 
-def _shown(entry: Entry) -> dict[str, Any]:
-    """What an entry changes, without secrets of URLs. Prompts are shown as they are."""
-    return {
-        key: value if key in ("prompt", "n_prompt") else shown_values(value)
-        for key, value in entry.model_dump(exclude_defaults=True).items()
-    }
-
-
 def _save_config(path: Path, entries: list[Entry], seeds: dict[int, list[int]]) -> None:
     content: list[dict[str, Any]] = [
-        {**_shown(entries[i]), "random_seed": seeds[i]} for i in sorted(seeds)
+        {
+            **shown_fields(entries[i].model_dump(exclude_defaults=True), _PROMPTS),
+            "random_seed": seeds[i],
+        }
+        for i in sorted(seeds)
     ]
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     try:

@@ -63,10 +63,10 @@ class _Request:
         """Return the file that this very URL led to, if it is still here."""
         entry = _read_entry(self._index("urls", self.url))
         if self.sha256 not in (None, entry.sha256):
-            return self._put_by_hand(), _Entry()
+            return None, _Entry()
         return self._file(entry), entry
 
-    def _put_by_hand(self) -> Path | None:
+    def put_by_hand(self) -> Path | None:
         """Return the file with the hash of the request, unless it is a download.
 
         Its content is checked once for each URL.
@@ -152,7 +152,7 @@ def fetch_url(
             shown_url(url), "cannot be checked: a sha256 has 64 hexadecimal digits"
         )
     request = _Request(url, rules, sha256 and sha256.lower(), suffix)
-    path, _ = request.known()
+    path = request.known()[0] or request.put_by_hand()
     if path and (sha256 or rules.offline):
         return touch(path)
     if rules.offline:

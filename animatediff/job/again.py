@@ -39,7 +39,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     request = metadata.get("request")
     if metadata.get("software") != SOFTWARE or not isinstance(request, dict):
         raise EncodeError(f"{path.name} holds no settings of a job")
-    fields = shown_fields(cast(dict[str, Any], request))
+    fields = shown_fields(cast(dict[str, Any], request), private_fields(Clip))
     return {**shown_values(metadata), "request": fields}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -62,10 +62,10 @@ class PreparedJob:
     work: Work
     base: WeightFile
     files: JobFiles[WeightFile]
-    hashes: Hashes
     motion_module_version: str | None = None
     pictures: tuple[tuple[Image.Image, ...], ...] = ()
     warnings: tuple[str, ...] = ()
+    hashes: Hashes = field(default_factory=dict[WeightFile, Future[str]])
 
     @property
     def stack(self) -> StackKey:

@@ -1,7 +1,7 @@
 """The origin of a clip as plain values, for the job's output and file metadata."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,16 +33,20 @@ def metadata_of(generated: Generated, most: str = "full") -> dict[str, Any]:
     kept = {name: value for name, value in request.items() if name not in private}
     return {
         "software": SOFTWARE,
-        "request": shown_fields(kept),
+        "request": shown_fields(kept, private_fields(Clip)),
         **weights_of(generated),
     }
 
 
-def shown_fields(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a job without secrets of URLs. A prompt is shown as it is."""
-    private = private_fields(Clip)
+def shown_fields(
+    request: Mapping[str, Any], prompts: Collection[str]
+) -> dict[str, Any]:
+    """Return the fields of a job without secrets of URLs.
+
+    The fields named by ``prompts`` are shown as they are.
+    """
     return {
-        name: value if name in private else shown_values(value)
+        name: value if name in prompts else shown_values(value)
         for name, value in request.items()
     }
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..controls.base import Control, total_residuals
-from ..models.context import Schedule, TextContext
+from ..models.context import ControlResiduals, Schedule, TextContext
 from ..models.unet import UNet3DConditionModel
 from .guidance import guide
 
@@ -43,12 +43,14 @@ class UNetPredictor:
         """Return the noise for each text, in float32 or better."""
         dtype = self.unet.dtype
         sample = sample.to(dtype)
-        frames = range(sample.shape[2])
-        of_texts = sample.repeat(self.texts, 1, 1, 1, 1)
-        residuals = total_residuals(self.controls, of_texts, step, frames)
+        residuals = self._residuals(sample, step) if self.controls else None
         row = self.schedule.row(step)
         noise_pred = self.unet.predict(sample, row, self.text, residuals)
         return noise_pred.to(torch.promote_types(dtype, torch.float32))
+
+    def _residuals(self, sample: Tensor, step: int) -> ControlResiduals | None:
+        of_texts = sample.repeat(self.texts, 1, 1, 1, 1)
+        return total_residuals(self.controls, of_texts, step, range(sample.shape[2]))
 
 
 @dataclass(frozen=True, eq=False)
