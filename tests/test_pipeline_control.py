@@ -12,6 +12,7 @@ from animatediff import (
     SparseControlNetModel,
 )
 from animatediff.config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE
+from animatediff.controls.base import Run
 from animatediff.errors import InvalidRequest
 
 INPUTS = AnimationInputs(
@@ -113,6 +114,21 @@ def test_the_condition_is_embedded_once(
     latents(shapeworld, INPUTS, control)
     handle.remove()
     assert len(calls) == 1
+
+
+def test_a_branch_follows_the_frames_that_it_is_asked_for(
+    shapeworld: AnimationPipeline, control: SparseControl
+) -> None:
+    """A window may have as many frames as the clip, and begin elsewhere."""
+    embeds = shapeworld.encode(replace(INPUTS, guidance_scale=1.0)).embeds
+    ready = control.prepare(Run(embeds, torch.tensor([500]), 4, 64, 64, 8))
+    sample, order = torch.zeros(1, 4, 4, 8, 8), [3, 0, 1, 2]
+    shifted = replace(ready, embedded=ready.embedded[order])
+    expected = shifted.residuals(sample, 0, range(4))
+    window = ready.residuals(sample, 0, order)
+    assert expected is not None
+    assert window is not None
+    assert torch.equal(window.mid, expected.mid)
 
 
 @pytest.mark.slow

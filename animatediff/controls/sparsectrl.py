@@ -123,6 +123,6 @@ class SparseBranch:
         return is_inside and self.control.strength != 0
 
     def _of_frames(self, frames: Sequence[int]) -> Tensor:
-        if len(frames) == len(self.embedded):
+        if frames == range(len(self.embedded)):  # the whole clip, without a copy
             return self.embedded
         return self.embedded[list(frames)]

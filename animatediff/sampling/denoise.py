@@ -28,9 +28,9 @@ def denoise(
     always has the next step's work when it ends one.
     """
     verdicts: list[Tensor] = []
-    work = FinishedWork(latents.device, report)
+    work, frames = FinishedWork(latents.device, report), range(latents.shape[2])
     for step in range(steps.total):
-        noise_pred = predict(steps.model_input(latents, step), step)
+        noise_pred = predict(steps.model_input(latents, step), step, frames)
         latents = steps.advance(noise_pred, step, latents)
         verdicts.append(latents.isfinite().all())
         done = Progress("denoise", step + 1, steps.total, latents)

@@ -18,9 +18,12 @@ from .guidance import guide
 
 
 class Predict(Protocol):
-    """Predicts the noise in ``sample`` (b, c, f, h, w) at ``step`` (from 0)."""
+    """Predicts the noise in ``sample`` (b, c, f, h, w) at ``step`` (from 0).
 
-    def __call__(self, sample: Tensor, step: int) -> Tensor:
+    ``frames`` are the places of the sample's f frames in the clip.
+    """
+
+    def __call__(self, sample: Tensor, step: int, frames: Sequence[int], /) -> Tensor:
         """Return the noise, (b, c, f, h, w)."""
         ...
 
@@ -39,18 +42,20 @@ class UNetPredictor:
     texts: int
     controls: Sequence[Control] = ()
 
-    def __call__(self, sample: Tensor, step: int) -> Tensor:
+    def __call__(self, sample: Tensor, step: int, frames: Sequence[int]) -> Tensor:
         """Return the noise for each text, in float32 or better."""
         dtype = self.unet.dtype
         sample = sample.to(dtype)
-        residuals = self._residuals(sample, step) if self.controls else None
+        residuals = self._residuals(sample, step, frames) if self.controls else None
         row = self.schedule.row(step)
         noise_pred = self.unet.predict(sample, row, self.text, residuals)
         return noise_pred.to(torch.promote_types(dtype, torch.float32))
 
-    def _residuals(self, sample: Tensor, step: int) -> ControlResiduals | None:
+    def _residuals(
+        self, sample: Tensor, step: int, frames: Sequence[int]
+    ) -> ControlResiduals | None:
         of_texts = sample.repeat(self.texts, 1, 1, 1, 1)
-        return total_residuals(self.controls, of_texts, step, range(sample.shape[2]))
+        return total_residuals(self.controls, of_texts, step, frames)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +64,10 @@ class OneByOne:
 
     predictors: Sequence[Predict]
 
-    def __call__(self, sample: Tensor, step: int) -> Tensor:
+    def __call__(self, sample: Tensor, step: int, frames: Sequence[int]) -> Tensor:
         """Return the predictions, joined along the batch."""
-        return torch.cat([predict(sample, step) for predict in self.predictors])
+        predictions = [predict(sample, step, frames) for predict in self.predictors]
+        return torch.cat(predictions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +77,6 @@ class Guided:
     predict: Predict
     guidance_scale: float
 
-    def __call__(self, sample: Tensor, step: int) -> Tensor:
+    def __call__(self, sample: Tensor, step: int, frames: Sequence[int]) -> Tensor:
         """Return the guided noise, (b, c, f, h, w)."""
-        return guide(self.predict(sample, step), self.guidance_scale)
+        return guide(self.predict(sample, step, frames), self.guidance_scale)

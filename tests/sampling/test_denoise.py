@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -40,7 +42,8 @@ def test_guidance_is_the_papers_equation() -> None:
 
 @pytest.mark.parametrize("bad_step", [0, 2, 4])
 def test_step_of_the_first_nan_is_named(bad_step: int) -> None:
-    def predict(sample: torch.Tensor, step: int) -> torch.Tensor:
+    def predict(sample: torch.Tensor, step: int, frames: Sequence[int]) -> torch.Tensor:
+        assert frames == range(SHAPE[1])
         return sample * (float("nan") if step == bad_step else 0.1)
 
     steps = make_steps("ddim", 5, SD15.noise_schedule, generators([0]))
@@ -49,8 +52,7 @@ def test_step_of_the_first_nan_is_named(bad_step: int) -> None:
     assert caught.value.details == {"step": bad_step, "where": "latents"}
 
 
-def tenth(sample: torch.Tensor, step: int) -> torch.Tensor:
-    del step
+def tenth(sample: torch.Tensor, *_: object) -> torch.Tensor:
     return 0.1 * sample
 
 
