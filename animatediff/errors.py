@@ -288,7 +288,7 @@ ADVICE: Mapping[type[AnimateDiffError], Advice] = {
     ),
     CheckpointError: Advice(
         "a file is damaged, of another kind, or made for another model",
-        "choose another file; the message tells what the file is",
+        "choose another file; the message names what this file is",
     ),
     GenerationError: Advice(
         "the model ran and could not finish", "read the message, and change the job"

@@ -426,7 +426,7 @@ class Settings(_Declaration):
     )
     file_metadata: Literal["none", "no_prompts", "full"] = Field(
         default="full",
-        description="the most that a file tells about its job; jobs may ask for less",
+        description="the most that a file shows of its job; jobs may ask for less",
     )
     job_buckets: bool = Field(
         default=False,

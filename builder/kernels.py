@@ -192,7 +192,7 @@ def _compile_stub(folder: Path, source: str) -> None:
     """Compile a libcuda.so.1 with all functions of the driver that ``source`` calls."""
     names = sorted(set(re.findall(r"\bcu[A-Z]\w+", source)))
     code = "\n".join(f"void {name}(void) {{}}" for name in names)
-    subprocess.run(  # noqa: S603
+    subprocess.run(  # noqa: S603 - a fixed command
         [
             *("gcc", "-shared", "-fPIC", "-x", "c", "-"),
             *("-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1")),

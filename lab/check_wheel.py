@@ -1,9 +1,10 @@
 """Build sdist and wheel, install the wheel into an empty environment, use it there.
 
 ``python -m lab.check_wheel``: the wheel is built from the sdist, and the sdist from the
-files that git knows or would add. Dependencies come from this environment, so nothing
-is downloaded. Every module is imported from another folder; ``animatediff make`` makes
-a clip with the embedded family, and ``animatediff serve`` answers a job.
+files that git knows or would add. pip resolves the wheel's own dependencies, each at
+the version of ``requirements.txt``. Every module of the product is imported from
+another folder; ``animatediff make`` makes a clip with the embedded family, and
+``animatediff serve`` answers a job.
 """
 
 import os
@@ -11,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import zipfile
@@ -27,6 +27,23 @@ BUILD_SDIST = "from setuptools import build_meta; build_meta.build_sdist('dist')
 CLIP = ("--num-frames", "4", "--num-inference-steps", "2", "--seed", "5")
 JOB = {"prompt": "a red circle", "num_frames": 4, "num_inference_steps": 2, "seed": 5}
 START_SECONDS = 60
+OPTIONAL = ("accelerate", "peft", "triton")
+"""Packages that the wheel does not ask for: of training, and of torch's CUDA builds."""
+USES_OPTIONAL = ("animatediff.training.", "animatediff.kernels.")
+IMPORT = """
+import importlib, sys
+cut = sys.argv.index("--")
+optional, modules = sys.argv[1:cut], sys.argv[cut + 1:]
+waiting = []
+for name in modules:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in optional:
+            raise
+        waiting.append(name)
+print(sys.modules["animatediff"].__file__, *waiting, sep="\\n")
+"""
 
 
 def source_files() -> list[str]:
@@ -71,33 +88,31 @@ def wheel_files(wheel: Path) -> set[str]:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    """Install ``wheel`` into a new environment. Return the folder of its commands.
+    """Install ``wheel`` and its dependencies into a new environment.
 
-    A .pth file lends it the dependencies of this environment.
+    Return the folder of its commands.
     """
-    base, commands = str(folder), folder / "bin"
-    _output_of([sys.executable, "-m", "venv", "--without-pip", base], ROOT)
-    purelib = sysconfig.get_path("purelib", "venv", vars={"base": base})
-    dependencies = sysconfig.get_path("purelib")
-    link = Path(purelib, "borrowed.pth")
-    link.write_text(f"{dependencies}\n", encoding="utf-8")
+    commands = folder / "bin"
+    _output_of([sys.executable, "-m", "venv", "--without-pip", str(folder)], ROOT)
     pip = [sys.executable, "-m", "pip", "--python", str(commands / "python")]
-    options = ["install", "--quiet", "--no-deps"]
+    options = ["install", "--quiet", "--constraint", str(ROOT / "requirements.txt")]
     _output_of([*pip, *options, str(wheel)], ROOT)
     return commands
 
 
-def import_all(commands: Path, modules: Sequence[str], folder: Path) -> None:
-    """Import every module in the new environment, from another folder."""
-    code = (
-        "import importlib, sys\n"
-        "for name in sys.argv[1:]: importlib.import_module(name)\n"
-        "print(sys.modules['animatediff'].__file__)"
-    )
-    python = str(commands / "python")
-    place = _output_of([python, "-I", "-c", code, *modules], folder).strip()
+def import_all(commands: Path, modules: Sequence[str], folder: Path) -> list[str]:
+    """Import every module in the new environment, from another folder.
+
+    Return those that need a package of ``OPTIONAL``, which is not installed there.
+    """
+    command = [str(commands / "python"), "-I", "-c", IMPORT, *OPTIONAL, "--", *modules]
+    place, *waiting = _output_of(command, folder).splitlines()
     if not Path(place).is_relative_to(commands.parent):
         raise SystemExit(f"imported {place}, not the installed package")
+    others = [name for name in waiting if not name.startswith(USES_OPTIONAL)]
+    if others:
+        raise SystemExit(f"these need a package of an extra: {', '.join(others)}")
+    return waiting
 
 
 def modules_of(files: set[str]) -> list[str]:
@@ -209,8 +224,9 @@ def main() -> int:
         elsewhere = folder / "elsewhere"
         elsewhere.mkdir()
         modules = modules_of(files)
-        import_all(commands, modules, elsewhere)
-        print(f"{len(modules)} modules import")
+        waiting = import_all(commands, modules, elsewhere)
+        count = len(modules) - len(waiting)
+        print(f"{count} modules import; {len(waiting)} need {', '.join(OPTIONAL)}")
         print(f"animatediff make: {make_clip(commands, elsewhere)}")
         print(f"animatediff serve: {serve_job(commands, elsewhere)}")
     return 0

@@ -82,7 +82,7 @@ OPERATIONS = (
         "/run",
         "Put a job into the queue",
         "Answers at once with the job's id. The body may have 10 MB; the result is kept"
-        " for 30 minutes. A wrong field is told by the job's status, not here.",
+        " for 30 minutes. The job's status names a wrong field, not this answer.",
         JobReceipt,
         RECEIPT_EXAMPLES,
         requests=REQUESTS,

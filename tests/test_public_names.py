@@ -42,7 +42,7 @@ def test_dir_and_star_import_list_the_public_names() -> None:
 
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'animatediff' has no attribute 'Engine'"):
-        animatediff.Engine  # noqa: B018
+        animatediff.Engine  # noqa: B018 - the access raises
 
 
 def test_version_is_a_release_number() -> None:

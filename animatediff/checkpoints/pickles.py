@@ -33,9 +33,9 @@ class Unreadable(Exception):
 class StandIn:
     """Stands in for a name in a pickle, or for an object of a foreign class.
 
-    ``name`` is that of the class or function. ``is_object`` tells an object from the
-    class itself. ``state`` and ``table`` are what the pickle gives the object: its
-    attributes, and its items if it is a kind of dict.
+    ``name`` is that of the class or function. ``is_object`` distinguishes an object
+    from the class itself. ``state`` and ``table`` are what the pickle gives the object:
+    its attributes, and its items if it is a kind of dict.
     """
 
     __slots__ = ("is_object", "name", "state", "table")

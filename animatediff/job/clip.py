@@ -70,7 +70,7 @@ Word = Annotated[str, Field(min_length=1, max_length=100), Printable]
 
 
 class LoraFile(Strict):
-    """A LoRA, a MotionLoRA or the v3 domain adapter; its content tells which."""
+    """A LoRA, a MotionLoRA or the v3 domain adapter; its content decides which."""
 
     path: Annotated[
         Reference,
@@ -110,7 +110,7 @@ class EmbeddingFile(Strict):
 class ControlFile(Strict):
     """A SparseCtrl branch (arXiv 2311.16933) and the images that single frames follow.
 
-    The file's content tells whether it takes pictures (rgb) or scribbles.
+    The file's content decides whether it takes pictures (rgb) or scribbles.
     """
 
     path: Annotated[Reference, Field(description="As a LoRA's path.")]
@@ -252,7 +252,7 @@ class Clip(Strict):
         str,
         Shown("output", echo=False),
         _METADATA,
-        Field(description=f"What the file tells about its job. {_METADATA}."),
+        Field(description=f"What the file shows of its job. {_METADATA}."),
     ] = "full"
     preview: Annotated[
         PreviewRequest | None,

@@ -122,7 +122,7 @@ def _is_above(place: Sequence[Any], places: Iterable[Sequence[Any]]) -> bool:
 
 
 def _message(kind: str, message: str) -> str | None:
-    """The allowed values where an error's own message tells them."""
+    """The allowed values where an error's own message names them."""
     if kind == "string_unicode":
         return PRINTABLE
     return message.partition(", ")[2] if kind in _OWN_WORDS else None

@@ -80,7 +80,7 @@ def attention_backend(backend: str) -> AttentionBackend:
 def _xformers_obstacle() -> str:
     """Return why xformers cannot run here; "" if it can."""
     try:
-        import xformers.ops  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
+        import xformers.ops  # pyright: ignore[reportMissingImports, reportUnusedImport]  # noqa: F401 - a try
     except (ImportError, OSError, RuntimeError) as error:
         return str(error)
     return "" if torch.cuda.is_available() else "no CUDA device"

@@ -53,22 +53,22 @@ class S3Client(Protocol):
     def list_objects_v2(
         self,
         *,
-        Bucket: str,  # noqa: N803
-        MaxKeys: int,  # noqa: N803
+        Bucket: str,
+        MaxKeys: int,
     ) -> dict[str, Any]:
         """List objects."""
         ...
 
-    def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
+    def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
         """Ask for the size and the metadata of an object."""
         ...
 
     def put_object(
         self,
         *,
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        Body: bytes,  # noqa: N803
+        Bucket: str,
+        Key: str,
+        Body: bytes,
         **options: Any,
     ) -> dict[str, Any]:
         """Write a small object."""
@@ -76,22 +76,22 @@ class S3Client(Protocol):
 
     def upload_file(
         self,
-        Filename: str,  # noqa: N803
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
+        Filename: str,
+        Bucket: str,
+        Key: str,
         *,
-        ExtraArgs: dict[str, Any],  # noqa: N803
-        Callback: Callable[[int], None],  # noqa: N803
+        ExtraArgs: dict[str, Any],
+        Callback: Callable[[int], None],
     ) -> None:
         """Upload a file, in parts if it is large."""
         ...
 
     def generate_presigned_url(
         self,
-        ClientMethod: str,  # noqa: N803
+        ClientMethod: str,
         *,
-        Params: dict[str, Any],  # noqa: N803
-        ExpiresIn: int,  # noqa: N803
+        Params: dict[str, Any],
+        ExpiresIn: int,
     ) -> str:
         """Sign a URL."""
         ...

@@ -51,7 +51,7 @@ class _Exact:
         bytes_of_each = packed[:, None] >> np.array([16, 8, 0], np.uint32)
         self.table = (bytes_of_each & 255).astype(np.uint8)
 
-    def indices(self, frame: Frame, previous: Frame) -> Frame:  # noqa: ARG002
+    def indices(self, frame: Frame, previous: Frame) -> Frame:  # noqa: ARG002 - others use it
         return np.searchsorted(self._packed, _packed(frame)).astype(np.uint8)
 
 

@@ -69,9 +69,9 @@ def notify(url: str, status: Mapping[str, Any], pause: float) -> None:
     body = json.dumps(dict(status)).encode()
     headers = {"Content-Type": "application/json"}
     for _ in range(TRIES):
-        request = urllib.request.Request(url, body, headers)  # noqa: S310 - a test's
+        request = urllib.request.Request(url, body, headers)  # noqa: S310 - a test's URL
         try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as reply:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=_SECONDS) as reply:  # noqa: S310 - as above
                 if reply.status == 200:
                     return
         except OSError:

@@ -43,7 +43,7 @@ class Job:
     """A job. Times are seconds of time.monotonic().
 
     ``workers``: all workers that took it, in their order. ``taken``: when the last one
-    did. ``progress``: the last that came. ``webhook``: a URL that is told of its end.
+    did. ``progress``: the last that came. ``webhook``: a URL that its end is sent to.
     """
 
     id: str

@@ -92,7 +92,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
             )
         )
 
-    do_DELETE = do_HEAD = do_POST = do_GET  # noqa: N815
+    do_DELETE = do_HEAD = do_POST = do_GET  # noqa: N815 - names of the base class
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         """Return the server's answer. The client's Host is signed, so it is kept."""
