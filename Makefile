@@ -14,6 +14,7 @@ CASES ?= 5000
 SEED ?=
 MINUTES ?= 0
 VERSION ?=
+COVERAGE ?=
 DRY_RUN ?=
 
 .PHONY: demo test quick coverage lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld release lock pin clean
@@ -23,14 +24,14 @@ demo: .venv/requirements
 
 # a process for each CPU; each computes on one, which at the size of these models is fastest
 test: .venv/requirements-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
+		$(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 quick: .venv/requirements-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist worksteal
 
-coverage: .venv/requirements-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
-		--cov --cov-report=term:skip-covered
+coverage:
+	$(MAKE) test COVERAGE=1
 
 lint: .venv/requirements-dev
 	$(BIN)/ruff check .
