@@ -5,9 +5,8 @@ import logging
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from PIL import Image
@@ -345,21 +344,19 @@ def make_frames(models: JobModels, attempt: Attempt, decode_chunk: int) -> Frame
 def _inputs(
     models: JobModels, attempt: Attempt
 ) -> tuple[AnimationInputs, tuple[str, ...]]:
-    """Return the pipeline's inputs: the clip's fields of the same names."""
+    """Return the pipeline's inputs, and warnings about the textual inversions."""
     job, clip = attempt.job, attempt.job.clip
     width = models.pipeline.text_encoder.config.hidden_size
     tokens = [embedding.token for embedding in clip.embeddings]
-    texts = (clip.prompt, clip.negative_prompt)[: job.work.texts]
     named = zip(job.files.embeddings, tokens, strict=True)
-    embeddings, warnings = read_embeddings(named, texts, width)
-    names = {item.name for item in fields(AnimationInputs)} & set(Clip.model_fields)
-    values: dict[str, Any] = {name: getattr(clip, name) for name in names}
-    values |= {
-        "embeddings": embeddings,
-        "seeds": (clip.seed,),
-        "sequential_guidance": attempt.lean,
-    }
-    return AnimationInputs(**values), warnings
+    embeddings, warnings = read_embeddings(named, [*clip.texts.values()], width)
+    inputs = AnimationInputs.of(
+        clip,
+        seeds=(clip.seed,),
+        embeddings=embeddings,
+        sequential_guidance=attempt.lean,
+    )
+    return inputs, warnings
 
 
 def _conditions(

@@ -15,7 +15,6 @@ from .checkpoints.files import count_values
 from .errors import AssetError, CheckpointError
 from .fetch.assets import Source
 from .job.clip import Clip
-from .job.guidance import needs_unconditional
 from .memory import MemoryModel, Work
 from .pipeline import AnimationPipeline, bytes_of
 
@@ -71,8 +70,7 @@ def decode_chunk(
 
 def work_of(clip: Clip) -> Work:
     """Return what of a clip decides its memory."""
-    texts = 2 if needs_unconditional(clip.guidance_scale) else 1
-    controls = len(clip.controls)
+    texts, controls = len(clip.texts), len(clip.controls)
     return Work(clip.num_frames, clip.width, clip.height, texts, controls)
 
 

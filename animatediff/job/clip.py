@@ -2,9 +2,12 @@
 
 The JSON schema, the output's echo, the metadata in a file, the YAML keys, the command
 line and the documentation's table all follow from ``Clip``. To add a field, declare it
-here and use it where it acts.
+here and use it where it acts: in ``SamplerFields`` if that is in a text encoder or in
+the sampler, which get it as ``AnimationInputs``.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, create_model
@@ -26,6 +29,7 @@ from .fields import (
     Text,
     shown,
 )
+from .guidance import needs_unconditional
 
 SEED_MAX = 2**64 - 1
 MAX_LORAS = 8
@@ -39,6 +43,7 @@ MAX_FRAMES = max(
     config.max_length for config in catalog.MOTION_MODULE_VERSIONS.values()
 )
 
+_DEFAULTS = catalog.BASE_MODELS[catalog.DEFAULT_MODEL].defaults
 _SCHEDULERS = Names({name: row.title for name, row in catalog.SCHEDULERS.items()})
 _FORMATS = Names({name: row.mime for name, row in OUTPUT_FORMATS.items()})
 _METADATA = Names(FILE_METADATA)
@@ -173,10 +178,20 @@ class PreviewRequest(Strict):
     ] = 30_000
 
 
-class Clip(Strict):
-    """A clip with every field decided: made twice, it gives the same frames.
+def _usual(name: str) -> Callable[[], Any]:
+    """Return the default of a field in Python: the default model's.
 
-    None means that a part is not used.
+    A job that leaves the field out gets the default of its own model, see ``resolve``.
+    """
+    return lambda: getattr(_DEFAULTS, name)
+
+
+@dataclass(frozen=True)
+class SamplerFields:
+    """The fields that the text encoders and the sampler read.
+
+    As a part of a job their values are checked. ``sampling.inputs.AnimationInputs``
+    has them too, unchecked: there, only what the models cannot do is refused.
     """
 
     prompt: Annotated[
@@ -194,23 +209,23 @@ class Clip(Strict):
         Shown("size", yaml="L", by_model=True),
         _MOST_FRAMES,
         Field(ge=1, description="Frames; the motion module sets the limit."),
-    ]
+    ] = field(default_factory=_usual("num_frames"))
     width: Annotated[
         Pixels,
         Shown("size", yaml="W", by_model=True),
         Field(description="Width in pixels."),
-    ]
+    ] = field(default_factory=_usual("width"))
     height: Annotated[
         Pixels,
         Shown("size", yaml="H", by_model=True),
         Field(description="Height in pixels."),
-    ]
+    ] = field(default_factory=_usual("height"))
     num_inference_steps: Annotated[
         int,
         Shown("sampling", yaml="steps", by_model=True),
         _MOST_STEPS,
         Field(ge=1, description="Denoising steps."),
-    ]
+    ] = field(default_factory=_usual("num_inference_steps"))
     guidance_scale: Annotated[
         float,
         Shown("sampling", by_model=True),
@@ -220,7 +235,34 @@ class Clip(Strict):
             description="How closely to follow the prompt. At most 1: no guidance,"
             " half the work.",
         ),
-    ]
+    ] = field(default_factory=_usual("guidance_scale"))
+    scheduler: Annotated[
+        str,
+        Shown("sampling", by_model=True),
+        _SCHEDULERS,
+        Field(description=f"Sampler. {_SCHEDULERS}."),
+    ] = field(default_factory=_usual("scheduler"))
+    clip_skip: Annotated[
+        int,
+        Shown("prompt"),
+        Field(ge=0, le=11, description="Last layers of the text encoder to leave out."),
+    ] = 0
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The texts that the model reads, by name: the negative one first, if any."""
+        if needs_unconditional(self.guidance_scale):
+            return {"negative_prompt": self.negative_prompt, "prompt": self.prompt}
+        return {"prompt": self.prompt}
+
+
+# Strict is frozen by its configuration, which pyright does not read.
+class Clip(Strict, SamplerFields):  # pyright: ignore[reportGeneralTypeIssues]
+    """A clip with every field decided: made twice, it gives the same frames.
+
+    None means that a part is not used.
+    """
+
     seed: Annotated[
         int,
         Shown("sampling", by_model=True),
@@ -229,12 +271,6 @@ class Clip(Strict):
             le=SEED_MAX,
             description="Same seed, same video. Left out: drawn, and returned.",
         ),
-    ]
-    scheduler: Annotated[
-        str,
-        Shown("sampling", by_model=True),
-        _SCHEDULERS,
-        Field(description=f"Sampler. {_SCHEDULERS}."),
     ]
     fps: Annotated[
         int,
@@ -259,11 +295,6 @@ class Clip(Strict):
         Shown("output", echo=False),
         Field(description="Show the clip in the progress while it is made."),
     ] = None
-    clip_skip: Annotated[
-        int,
-        Shown("prompt"),
-        Field(ge=0, le=11, description="Last layers of the text encoder to leave out."),
-    ] = 0
     model: Annotated[
         Reference,
         Shown("weights", echo=False, yaml="pretrained_model_path", by_model=True),
