@@ -15,12 +15,16 @@ SEED ?=
 MINUTES ?= 0
 VERSION ?=
 COVERAGE ?=
+ENDPOINT ?=
 DRY_RUN ?=
 
-.PHONY: demo test quick coverage lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld release lock pin clean
+.PHONY: demo app test quick coverage lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld release lock pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
+
+app: .venv-app/requirements
+	@.venv-app/bin/python -u app.py $(if $(ENDPOINT),--endpoint $(ENDPOINT))
 
 # a process for each CPU; each computes on one, which at the size of these models is fastest
 test: .venv/requirements-dev
@@ -106,5 +110,14 @@ pin: .venv/requirements
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt >&2
 	@touch $@
 
+# The page's own environment, see requirements-app.txt.
+.venv-app/requirements: requirements-app.txt requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed")'
+	@test -x .venv-app/bin/python || $(PYTHON) -m venv .venv-app
+	@echo "installing requirements-app.txt into .venv-app ..." >&2
+	@.venv-app/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt >&2
+	@.venv-app/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^runpod==' requirements.txt)" >&2
+	@touch $@
+
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv .venv-app outputs

@@ -23,6 +23,7 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("animatediff", "schemas")
+PAGE = Path("animatediff/app/page")
 BUILD_SDIST = "from setuptools import build_meta; build_meta.build_sdist('dist')"
 CLIP = ("--num-frames", "4", "--num-inference-steps", "2", "--seed", "5")
 JOB = {"prompt": "a red circle", "num_frames": 4, "num_inference_steps": 2, "seed": 5}
@@ -116,9 +117,16 @@ def import_all(commands: Path, modules: Sequence[str], folder: Path) -> list[str
 
 
 def modules_of(files: set[str]) -> list[str]:
-    """Return the names of the modules among ``files``, without programs (__main__)."""
+    """Return the names of the modules among ``files``.
+
+    Without programs (__main__), and without the page: Gradio is not installed here.
+    """
     sources = (Path(name) for name in files if name.endswith(".py"))
-    modules = (path for path in sources if path.stem != "__main__")
+    modules = (
+        path
+        for path in sources
+        if path.stem != "__main__" and not path.is_relative_to(PAGE)
+    )
     return sorted(_module_name(path) for path in modules)
 
 

@@ -109,6 +109,21 @@ def test_nothing_imports_tests(path: Path) -> None:
     assert "tests" not in imported_tops(path)
 
 
+def test_gradio_is_imported_in_one_module() -> None:
+    """Only the page's own environment has it, and no worker imports the page."""
+    naming = {path for path in OUTSIDE_TESTS if "gradio" in importing(path)}
+    assert naming == {PACKAGE / "app" / "page" / "toolkit.py"}
+    for path in FILES:
+        if room_of(path) != "cli" and room_of(path) != "app":
+            assert "app" not in imported_rooms(path), path
+
+
+def importing(path: Path) -> set[str]:
+    """What a file imports, also by name."""
+    names = re.findall(r"import_module\(\"(\w+)", path.read_text(encoding="utf-8"))
+    return imported_tops(path) | set(names)
+
+
 def test_the_platforms_sdk_is_imported_in_one_room() -> None:
     """Only handler.py and serving/ know RunPod, so all else runs without its SDK."""
     root = PACKAGE.parent

@@ -12,9 +12,11 @@ import requests
 from ..atomic import written_whole
 from ..errors import AnimateDiffError, JobCancelled, StorageError
 from ..serving.endpoint_client import EndpointClient
+from ..serving.job import Parse
 from ..serving.storage import safe_name
 from ..video import OUTPUT_FORMATS
 from .backends import Event, Failed, Finished, Job, Update, Waiting
+from .moving import strip_of_url
 
 POLL_SECONDS = 1.0
 MAX_BYTES = 1_000_000_000
@@ -30,10 +32,19 @@ class EndpointBackend:
     at_once = 3
 
     def __init__(
-        self, client: EndpointClient, folder: Path, pause: float = POLL_SECONDS
+        self,
+        client: EndpointClient,
+        folder: Path,
+        parse: Parse,
+        pause: float = POLL_SECONDS,
     ) -> None:
         self.title = f"RunPod endpoint {client.endpoint_id}"
         self._client, self._folder, self._pause = client, folder, pause
+        self._parse = parse
+
+    def check(self, job: Job) -> None:
+        """Check the fields of ``job`` one by one. Raises InvalidRequest."""
+        self._parse(dict(job))
 
     def run(self, job: Job, cancelled: threading.Event) -> Generator[Event]:
         """Send the job, and yield what its status says until it has ended."""
@@ -58,7 +69,8 @@ class EndpointBackend:
             asleep = not any(self._client.workers().values())
             return Waiting(note=_ASLEEP if asleep else "waits in RunPod's queue")
         progress: Any = status.get("output")
-        return Update(cast(Job, progress) if isinstance(progress, dict) else {})
+        fields = cast(Job, progress if isinstance(progress, dict) else {})
+        return Update(fields, strip_of_url(fields.get("preview")))
 
     def _last(self, job_id: str, status: Mapping[str, Any]) -> Event:
         if status["status"] == "COMPLETED":

@@ -54,6 +54,13 @@ class Row:
         """The name in words."""
         return self.name.replace("_", " ").capitalize()
 
+    @property
+    def line(self) -> str:
+        """The description without the choices, which the row shows itself."""
+        if self.kind != "choice":
+            return self.info
+        return self.info.partition(". ")[0].removesuffix(".") + "."
+
 
 def rows() -> tuple[Row, ...]:
     """Return the rows of all fields of a job, in the order of their groups."""
@@ -82,7 +89,7 @@ def _row(name: str, info: FieldInfo, group: Group, node: Mapping[str, Any]) -> R
         choices=tuple((f"{key}: {title}", key) for key, title in titles.items()),
         others=names is not None and bool(names.others),
         whole=node.get("type") == "integer",
-        lines=3 if marker(info, Private) else 1,
+        lines=2 if marker(info, Private) else 1,
     )
 
 

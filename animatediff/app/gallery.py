@@ -22,6 +22,11 @@ class GalleryClip:
     path: Path
     job: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, path: Path) -> "GalleryClip":
+        """Return the clip in a file."""
+        return cls(path, _job(path, path.stat().st_mtime_ns))
+
     @property
     def prompt(self) -> str:
         """The prompt, or the file's name where the file does not tell it."""

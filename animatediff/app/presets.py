@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from ..atomic import written_whole
+from ..catalog import DEFAULT_MODEL
 from ..errors import InvalidRequest, StorageError
 from ..job.clip import GenerationRequest
+from ..job.fields import Group
 
 FILE = "presets.json"
 MAX_NAME = 60
@@ -17,43 +19,67 @@ _PERSONAL = "your own"
 
 @dataclass(frozen=True)
 class Preset:
-    """A name, one line for people, and the fields of a job that it sets."""
+    """A name, one line for people, and the fields of a job that it sets.
+
+    It is for one base model, or for all if ``model`` is empty. ``opens`` is a group of
+    the form that a person fills in next.
+    """
 
     name: str
     line: str
     values: Mapping[str, Any]
+    model: str = ""
+    opens: Group | None = None
 
 
 PRESETS = (
-    Preset(
-        "quality",
-        "more steps, the model's own size",
-        {"num_inference_steps": 40, "scheduler": "ddim"},
-    ),
+    Preset("quality", "40 steps", {"num_inference_steps": 40, "scheduler": "ddim"}),
     Preset(
         "quick",
-        "few steps, to try words",
+        "8 frames, 8 steps",
         {"num_inference_steps": 8, "scheduler": "dpmpp_2m", "num_frames": 8},
     ),
-    Preset("portrait", "upright, 2:3", {"width": 512, "height": 768}),
-    Preset("landscape", "wide, 3:2", {"width": 768, "height": 512}),
+    Preset("loop", "a GIF", {"format": "gif"}),
+    Preset("first frame", "your picture", {}, opens="control"),
+    Preset("portrait", "2:3", {"width": 512, "height": 768}, DEFAULT_MODEL),
+    Preset("landscape", "3:2", {"width": 768, "height": 512}, DEFAULT_MODEL),
     Preset(
-        "loop",
-        "a GIF that starts again at its end",
-        {"format": "gif", "num_frames": 16},
+        "8 steps",
+        "distilled, no guidance",
+        {"motion_module": "shapeworld_lcm"},
+        "shapeworld",
     ),
     Preset(
+        "zoom",
+        "by a MotionLoRA",
+        {"loras": [{"path": "shapeworld/motion_lora_zoom_in.safetensors"}]},
         "shapeworld",
-        "the embedded family's size and guidance",
-        {"model": "shapeworld", "width": 64, "height": 64, "guidance_scale": 4.0},
     ),
 )
 """Our presets, in the order of the page."""
 
+PROMPTS: Mapping[str, tuple[str, ...]] = {
+    "shapeworld": (
+        "a red circle on a white background, moving up",
+        "a blue square on a gray background, growing",
+        "a yellow triangle on a black background, moving left",
+    ),
+    DEFAULT_MODEL: (
+        "a lighthouse on a cliff at sunset, waves rolling in, highly detailed",
+        "a cup of coffee on a wooden table, rising steam, morning light",
+        "a fox running through deep snow, soft light",
+    ),
+}
+"""Prompts to begin with, by the base model."""
 
-def presets(folder: Path) -> tuple[Preset, ...]:
-    """Return our presets and those in ``folder``; a file that is damaged has none."""
-    return (*PRESETS, *_personal(folder))
+
+def presets(folder: Path, model: str = "") -> tuple[Preset, ...]:
+    """Return our presets for a base model, and those in ``folder``.
+
+    Without a model, all. A file that is damaged has none.
+    """
+    ours = (each for each in PRESETS if each.model in ("", model) or not model)
+    return (*ours, *_personal(folder))
 
 
 def preset_of(folder: Path, name: str) -> Preset | None:
@@ -72,7 +98,7 @@ def save_preset(folder: Path, name: str, job: Mapping[str, Any]) -> None:
     kept = {preset.name: preset for preset in _personal(folder)}
     values = {key: job[key] for key in job if key not in ("prompt", "negative_prompt")}
     kept[name] = Preset(name, _PERSONAL, values)
-    text = json.dumps([asdict(preset) for preset in kept.values()], indent=1)
+    text = json.dumps([_written(preset) for preset in kept.values()], indent=1)
     try:
         with written_whole(folder / FILE) as part:
             part.write_text(text + "\n", encoding="utf-8")
@@ -87,6 +113,10 @@ def _personal(folder: Path) -> tuple[Preset, ...]:
         return tuple(_read(row) for row in cast("list[dict[str, Any]]", listed))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return ()
+
+
+def _written(preset: Preset) -> dict[str, Any]:
+    return {"name": preset.name, "values": preset.values}
 
 
 def _read(row: Mapping[str, Any]) -> Preset:

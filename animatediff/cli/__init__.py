@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, Command] = {
     "make": Command("cli.make", "make clips from words, a job or a YAML file"),
     "inspect": Command("cli.inspect", "show what a weight file is"),
     "fetch": Command("fetch.profiles", "download the weights of a profile"),
+    "app": Command("cli.app", "open a page in the browser that makes clips"),
     "serve": Command("cli.serve", "serve RunPod's HTTP API on this machine"),
     "train": Command("training.command", "train a motion module, a LoRA or a control"),
 }
