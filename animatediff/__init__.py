@@ -19,19 +19,23 @@ _HOMES = {
     "SparseControlNetModel": "models.sparse_controlnet",
     "UNet3DConditionModel": "models.unet",
     "VanillaTemporalModule": "models.motion_module",
-    "load_weights": "pipeline",
+    "control_images": "controls.sparsectrl",
+    "load_sparse_controlnet": "controls.sparsectrl",
+    "load_weights": "published",
     "save_videos_grid": "video.grid",
 }
 
 if TYPE_CHECKING:  # _HOMES once more, for type checkers and editors
     from .controls.sparsectrl import SparseControl as SparseControl
+    from .controls.sparsectrl import control_images as control_images
+    from .controls.sparsectrl import load_sparse_controlnet as load_sparse_controlnet
     from .errors import AnimateDiffError as AnimateDiffError
     from .job.clip import LoraFile as LoraFile
     from .models.motion_module import VanillaTemporalModule as VanillaTemporalModule
     from .models.sparse_controlnet import SparseControlNetModel as SparseControlNetModel
     from .models.unet import UNet3DConditionModel as UNet3DConditionModel
     from .pipeline import AnimationPipeline as AnimationPipeline
-    from .pipeline import load_weights as load_weights
+    from .published import load_weights as load_weights
     from .sampling.inputs import AnimationInputs as AnimationInputs
     from .video.grid import save_videos_grid as save_videos_grid
 

@@ -1,31 +1,24 @@
 """AnimationPipeline: encode, prepare, denoise, decode (arXiv 2307.04725, figure 2)."""
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from . import autoencoder
 from .adapters.stack import WeightStack
 from .checkpoints import diffusers_folder
-from .checkpoints.motion_module import MotionModuleWeights, read_motion_module
+from .checkpoints.motion_module import MotionModuleWeights
 from .checkpoints.noise_schedule import Noise, noise_of_folder
-from .checkpoints.sparse_controlnet import read_sparse_controlnet
 from .conditioning.conditions import Conditions, TextStack
 from .controls.base import ControlCondition
-from .controls.pictures import condition_images
-from .controls.sparsectrl import build_sparse_controlnet
-from .errors import CheckpointError
 from .families import DEFAULT, Family
 from .fetch.weight_file import AnyFile
 from .job.prepared import LoraUse, MotionUse
 from .kernels.choice import kernel_warning
-from .models.sparse_controlnet import SparseControlNetModel
 from .models.unet import UNet3DConditionModel
 from .previews import Previews
 from .progress import Report, ignore
@@ -164,40 +157,6 @@ class AnimationPipeline:
             self._vae_files, self.decoder = (base, vae), autoencoder.Decoder(self.vae)
         return self.weights.configure(motion, base, loras, vae)
 
-    def load_sparse_controlnet(
-        self, path: str | Path, attention: str = "sdpa"
-    ) -> SparseControlNetModel:
-        """Load a SparseCtrl file as a branch for this UNet.
-
-        Raises AssetError and CheckpointError.
-        """
-        weights = read_sparse_controlnet(path)
-        return build_sparse_controlnet(self.unet, weights, attention)
-
-    @torch.inference_mode()
-    def control_images(
-        self,
-        model: SparseControlNetModel,
-        pictures: Sequence[Image.Image],
-        width: int,
-        height: int,
-        *,
-        normalize: bool = False,
-    ) -> Tensor:
-        """Turn pictures into the images that ``model`` takes, (1, c, n, h, w).
-
-        These are pixels 0..1, or the means of their VAE latents. Each picture is
-        cropped to the frames' aspect about its centre; see also ``normalize_picture``.
-        """
-        return condition_images(
-            self.vae,
-            pictures,
-            width,
-            height,
-            normalize=normalize,
-            takes_latents=model.control.takes_latents,
-        )
-
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Encode pixels (1, 3, n, H, W), 0..1, as latents (1, 4, n, H / 8, W / 8)."""
         return autoencoder.encode_pixels(self.vae, pixels)
@@ -286,62 +245,3 @@ def bytes_of(model: torch.nn.Module) -> int:
     """Return the memory of a model's parameters and buffers."""
     tensors = (*model.parameters(), *model.buffers())
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def load_weights(  # noqa: PLR0913 - the parameters of the published function
-    pipeline: AnimationPipeline,
-    motion_module_path: str | Path = "",
-    motion_module_version: str | None = None,
-    *,
-    motion_module_lora_configs: Sequence[Mapping[str, Any]] = (),
-    adapter_lora_path: str | Path = "",
-    adapter_lora_scale: float = 1.0,
-    dreambooth_model_path: str | Path = "",
-    lora_model_path: str | Path = "",
-    lora_alpha: float = 0.8,
-) -> AnimationPipeline:
-    """Load published files into ``pipeline`` by the published code's rules; return it.
-
-    The motion module stays if none is named. All else is as this call says, whatever
-    earlier calls loaded: a DreamBooth model that is not named is removed, bit for bit.
-    ``motion_module_lora_configs`` are ``{"path", "alpha"}``. Strengths multiply a LoRA
-    without its file's own alpha. ``motion_module_version`` ("v1", "v2", "v3") is needed
-    only if the file does not show it, see ``read_motion_module``; the version of a
-    motion module that is loaded already serves too. Warns about keys of a file that fit
-    nothing.
-
-    Raises AssetError and CheckpointError; the pipeline is then as before.
-    """
-    loras: list[LoraUse] = []
-    if lora_model_path:
-        loras.append(_published_lora(lora_model_path, lora_alpha))
-    if adapter_lora_path:
-        loras.append(_published_lora(adapter_lora_path, adapter_lora_scale))
-    for lora in motion_module_lora_configs:
-        loras.append(_published_lora(lora["path"], lora.get("alpha", 1.0)))
-    motion = None
-    if motion_module_path:
-        motion = _read_motion(pipeline, motion_module_path, motion_module_version)
-    messages = pipeline.configure_weights(motion, dreambooth_model_path or None, loras)
-    if motion:
-        messages = (*pipeline.weights.motion_warnings, *messages)
-    for message in messages:
-        warnings.warn(message, stacklevel=2)
-    return pipeline
-
-
-def _published_lora(path: str | Path, strength: float) -> LoraUse:
-    return LoraUse(path, strength, ignore_file_alpha=True)
-
-
-def _read_motion(
-    pipeline: AnimationPipeline, path: str | Path, version: str | None
-) -> MotionModuleWeights:
-    try:
-        return read_motion_module(path, pipeline.family, version=version)
-    except CheckpointError:
-        loaded = pipeline.unet.motion
-        if version or loaded is None or loaded.use_mid_block:
-            raise
-        version = "v3" if loaded.use_inflated_groupnorm else "v1"
-        return read_motion_module(path, pipeline.family, version=version)

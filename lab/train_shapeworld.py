@@ -25,7 +25,8 @@ import torch
 
 from animatediff.engine import Engine
 from animatediff.families import DEFAULT
-from animatediff.pipeline import AnimationInputs, AnimationPipeline
+from animatediff.pipeline import AnimationPipeline
+from animatediff.sampling.inputs import AnimationInputs
 from animatediff.settings import PROJECT_ROOT, Settings
 from animatediff.training.config import load_config
 from animatediff.training.report import read_metrics

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from animatediff.config import UNet3DConfig
 from animatediff.families import SD15
 from animatediff.families.unet_config import read_unet_config
-from animatediff.pipeline import AnimationPipeline, load_weights
+from animatediff.pipeline import AnimationPipeline
+from animatediff.published import load_weights
 from lab.counting.fake_cuda import register_guard
 
 TESTS = Path(__file__).parent

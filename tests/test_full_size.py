@@ -30,8 +30,9 @@ from animatediff.config import (
 from animatediff.families import SD15
 from animatediff.memory import Work
 from animatediff.models.unet import UNet3DConditionModel
-from animatediff.pipeline import AnimationInputs, AnimationPipeline
+from animatediff.pipeline import AnimationPipeline
 from animatediff.progress import Progress
+from animatediff.sampling.inputs import AnimationInputs
 from animatediff.settings import PROJECT_ROOT
 from lab.counting import memory as count_memory
 from lab.counting.fake_cuda import (

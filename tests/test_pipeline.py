@@ -12,7 +12,9 @@ from animatediff.errors import (
     CheckpointError,
     InvalidRequest,
 )
-from animatediff.pipeline import AnimationInputs, AnimationPipeline, load_weights
+from animatediff.pipeline import AnimationPipeline
+from animatediff.published import load_weights
+from animatediff.sampling.inputs import AnimationInputs
 
 SHAPEWORLD = Path(__file__).parent.parent / "models" / "shapeworld"
 INPUTS = AnimationInputs(

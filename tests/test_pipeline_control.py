@@ -10,6 +10,7 @@ from animatediff import (
     AnimationPipeline,
     SparseControl,
     SparseControlNetModel,
+    control_images,
 )
 from animatediff.config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE
 from animatediff.controls.base import Run
@@ -49,7 +50,7 @@ def control(
     model = branch(shapeworld, request.param)
     picture = Image.radial_gradient("L")
     return SparseControl(
-        model, shapeworld.control_images(model, [picture], 64, 64), (-1,)
+        model, control_images(model, shapeworld.vae, [picture], 64, 64), (-1,)
     )
 
 
@@ -157,7 +158,8 @@ def test_encoding_a_picture_has_no_chance_in_it(shapeworld: AnimationPipeline) -
     model = branch(shapeworld, SPARSECTRL_RGB)
     picture = Image.linear_gradient("L")
     first, second = (
-        shapeworld.control_images(model, [picture, picture], 64, 48) for _ in range(2)
+        control_images(model, shapeworld.vae, [picture, picture], 64, 48)
+        for _ in range(2)
     )
     assert first.shape == (1, 4, 2, 6, 8)
     assert torch.equal(first, second)
@@ -166,8 +168,13 @@ def test_encoding_a_picture_has_no_chance_in_it(shapeworld: AnimationPipeline) -
 def test_a_uniform_picture_stays_finite(
     shapeworld: AnimationPipeline, control: SparseControl
 ) -> None:
-    images = shapeworld.control_images(
-        control.model, [Image.new("L", (64, 64), 200)], 64, 64, normalize=True
+    images = control_images(
+        control.model,
+        shapeworld.vae,
+        [Image.new("L", (64, 64), 200)],
+        64,
+        64,
+        normalize=True,
     )
     assert images.isfinite().all()
     assert latents(shapeworld, INPUTS, replace(control, images=images)).isfinite().all()

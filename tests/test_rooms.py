@@ -27,7 +27,7 @@ FLOORS = (
     ("conditioning",),
     ("sampling",),
     ("pipeline",),
-    ("preflight", "warm_models"),
+    ("preflight", "published", "warm_models"),
     ("engine",),
     ("training",),
     ("serving",),

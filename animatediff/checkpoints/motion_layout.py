@@ -159,14 +159,23 @@ def _ends_as_it_begins(weights: Mapping[str, Tensor], levels: int) -> bool:
 
 
 def read_motion_layers(file: WeightFile) -> tuple[dict[str, Tensor], MotionLayout]:
-    """The weights of a file of motion layers, and their layout.
+    """The weights of a file of motion layers, and their layout; see ``motion_layers``.
+
+    Raises the errors of ``read_weights`` too.
+    """
+    return motion_layers(file.name, read_weights(file))
+
+
+def motion_layers(
+    name: str, weights: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], MotionLayout]:
+    """The motion layers among the ``weights`` of the file ``name``, and their layout.
 
     Keys are in the published layout. Positional tables are left out, because they are
-    computed, not learned. Raises the errors of ``read_weights``, and CheckpointError
-    for tables that contradict each other.
+    computed, not learned. Raises CheckpointError for tables that contradict each other.
     """
-    raw = renamed(file.name, read_weights(file), published_key)
-    _check_tables(file.name, raw)
+    raw = renamed(name, weights, published_key)
+    _check_tables(name, raw)
     tensors = {key: tensor for key, tensor in raw.items() if not key.endswith(_TABLE)}
     return tensors, motion_layout(raw)
 

@@ -9,8 +9,8 @@ from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, SparseControlNetConfig
 from ..errors import CheckpointError
 from ..fetch.weight_file import AnyFile, WeightFile
 from .detect import described
-from .files import check_finite
-from .motion_layout import read_motion_layers
+from .files import check_finite, read_weights
+from .motion_layout import motion_layers
 
 _EMBEDDING = "controlnet_cond_embedding"
 
@@ -28,14 +28,24 @@ class SparseControlNetWeights:
 
 
 def read_sparse_controlnet(file: AnyFile) -> SparseControlNetWeights:
-    """Read a SparseCtrl file: one that takes latents (rgb) or pixels (scribble).
+    """Read a SparseCtrl file, see ``sparse_controlnet_weights``.
 
     Raises AssetError if there is no file, CheckpointError if it is damaged or of
     another kind.
     """
     file = WeightFile.of(file)
-    name = file.name
-    tensors, layout = read_motion_layers(file)
+    return sparse_controlnet_weights(file.name, read_weights(file))
+
+
+def sparse_controlnet_weights(
+    name: str, content: Mapping[str, Tensor]
+) -> SparseControlNetWeights:
+    """The branch in the ``content`` of the file ``name``, with its architecture.
+
+    It takes latents (rgb) or pixels (scribble). Raises CheckpointError for a file of
+    another kind, and for numbers that are not finite.
+    """
+    tensors, layout = motion_layers(name, content)
     config = _recognise(name, tensors)
     check_finite(name, tensors)
     if layout.length:

@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints.detect import described, detect
 from ..checkpoints.files import read_weights
-from ..checkpoints.sparse_controlnet import read_sparse_controlnet
+from ..checkpoints.sparse_controlnet import sparse_controlnet_weights
 from ..errors import CheckpointError
 from ..fetch.weight_file import WeightFile
 from ..job.clip import ControlFile
 from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
 from .base import ControlCondition
-from .pictures import condition_images
-from .sparsectrl import SparseControl, build_sparse_controlnet
+from .sparsectrl import SparseControl, build_sparse_controlnet, control_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +32,10 @@ class ControlPictures:
     height: int
 
 
-Load = Callable[[UNet3DConditionModel, WeightFile, str], nn.Module]
-"""Loads a file for a UNet, with an attention backend. Raises CheckpointError."""
+Build = Callable[[str, Mapping[str, Tensor], UNet3DConditionModel, str], nn.Module]
+"""Builds the model from a file's name and content, for a UNet and with an attention
+backend. Raises CheckpointError.
+"""
 
 Describe = Callable[[Any, Any, ControlPictures], ControlCondition]
 """Makes the condition from the loaded model, the VAE and the job's pictures."""
@@ -42,9 +43,9 @@ Describe = Callable[[Any, Any, ControlPictures], ControlCondition]
 
 @dataclass(frozen=True)
 class ControlKind:
-    """How the files of one kind are loaded, and turned into a condition."""
+    """How the files of one kind become a model, and that a condition."""
 
-    load: Load
+    build: Build
     describe: Describe
 
 
@@ -60,31 +61,29 @@ class LoadedControl:
         return self.kind.describe(self.model, vae, pictures)
 
 
-def _load_sparsectrl(
-    unet: UNet3DConditionModel, file: WeightFile, attention: str
+def _build_sparsectrl(
+    name: str,
+    content: Mapping[str, Tensor],
+    unet: UNet3DConditionModel,
+    attention: str,
 ) -> nn.Module:
-    return build_sparse_controlnet(unet, read_sparse_controlnet(file), attention)
+    weights = sparse_controlnet_weights(name, content)
+    return build_sparse_controlnet(unet, weights, attention)
 
 
 def _describe_sparsectrl(
     model: SparseControlNetModel, vae: Any, job: ControlPictures
 ) -> SparseControl:
     file = job.file
-    images = condition_images(
-        vae,
-        job.pictures,
-        job.width,
-        job.height,
-        normalize=file.normalize,
-        takes_latents=model.control.takes_latents,
-    )
+    size = job.width, job.height
+    images = control_images(model, vae, job.pictures, *size, normalize=file.normalize)
     return SparseControl(
         model, images, file.frame_indices, file.strength, file.start, file.end
     )
 
 
 CONTROL_KINDS: Mapping[str, ControlKind] = {
-    "SparseCtrl": ControlKind(_load_sparsectrl, _describe_sparsectrl),
+    "SparseCtrl": ControlKind(_build_sparsectrl, _describe_sparsectrl),
 }
 """By the name that ``checkpoints.detect`` gives the files' content."""
 
@@ -96,12 +95,12 @@ def load_control(
 
     Raises AssetError if there is no file, CheckpointError for one of another kind.
     """
-    weights = read_weights(file)
-    kind = CONTROL_KINDS.get(detect(weights, file.name).kind)
+    content = read_weights(file)
+    kind = CONTROL_KINDS.get(detect(content, file.name).kind)
     if kind is None:
         raise CheckpointError(
             f"{file.name} is no control ({', '.join(CONTROL_KINDS)}): it is"
-            f" {described(weights)}",
+            f" {described(content)}",
             file=file.name,
         )
-    return LoadedControl(kind, kind.load(unet, file, attention))
+    return LoadedControl(kind, kind.build(file.name, content, unet, attention))

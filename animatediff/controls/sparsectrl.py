@@ -3,12 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..checkpoints.files import check_keys_and_shapes
-from ..checkpoints.sparse_controlnet import SparseControlNetWeights
+from ..checkpoints.sparse_controlnet import (
+    SparseControlNetWeights,
+    read_sparse_controlnet,
+)
 from ..errors import InvalidRequest
 from ..models.context import ControlResiduals, Schedule, TextContext
 from ..models.motion_module import reset_positional_tables
@@ -16,7 +22,7 @@ from ..models.sparse_controlnet import SparseControlNetModel
 from ..models.unet import UNet3DConditionModel
 from ..transfers import send_weights
 from .base import Run
-from .pictures import place_images
+from .pictures import condition_images, place_images
 
 
 def build_sparse_controlnet(
@@ -39,11 +45,45 @@ def build_sparse_controlnet(
     return model.eval().requires_grad_(False)
 
 
+def load_sparse_controlnet(
+    path: str | Path, unet: UNet3DConditionModel, attention: str = "sdpa"
+) -> SparseControlNetModel:
+    """Load a SparseCtrl file as a branch for ``unet``.
+
+    Raises AssetError and CheckpointError.
+    """
+    return build_sparse_controlnet(unet, read_sparse_controlnet(path), attention)
+
+
+def control_images(
+    model: SparseControlNetModel,
+    vae: Any,
+    pictures: Sequence[Image.Image],
+    width: int,
+    height: int,
+    *,
+    normalize: bool = False,
+) -> Tensor:
+    """Turn pictures into the images that ``model`` takes, (1, c, n, h, w).
+
+    These are pixels 0..1, or the means of their latents. Each picture is cropped to the
+    frames' aspect about its centre; see also ``normalize_picture``.
+    """
+    return condition_images(
+        vae,
+        pictures,
+        width,
+        height,
+        normalize=normalize,
+        takes_latents=model.control.takes_latents,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class SparseControl:
     """A branch and the images of single frames.
 
-    ``images`` (1, c, n, h, w) come from ``AnimationPipeline.control_images``. The n
+    ``images`` (1, c, n, h, w) come from ``control_images``. The n
     ``frame_indices`` are the images' places; negative ones count from the end.
     ``start`` and ``end`` are fractions of the steps.
     """

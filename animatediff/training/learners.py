@@ -22,7 +22,8 @@ from ..errors import ConfigurationError
 from ..models.blocks import Layers
 from ..models.context import ControlResiduals
 from ..models.unet import UNet3DConditionModel
-from ..pipeline import AnimationInputs, AnimationPipeline
+from ..pipeline import AnimationPipeline
+from ..sampling.inputs import AnimationInputs
 from .config import TrainConfig
 from .feeding import (
     FRAMEWISE,

@@ -98,18 +98,18 @@ class Ours:
         import transformers
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        from animatediff import pipeline
+        from animatediff.pipeline import AnimationPipeline
+        from animatediff.published import load_weights
 
         self._imported = AutoencoderKL, transformers.CLIPTextModel
-        self._module = pipeline
+        self._open, self._load_weights = AnimationPipeline.from_pretrained, load_weights
 
     def load(self, options: argparse.Namespace) -> Any:
         """Return the pipeline."""
         base, motion, _ = options.files
-        self._pipeline = self._module.AnimationPipeline.from_pretrained(
-            base, device=options.device, dtype=options.dtype
-        )
-        return self._module.load_weights(self._pipeline, motion, "v3")
+        device, dtype = options.device, options.dtype
+        self._pipeline = self._open(base, device=device, dtype=dtype)
+        return self._load_weights(self._pipeline, motion, "v3")
 
     def run(self, options: argparse.Namespace) -> None:
         """Make frames with one step."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from animatediff.checkpoints import diffusers_folder
 from animatediff.checkpoints import files as weight_files
 from animatediff.fetch.weight_file import WeightFile
-from animatediff.pipeline import AnimationPipeline, load_weights
+from animatediff.pipeline import AnimationPipeline
+from animatediff.published import load_weights
 from lab.bench.figures import Row
 from lab.bench.files import RandomFiles, files_of
 from lab.bench.sizes import Run

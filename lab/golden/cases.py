@@ -27,8 +27,9 @@ from animatediff.families import SD15
 from animatediff.models.attention import attention_backend
 from animatediff.models.motion_module import VanillaTemporalModule
 from animatediff.models.sparse_controlnet import SparseControlNetModel
-from animatediff.pipeline import AnimationInputs, AnimationPipeline
+from animatediff.pipeline import AnimationPipeline
 from animatediff.progress import Progress
+from animatediff.sampling.inputs import AnimationInputs
 from animatediff.sampling.schedulers import make_scheduler
 from animatediff.video.grid import save_videos_grid, video_grid
 

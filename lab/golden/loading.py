@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from animatediff.job.prepared import LoraUse
-from animatediff.pipeline import AnimationPipeline, load_weights
+from animatediff.pipeline import AnimationPipeline
+from animatediff.published import load_weights
 
 from .reference import (
     MERGED_LIMIT,

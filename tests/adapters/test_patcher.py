@@ -20,7 +20,8 @@ from animatediff.adapters.patcher import WeightPatcher
 from animatediff.checkpoints.weight_changes import WeightChange, low_rank
 from animatediff.errors import CheckpointError, EngineCorrupted
 from animatediff.job.prepared import LoraUse
-from animatediff.pipeline import AnimationPipeline, load_weights
+from animatediff.pipeline import AnimationPipeline
+from animatediff.published import load_weights
 from lab.counting.fake_cuda import to_fake
 from lab.golden.reference import Golden
 

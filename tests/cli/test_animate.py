@@ -17,14 +17,16 @@ from animatediff.cli.animate import _save_config
 from animatediff.cli.environment import file_name
 from animatediff.cli.inference_config import motion_module_version
 from animatediff.cli.prompt_config import read_entries, requests
-from animatediff.controls.sparsectrl import SparseControl
+from animatediff.controls.sparsectrl import (
+    SparseControl,
+    control_images,
+    load_sparse_controlnet,
+)
 from animatediff.errors import InvalidRequest
 from animatediff.job.clip import GenerationRequest
-from animatediff.pipeline import (
-    AnimationInputs,
-    AnimationPipeline,
-    load_weights,
-)
+from animatediff.pipeline import AnimationPipeline
+from animatediff.published import load_weights
+from animatediff.sampling.inputs import AnimationInputs
 from animatediff.settings import PROJECT_ROOT
 from animatediff.video import read_metadata
 from lab.golden.reference import model_folder
@@ -443,10 +445,10 @@ def by_python(entry: dict[str, Any]) -> torch.Tensor:
     )
     controls = []
     if path := entry.get("controlnet_path"):
-        branch = pipeline.load_sparse_controlnet(path)
+        branch = load_sparse_controlnet(path, pipeline.unet)
         with Image.open(entry["controlnet_images"][0]) as picture:
             pictures = [picture.convert("RGB")] * len(entry["controlnet_images"])
-        images = pipeline.control_images(branch, pictures, 96, 96)
+        images = control_images(branch, pipeline.vae, pictures, 96, 96)
         controls = [SparseControl(branch, images, entry["controlnet_image_indexs"])]
     inputs = AnimationInputs(
         entry["prompt"], entry["n_prompt"], 6, 96, 96, 2, 7.5, seeds=(3,)

@@ -397,8 +397,13 @@ def owner_of(node: ast.AST) -> Any:
 def check_attribute(node: ast.AST) -> None:
     owner = owner_of(node)
     if isinstance(node, ast.Attribute) and owner is not None:
-        assert hasattr(owner, node.attr), node.attr
-        assert owner is not animatediff or node.attr in dir(animatediff)
+        assert node.attr in names_of(owner), node.attr
+
+
+def names_of(owner: Any) -> set[str]:
+    """The names that a module shows, or the attributes of a class's instances."""
+    set_by_init = owner.__init__.__code__.co_names if isinstance(owner, type) else ()
+    return {*dir(owner), *set_by_init}
 
 
 def check_call(node: ast.AST) -> None:

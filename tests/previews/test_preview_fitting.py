@@ -13,7 +13,7 @@ from torch import Tensor
 from animatediff.autoencoder import Decoder
 from animatediff.catalog import BASE_MODELS
 from animatediff.families.base import PreviewFactors
-from animatediff.pipeline import AnimationInputs, AnimationPipeline
+from animatediff.pipeline import AnimationPipeline
 from animatediff.previews import LinearSketch, SketchMaker, fitting
 from animatediff.previews.fitting import (
     Sample,
@@ -25,6 +25,7 @@ from animatediff.previews.fitting import (
     pictures,
 )
 from animatediff.previews.tiny import TinySketch, load_tiny
+from animatediff.sampling.inputs import AnimationInputs
 
 ROWS = ((0.2, -0.1, 0.3), (0.1, 0.4, -0.2))
 BIAS = (0.5, 0.4, 0.6)

@@ -17,14 +17,12 @@ from torch import Tensor
 from animatediff.checkpoints.detect import FileKind, detect
 from animatediff.checkpoints.files import read_weights
 from animatediff.checkpoints.motion_module import read_motion_module
-from animatediff.controls.sparsectrl import SparseControl
+from animatediff.controls.sparsectrl import SparseControl, load_sparse_controlnet
 from animatediff.errors import CheckpointError, ConfigurationError
 from animatediff.families import SD15
-from animatediff.pipeline import (
-    AnimationInputs,
-    AnimationPipeline,
-    load_weights,
-)
+from animatediff.pipeline import AnimationPipeline
+from animatediff.published import load_weights
+from animatediff.sampling.inputs import AnimationInputs
 from animatediff.training.config import StageName, TrainConfig
 from animatediff.training.export import Origin
 from animatediff.training.feeding import GlobalBatch, Reader, Slot
@@ -138,7 +136,7 @@ def _with_motion_lora(pipeline: AnimationPipeline, files: list[Path]) -> Tensor:
 
 
 def _with_control(pipeline: AnimationPipeline, files: list[Path]) -> Tensor:
-    branch = pipeline.load_sparse_controlnet(files[0])
+    branch = load_sparse_controlnet(files[0], pipeline.unet)
     return clip_of(pipeline, [SparseControl(branch, torch.rand(1, 4, 1, 8, 8))])
 
 
