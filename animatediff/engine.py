@@ -180,7 +180,7 @@ class Engine:
             files=files,
             motion_module_version=clip.motion_module_version or version,
             pictures=pictures,
-            warnings=(*job_notes(clip), *reader.notes),
+            warnings=(*job_notes(clip, request), *reader.notes),
         )
 
     def _locate(self, file: NamedFile) -> tuple[NamedFile, Source]:

@@ -31,7 +31,8 @@ DECODER_SHARE = 0.8
 class Work:
     """The values of a job that decide its memory.
 
-    Sizes are in pixels. ``texts`` is 2 with guidance, else 1.
+    Sizes are in pixels. ``texts`` is 2 with guidance, else 1. ``window`` is the number
+    of frames that the UNet runs on at once; None for all of them.
     """
 
     num_frames: int
@@ -39,6 +40,7 @@ class Work:
     height: int
     texts: int = 2
     controls: int = 0
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,11 @@ class MemoryModel:
 
     def _denoise(self, work: Work, passes: int) -> float:
         factors, side = self.family.memory, self.family.pixels_per_latent
-        positions = work.num_frames * (work.width // side) * (work.height // side)
+        window = min(work.window or work.num_frames, work.num_frames)
         pass_values = factors.denoise + (factors.residuals if work.controls else 0)
-        values = work.texts / passes * pass_values
-        values += passes * work.controls * factors.condition
-        return values * positions * self.unet_width
+        values = work.texts / passes * pass_values * window
+        values += passes * work.controls * factors.condition * work.num_frames
+        return values * (work.width // side) * (work.height // side) * self.unet_width
 
     def _decode(self, work: Work, decode_chunk: int) -> float:
         frame = self.family.memory.decode * work.width * work.height * self.vae_width

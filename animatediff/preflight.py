@@ -70,8 +70,14 @@ def decode_chunk(
 
 def work_of(clip: Clip) -> Work:
     """Return what of a clip decides its memory."""
-    texts, controls = len(clip.texts), len(clip.controls)
-    return Work(clip.num_frames, clip.width, clip.height, texts, controls)
+    return Work(
+        clip.num_frames,
+        clip.width,
+        clip.height,
+        texts=len(clip.texts),
+        controls=len(clip.controls),
+        window=clip.context and clip.context.layout(clip.num_frames).length,
+    )
 
 
 def _count(source: Source) -> int:

@@ -48,6 +48,16 @@ REQUESTS: Examples = {
             }
         },
     ),
+    "long": Example(
+        "A long clip, in overlapping windows",
+        {
+            "input": {
+                "prompt": "a lighthouse in the rain",
+                "num_frames": 64,
+                "context": {"overlap": 6, "fuse": "overlap_linear"},
+            }
+        },
+    ),
     "weights": Example(
         "A DreamBooth model, the domain adapter and a style LoRA",
         {
@@ -111,6 +121,8 @@ _OUTPUT = {
     "scheduler": "ddim",
     "fps": 8,
     "clip_skip": 0,
+    "context": None,
+    "loop": False,
     "model": {"name": "shapeworld", "sha256": _sha256("7e059b28611f")},
     "motion_module": {"name": "shapeworld_v3", "sha256": _sha256("6888cec5972e")},
     "dreambooth": None,

@@ -23,12 +23,14 @@ from animatediff.conditioning import encoders
 from animatediff.config import SPARSECTRL_SCRIBBLE
 from animatediff.engine import Engine
 from animatediff.job.clip import (
+    ContextWindows,
     ControlFile,
     EmbeddingFile,
     GenerationRequest,
     LoraFile,
     PreviewRequest,
 )
+from animatediff.job.windows import LEAST_WEIGHT
 from animatediff.models.context import ControlResiduals
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.models.unet import UNet3DConditionModel
@@ -55,6 +57,7 @@ SMALL = {
 }
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
 PARTS = {
+    "context": ContextWindows,
     "preview": PreviewRequest,
     "loras": LoraFile,
     "embeddings": EmbeddingFile,
@@ -75,6 +78,8 @@ class Seen:
     unet: Any = None
     weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     samples: list[Tensor] = field(default_factory=list[Tensor])
+    windows: list[list[int]] = field(default_factory=list[list[int]])
+    weights_of_frames: list[list[float]] = field(default_factory=list[list[float]])
     is_controlled: list[bool] = field(default_factory=list[bool])
     guidance_scales: list[float] = field(default_factory=list[float])
     scheduler: Any = None
@@ -126,6 +131,12 @@ class Doors:
         self.seen.samples.append(sample.clone())
         self.seen.is_controlled.append(any(each is not None for each in rest))
 
+    def window(self, _unet: Any, _sample: Any, _step: int, frames: Any) -> None:
+        self.seen.windows.append(list(frames))
+
+    def average(self, values: Any, _like: Tensor) -> None:
+        self.seen.weights_of_frames.append(list(values))
+
     def condition(self, model: Any, placed: Tensor) -> None:
         self.seen.branch, self.seen.condition = model.state_dict(), placed
 
@@ -150,6 +161,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     doors.watch(SparseControlNetModel, "embed_condition", doors.condition)
     doors.watch(ControlResiduals, "scaled", doors.strength)
     doors.watch(predictor, "guide", doors.scale)
+    doors.watch(predictor.UNetPredictor, "__call__", doors.window)
+    doors.watch(predictor, "_for_frames", doors.average)
     doors.watch(Steps, "advance", doors.advance)
     doors.watch(AnimationPipeline, "decode_frames", doors.decode)
     return doors.seen
@@ -250,6 +263,14 @@ AZURE = {"path": "azure.safetensors"}
 SCRIBBLE = {"path": "scribble.safetensors", "images": [picture("white")]}
 
 
+WINDOWS = {"length": 4, "overlap": 2, "schedule": "static", "fuse": "flat"}
+
+
+def in_windows(**context: Any) -> dict[str, Any]:
+    """The fields of a clip of 8 frames in windows."""
+    return {"num_frames": 8, "context": {**WINDOWS, **context}}
+
+
 def colour_of(seen: Seen, frame: int) -> list[float]:
     """The red, green and blue of a frame's image."""
     return [seen.condition[0, channel, frame].mean().item() for channel in range(3)]
@@ -312,6 +333,30 @@ ROWS: dict[str, tuple[dict[str, Any], Check]] = {
     "preview.max_bytes": (
         {"preview": {"every": 1, "max_bytes": 5000}},
         lambda seen, _: {preview.max_bytes for preview in seen.previews} == {5000},
+    ),
+    "context.length": (
+        in_windows(length=6),
+        lambda seen, _: {len(window) for window in seen.windows} == {6},
+    ),
+    "context.overlap": (
+        {**in_windows(length=6, overlap=0), "num_frames": 12},
+        lambda seen, _: len(seen.windows) == 2 * 2,
+    ),
+    "context.stride": (
+        in_windows(schedule="looped", stride=2),
+        lambda seen, _: [0, 2, 4, 6] in seen.windows,
+    ),
+    "context.schedule": (
+        in_windows(schedule="looped"),
+        lambda seen, _: [6, 7, 0, 1] in seen.windows,
+    ),
+    "context.fuse": (
+        in_windows(overlap=1, fuse="overlap_linear", length=4),
+        lambda seen, _: seen.weights_of_frames[0] == [1, 1, 1, LEAST_WEIGHT],
+    ),
+    "loop": (
+        {"loop": True},
+        lambda seen, _: seen.windows[-1] != sorted(seen.windows[-1]),
     ),
     "clip_skip": ({"clip_skip": 1}, lambda seen, _: set(seen.clip_skips) == {1}),
     "model": (

@@ -139,6 +139,17 @@ def test_memory_model_says_what_is_counted(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fake_cuda")
+def test_more_windows_need_no_more_memory_than_their_latents() -> None:
+    counted = [
+        count_memory.count_denoise(Work(frames, 512, 512, window=16), V3)
+        for frames in (20, 44)
+    ]
+    latents = 24 * 4 * 64 * 64 * 4  # in float32
+    assert counted[1] - counted[0] <= 5 * latents
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("chunk", "size"), [(4, 512), (1, 1024)])
 @pytest.mark.usefixtures("fake_cuda")
 def test_memory_model_knows_the_decoder(chunk: int, size: int) -> None:

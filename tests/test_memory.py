@@ -103,3 +103,15 @@ def test_a_decoder_in_float32_takes_a_copy_and_one_frame() -> None:
 def test_no_room_for_the_weights_themselves() -> None:
     with pytest.raises(InvalidRequest, match="no job of this kind"):
         MODEL.check(CLIP, 1_000_000_000)
+
+
+def test_windows_bound_the_memory_of_a_long_clip() -> None:
+    long = Work(128, 512, 512, window=16)
+    assert MODEL.needed(long, 4) == MODEL.needed(CLIP, 4)
+    assert MODEL.needed(Work(8, 512, 512, window=16), 4) == MODEL.needed(
+        Work(8, 512, 512), 4
+    )
+    steered = [replace(work, controls=1) for work in (CLIP, long)]
+    without, with_windows = (MODEL.needed(work, 4) for work in steered)
+    positions, values = 64 * 64 * 320 * 2, SD15.memory.condition
+    assert with_windows - without == pytest.approx(112 * positions * values, rel=1e-6)

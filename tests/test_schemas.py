@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from animatediff.errors import InvalidRequest
 from animatediff.job.clip import (
+    ContextWindows,
     ControlFile,
     EmbeddingFile,
     GenerationRequest,
@@ -46,6 +47,14 @@ def test_every_field_reaches_the_request() -> None:
         "fps": 12,
         "format": "gif",
         "clip_skip": 1,
+        "context": {
+            "length": 12,
+            "overlap": 3,
+            "stride": 2,
+            "schedule": "looped",
+            "fuse": "flat",
+        },
+        "loop": True,
         "file_metadata": "none",
         "preview": {"every": 2, "max_bytes": 5000},
         "model": "shapeworld",
@@ -85,6 +94,9 @@ def test_every_field_reaches_the_request() -> None:
         normalize=True,
     )
     assert request.pop("controls") == (control,)
+    assert request.pop("context") == ContextWindows(
+        length=12, overlap=3, stride=2, schedule="looped", fuse="flat"
+    )
     assert request.pop("preview") == PreviewRequest(every=2, max_bytes=5000)
     assert request == {name: value for name, value in job.items() if name in request}
 
@@ -113,10 +125,10 @@ def test_every_field_reaches_the_request() -> None:
         ({"prompt": None}, "prompt", "text of at most 4000 characters"),
         ({"prompt": "x" * 100_000}, "prompt", "4000"),
         ({"prompt": "a\0b"}, "prompt", "without NUL"),
-        ({"num_frames": 0}, "num_frames", "an integer from 1 to 64"),
-        ({"num_frames": 16.0}, "num_frames", "an integer from 1 to 64"),
-        ({"num_frames": True}, "num_frames", "an integer from 1 to 64"),
-        ({"num_frames": "16"}, "num_frames", "an integer from 1 to 64"),
+        ({"num_frames": 0}, "num_frames", "an integer from 1 to 4096"),
+        ({"num_frames": 16.0}, "num_frames", "an integer from 1 to 4096"),
+        ({"num_frames": True}, "num_frames", "an integer from 1 to 4096"),
+        ({"num_frames": "16"}, "num_frames", "an integer from 1 to 4096"),
         ({"width": 513}, "width", "a multiple of 8"),
         ({"width": 10**9}, "width", "an integer from 64 to 2048"),
         ({"height": 56}, "height", "an integer from 64 to 2048, a multiple of 8"),

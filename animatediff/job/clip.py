@@ -30,6 +30,7 @@ from .fields import (
     shown,
 )
 from .guidance import needs_unconditional
+from .windows import FUSES, SCHEDULES, Layout, Window
 
 SEED_MAX = 2**64 - 1
 MAX_LORAS = 8
@@ -39,11 +40,17 @@ MAX_IMAGE = 28_000_000
 """Characters of a picture as base64; more than any request of the platform holds."""
 MIN_PREVIEW_BYTES = 2000
 MAX_PREVIEW_BYTES = 500_000
-MAX_FRAMES = max(
+MAX_PICTURES = 64
+"""Pictures of a control."""
+MAX_FRAMES = 4096
+MAX_WINDOW = max(
     config.max_length for config in catalog.MOTION_MODULE_VERSIONS.values()
 )
+"""Frames that the longest table of a motion module has room for."""
 
 _DEFAULTS = catalog.BASE_MODELS[catalog.DEFAULT_MODEL].defaults
+_SCHEDULES = Names({name: row.title for name, row in SCHEDULES.items()})
+_FUSES = Names({name: row.title for name, row in FUSES.items()})
 _SCHEDULERS = Names({name: row.title for name, row in catalog.SCHEDULERS.items()})
 _FORMATS = Names({name: row.mime for name, row in OUTPUT_FORMATS.items()})
 _METADATA = Names(FILE_METADATA)
@@ -61,9 +68,6 @@ _VERSIONS = Names(
         name: f"{config.max_length} frames"
         for name, config in catalog.MOTION_MODULE_VERSIONS.items()
     }
-)
-_MOST_FRAMES = Most(
-    "motion_module", {name: catalog.max_frames(name) for name in catalog.MOTION_MODULES}
 )
 _MOST_STEPS = Most(
     "scheduler", {name: row.max_steps for name, row in catalog.SCHEDULERS.items()}
@@ -124,7 +128,7 @@ class ControlFile(Strict):
         Listed,
         Field(
             min_length=1,
-            max_length=MAX_FRAMES,
+            max_length=MAX_PICTURES,
             description="Each an https URL, base64 (a data: URI or bare), or a path"
             " below the input folder.",
         ),
@@ -135,7 +139,7 @@ class ControlFile(Strict):
         Shown("control"),
         Field(
             min_length=1,
-            max_length=MAX_FRAMES,
+            max_length=MAX_PICTURES,
             description="The frame of each image; -1 is the last.",
         ),
     ] = (0,)
@@ -160,6 +164,65 @@ class ControlFile(Strict):
             description="Turn images gray and stretch them to black and white first."
         ),
     ] = False
+
+
+class ContextWindows(Strict):
+    """Overlapping windows, for a clip longer than the motion module can take.
+
+    Each step runs the UNet on every window, and averages what it predicts for a frame.
+    """
+
+    length: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=MAX_WINDOW,
+            description="Frames of a window, at most those that the motion module can"
+            " take. Most modules were trained on 16.",
+        ),
+    ] = 16
+    overlap: Annotated[
+        int,
+        Field(
+            ge=0,
+            lt=MAX_WINDOW,
+            description="Frames that two neighbours share; fewer than length.",
+        ),
+    ] = 4
+    stride: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=4,
+            description="Passes; in each, a window's frames lie twice as far apart as"
+            " in the one before, so that it sees more of the clip.",
+        ),
+    ] = 1
+    schedule: Annotated[
+        str, _SCHEDULES, Field(description=f"Where windows lie. {_SCHEDULES}.")
+    ] = "uniform"
+    fuse: Annotated[
+        str,
+        _FUSES,
+        Field(description=f"How a window's frames count in the average. {_FUSES}."),
+    ] = "pyramid"
+
+    def layout(self, num_frames: int) -> Layout:
+        """Return the layout of the windows; a short clip is one window."""
+        length = min(self.length, num_frames)
+        return Layout(num_frames, length, min(self.overlap, length - 1), self.stride)
+
+    def windows(self, layout: Layout, step: int) -> list[Window]:
+        """Return the windows of a step (from 0)."""
+        return SCHEDULES[self.schedule].windows(layout, step)
+
+    def weights(self, layout: Layout, window: Window) -> list[float]:
+        """Return how much each frame of ``window`` counts in the average."""
+        return FUSES[self.fuse].weights(layout, window)
+
+    def frames_a_step(self, num_frames: int) -> int:
+        """Return the number of frames that the UNet runs on in the first step."""
+        return sum(map(len, self.windows(self.layout(num_frames), 0)))
 
 
 class PreviewRequest(Strict):
@@ -207,8 +270,12 @@ class SamplerFields:
     num_frames: Annotated[
         int,
         Shown("size", yaml="L", by_model=True),
-        _MOST_FRAMES,
-        Field(ge=1, description="Frames; the motion module sets the limit."),
+        Field(
+            ge=1,
+            le=MAX_FRAMES,
+            description="Frames. More than the motion module can take are made in"
+            " windows, see context.",
+        ),
     ] = field(default_factory=_usual("num_frames"))
     width: Annotated[
         Pixels,
@@ -248,6 +315,15 @@ class SamplerFields:
         Field(ge=0, le=11, description="Last layers of the text encoder to leave out."),
     ] = 0
 
+    context: Annotated[
+        ContextWindows | None,
+        Shown("size"),
+        Field(
+            description="Make the clip in overlapping windows. Left out: only if it has"
+            " more frames than the motion module can take."
+        ),
+    ] = None
+
     @property
     def texts(self) -> dict[str, str]:
         """The texts that the model reads, by name: the negative one first, if any."""
@@ -263,6 +339,11 @@ class Clip(Strict, SamplerFields):  # pyright: ignore[reportGeneralTypeIssues]
     None means that a part is not used.
     """
 
+    loop: Annotated[
+        bool,
+        Shown("size"),
+        Field(description="Let the last frame lead to the first, by looped windows."),
+    ] = False
     seed: Annotated[
         int,
         Shown("sampling", by_model=True),
@@ -361,9 +442,14 @@ class Clip(Strict, SamplerFields):  # pyright: ignore[reportGeneralTypeIssues]
 
     @property
     def megapixel_steps(self) -> float:
-        """The size of the work: frames x width x height x steps, in millions."""
-        pixels = self.num_frames * self.width * self.height
-        return pixels * self.num_inference_steps / 1e6
+        """The size of the work: frames x width x height x steps, in millions.
+
+        Frames count once for each window that holds them.
+        """
+        frames = self.num_frames
+        if self.context is not None:
+            frames = self.context.frames_a_step(frames)
+        return frames * self.width * self.height * self.num_inference_steps / 1e6
 
 
 def _left_open(info: FieldInfo) -> tuple[Any, Any]:

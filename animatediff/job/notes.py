@@ -7,17 +7,23 @@ from collections.abc import Iterator
 
 from .. import catalog
 from ..families.base import MotionModule
-from .clip import Clip
+from .clip import Clip, GenerationRequest
 from .foreign_words import foreign_words_warning
 from .guidance import needs_unconditional
 
+SHORT_WINDOW = 8
+"""Frames of a window that is too short for good motion."""
 _CONSISTENCY = "lcm"
 """The scheduler for consistency models, and a part of the names of their files."""
 
 
-def job_notes(clip: Clip) -> tuple[str, ...]:
-    """Return the warnings that follow from the fields of ``clip``."""
+def job_notes(clip: Clip, request: GenerationRequest) -> tuple[str, ...]:
+    """Return the warnings that follow from the fields of ``clip``.
+
+    ``request`` is the job that it was decided from.
+    """
     return (
+        *_window_notes(clip, request),
         *_model_notes(clip),
         *_prompt_notes(clip),
         *_motion_notes(clip),
@@ -29,6 +35,25 @@ def _model_notes(clip: Clip) -> Iterator[str]:
     row = catalog.BASE_MODELS.get(clip.model)
     if row and row.note:
         yield row.note
+
+
+def _window_notes(clip: Clip, request: GenerationRequest) -> Iterator[str]:
+    context = clip.context
+    if context is None:
+        return
+    if request.context is None and not clip.loop:
+        share = context.frames_a_step(clip.num_frames) / clip.num_frames
+        yield (
+            f"num_frames {clip.num_frames} is more than {clip.motion_module} can take:"
+            f" the clip was made in windows of {context.length} frames, with"
+            f" {share:.2f} times the work of a frame; context says how"
+        )
+    length = context.layout(clip.num_frames).length
+    if length <= SHORT_WINDOW < clip.num_frames:
+        yield (
+            f"context.length {length} is short: motion modules were trained on more"
+            " frames, and windows of up to 8 look worse"
+        )
 
 
 def _prompt_notes(clip: Clip) -> Iterator[str]:

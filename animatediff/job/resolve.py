@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import catalog
 from ..errors import InvalidRequest
-from .clip import Clip, ControlFile, GenerationRequest
+from .clip import MAX_WINDOW, Clip, ContextWindows, ControlFile, GenerationRequest
 from .fields import Most, marker
 from .frames import place_frames
 from .validation import validated
@@ -38,6 +38,7 @@ def resolve(
         },
     )
     _check_limits(clip)
+    clip = _in_windows(clip, request)
     _check_work(clip, max_megapixel_steps)
     for i, control in enumerate(clip.controls):
         _check_control(f"controls.{i}", control, clip.num_frames)
@@ -83,6 +84,46 @@ def _defaults(model: str, motion_module: str) -> dict[str, Any]:
         **(row.defaults if row else {}),
         "seed": secrets.randbits(64),
     }
+
+
+def _in_windows(clip: Clip, request: GenerationRequest) -> Clip:
+    """Return ``clip`` with the windows that its length, or its loop, needs."""
+    most = _most_frames(clip)
+    context = clip.context
+    if context is None and (clip.loop or clip.num_frames > most):
+        context = ContextWindows()
+    if context is None:
+        return clip
+    _check_window(context, clip.num_frames, most)
+    if clip.loop:
+        _check_loop(request)
+        context = context.model_copy(update={"schedule": "looped"})
+    return clip.model_copy(update={"context": context})
+
+
+def _most_frames(clip: Clip) -> int:
+    """The most frames of a window; of a file that is not known, the most of any."""
+    version = clip.motion_module_version
+    version = version or catalog.motion_module_version(clip.motion_module)
+    config = catalog.MOTION_MODULE_VERSIONS.get(version or "")
+    return MAX_WINDOW if config is None else config.max_length
+
+
+def _check_window(context: ContextWindows, num_frames: int, most: int) -> None:
+    if min(context.length, num_frames) > most:
+        allowed = f"at most {most} with this motion module"
+        raise InvalidRequest("context.length", context.length, allowed)
+    if context.overlap >= context.length:
+        allowed = f"fewer than context.length, {context.length}"
+        raise InvalidRequest("context.overlap", context.overlap, allowed)
+
+
+def _check_loop(request: GenerationRequest) -> None:
+    context = request.context
+    if context is None or "schedule" not in context.model_fields_set:
+        return
+    if context.schedule != "looped":
+        raise InvalidRequest("context.schedule", context.schedule, "looped with loop")
 
 
 def _check_limits(clip: Clip) -> None:

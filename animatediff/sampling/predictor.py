@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..controls.base import Control, total_residuals
+from ..job.clip import ContextWindows
 from ..models.context import ControlResiduals, Schedule, TextContext
 from ..models.unet import UNet3DConditionModel
+from ..transfers import send
 from .guidance import guide
 
 
@@ -80,3 +82,33 @@ class Guided:
     def __call__(self, sample: Tensor, step: int, frames: Sequence[int]) -> Tensor:
         """Return the guided noise, (b, c, f, h, w)."""
         return guide(self.predict(sample, step, frames), self.guidance_scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Windowed:
+    """A predictor that runs on overlapping windows of a clip, one after the other.
+
+    Predictions for a frame are averaged over the windows that hold it.
+    """
+
+    predict: Predict
+    context: ContextWindows
+
+    def __call__(self, sample: Tensor, step: int, frames: Sequence[int]) -> Tensor:
+        """Return the noise of the whole clip, (b, c, f, h, w)."""
+        layout = self.context.layout(len(frames))
+        total, weights = torch.zeros_like(sample), [0.0] * len(frames)
+        for window in self.context.windows(layout, step):
+            shares = self.context.weights(layout, window)
+            places = send(torch.tensor(window), sample.device)
+            of_clip = [frames[place] for place in window]
+            predicted = self.predict(sample.index_select(2, places), step, of_clip)
+            total.index_add_(2, places, predicted * _for_frames(shares, sample))
+            for place, share in zip(window, shares, strict=True):
+                weights[place] += share
+        return total / _for_frames(weights, sample)
+
+
+def _for_frames(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return a number for each frame of ``like`` (b, c, f, h, w), as (f, 1, 1)."""
+    return send(torch.tensor(values, dtype=like.dtype), like.device)[:, None, None]

@@ -19,7 +19,7 @@ from ..transfers import send
 from .denoise import denoise
 from .inputs import AnimationInputs
 from .noise import draw_latents, generators
-from .predictor import Guided, OneByOne, Predict, UNetPredictor
+from .predictor import Guided, OneByOne, Predict, UNetPredictor, Windowed
 from .steps import Steps, make_steps
 
 
@@ -80,8 +80,11 @@ class SamplerRun:
         limits = [control.max_frames for control in self.conditions.controls]
         limits.append(motion.max_length if motion else None)
         longest = min((limit for limit in limits if limit), default=num_frames)
-        if not 1 <= num_frames <= longest:
-            allowed = f"1 to {longest} with this motion module"
+        context = self.inputs.context
+        if context is not None and num_frames > 0:
+            _check_window(context.layout(num_frames).length, longest)
+        elif not 1 <= num_frames <= longest:
+            allowed = f"1 to {longest} with this motion module, or more with context"
             raise InvalidRequest("num_frames", num_frames, allowed)
 
     def _predictor(self, steps: Steps) -> Predict:
@@ -92,8 +95,10 @@ class SamplerRun:
             [self._unet_predictor(texts, steps, schedule) for texts in passes]
         )
         if needs_unconditional(self.inputs.guidance_scale):
-            return Guided(predict, self.inputs.guidance_scale)
-        return predict
+            predict = Guided(predict, self.inputs.guidance_scale)
+        if self.inputs.context is None:
+            return predict
+        return Windowed(predict, self.inputs.context)
 
     def _unet_predictor(
         self, texts: Tensor, steps: Steps, schedule: Schedule
@@ -115,6 +120,12 @@ class SamplerRun:
             len(texts),
             [control.prepare(run) for control in self.conditions.controls],
         )
+
+
+def _check_window(length: int, longest: int) -> None:
+    if length > longest:
+        allowed = f"at most {longest} with this motion module"
+        raise InvalidRequest("context.length", length, allowed)
 
 
 def _checked(latents: Tensor, drawn: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from animatediff.config import (
 )
 from animatediff.controls.sparsectrl import SparseControl
 from animatediff.families import SD15
+from animatediff.job.clip import ContextWindows
 from animatediff.memory import MemoryModel, Work
 from animatediff.models.norm import use_own_group_norm
 from animatediff.models.sparse_controlnet import SparseControlNetModel
@@ -122,6 +123,7 @@ def _inputs(work: Work, lean: bool) -> AnimationInputs:
         height=work.height,
         guidance_scale=7.5 if work.texts == 2 else 1.0,
         sequential_guidance=lean,
+        context=ContextWindows(length=work.window) if work.window else None,
     )
 
 

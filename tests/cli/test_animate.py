@@ -168,7 +168,7 @@ SMALL = {
             "is not a v2 module",
         ),
         ({"W": 65}, "entry 0: W: got 65, allowed: an integer from 64"),
-        ({"L": 33}, "num_frames"),
+        ({"L": 4097}, "L: got 4097, allowed: an integer from 1 to 4096"),
         (
             {"controlnet_path": "x.ckpt", "controlnet_images": "i.png"},
             "controlnet_config",

@@ -83,6 +83,8 @@ def test_every_field_of_a_job_comes_back(
         "guidance_scale": 0.0,
         "scheduler": "euler",
         "clip_skip": 1,
+        "context": {"length": 2, "overlap": 1, "fuse": "flat"},
+        "loop": True,
         "motion_module": "shapeworld_v2",
         "loras": [{"path": f"{FAMILY}/style_lora.safetensors", "strength": 0.25}],
         "dreambooth": f"{FAMILY}/dreambooth.safetensors",

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from animatediff import catalog
+from animatediff.job.windows import FUSES, SCHEDULES
 from animatediff.video import OUTPUT_FORMATS
 from schemas import JobInput
 
@@ -221,6 +222,8 @@ WHOLE: Job = {
     "fps": 8,
     "format": "gif",
     "clip_skip": 1,
+    "context": {"length": 3, "overlap": 1, "stride": 2, "schedule": "uniform"},
+    "loop": False,
     "model": "shapeworld",
     "motion_module": "shapeworld_v3",
     "motion_module_version": "v3",
@@ -309,6 +312,16 @@ TINY = st.fixed_dictionaries(
         "fps": st.integers(1, 50),
         "format": st.sampled_from(list(OUTPUT_FORMATS)),
         "clip_skip": st.integers(0, 1),
+        "context": st.fixed_dictionaries(
+            {},
+            optional={
+                "length": st.integers(2, 64),
+                "overlap": st.integers(0, 1),
+                "stride": st.integers(1, 4),
+                "schedule": st.sampled_from(list(SCHEDULES)),
+                "fuse": st.sampled_from(list(FUSES)),
+            },
+        ),
     },
 ).map(
     lambda job: {

@@ -40,7 +40,7 @@ def test_a_request_has_the_same_fields_and_needs_only_the_prompt() -> None:
     assert GenerationRequest.model_fields.keys() == Clip.model_fields.keys()
     left_open = {name for name, value in request if value is None}
     by_model = {name for name, _, mark in shown(Clip) if mark.by_model}
-    optional = {"motion_module_version", "dreambooth", "vae", "preview"}
+    optional = {"context", "motion_module_version", "dreambooth", "vae", "preview"}
     assert left_open == by_model | optional
     assert DECIDED.keys() == by_model | {"prompt"}
 

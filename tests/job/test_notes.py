@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from animatediff import catalog
-from animatediff.job.clip import Clip, GenerationRequest
+from animatediff.job.clip import Clip, ContextWindows, GenerationRequest
 from animatediff.job.foreign_words import foreign_words, foreign_words_warning
 from animatediff.job.notes import job_notes
 from animatediff.job.resolve import resolve
@@ -23,7 +23,8 @@ def clip(model: str = "sd15", **fields: Any) -> Clip:
 
 
 def notes(model: str = "sd15", **fields: Any) -> list[str]:
-    return list(job_notes(clip(model, **fields)))
+    request = GenerationRequest(**{"prompt": "a circle", **fields})
+    return list(job_notes(clip(model, **fields), request))
 
 
 @pytest.mark.parametrize(
@@ -199,3 +200,18 @@ def test_schedulers_and_steps_of_distilled_modules(
 def test_the_defaults_of_every_module_are_what_it_was_made_for(name: str) -> None:
     companions = len(catalog.MOTION_MODULES[name].companions)
     assert len(notes(motion_module=name)) == companions
+
+
+def test_windows_that_nobody_asked_for_are_a_warning() -> None:
+    (warning,) = notes(num_frames=48)
+    assert "num_frames 48 is more than v3_sd15_mm can take" in warning
+    assert "windows of 16 frames, with 1.33 times the work" in warning
+    assert notes(num_frames=48, context=ContextWindows()) == []
+    assert notes(num_frames=32) == []
+
+
+def test_short_windows_are_a_warning() -> None:
+    short = ContextWindows(length=8)
+    (warning,) = notes(num_frames=48, context=short)
+    assert warning.startswith("context.length 8 is short")
+    assert notes(num_frames=8, context=short) == []

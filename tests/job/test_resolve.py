@@ -1,8 +1,10 @@
 import pytest
 
 from animatediff.errors import InvalidRequest
-from animatediff.job.clip import Clip, GenerationRequest
+from animatediff.job.clip import Clip, ContextWindows, GenerationRequest
 from animatediff.job.resolve import resolve
+
+WIDE = ContextWindows(length=32)
 
 
 def resolved(model: str = "sd15", limit: float = 1000, **fields: object) -> Clip:
@@ -47,11 +49,25 @@ def test_seed_is_drawn_once_each_time() -> None:
     [
         ({"motion_module": "shapeworld_v3"}, "motion_module", "for model sd15"),
         (
-            {"motion_module": "mm_sd_v15", "num_frames": 25},
-            "num_frames",
-            "1 to 24 with mm_sd_v15",
+            {"motion_module": "mm_sd_v15", "num_frames": 40, "context": WIDE},
+            "context.length",
+            "at most 24 with this motion module",
         ),
-        ({"num_frames": 33}, "num_frames", "1 to 32"),
+        (
+            {"context": ContextWindows(length=8, overlap=8)},
+            "context.overlap",
+            "fewer than context.length, 8",
+        ),
+        (
+            {"loop": True, "context": ContextWindows(schedule="static")},
+            "context.schedule",
+            "looped with loop",
+        ),
+        (
+            {"motion_module": "mm_sd_v15_v2", "num_frames": 160},
+            "num_frames, width",
+            "at most 1000 megapixel steps",
+        ),
         (
             {"scheduler": "lcm", "num_inference_steps": 51},
             "num_inference_steps",
@@ -70,3 +86,30 @@ def test_combinations_that_cannot_run(fields: dict, field: str, allowed: str) ->
         resolved(**fields)
     assert caught.value.details["field"].startswith(field)
     assert allowed in caught.value.details["allowed"]
+
+
+@pytest.mark.parametrize(
+    ("motion_module", "most"),
+    [("mm_sd_v15", 24), ("v3_sd15_mm", 32), ("modules/mine.ckpt", 64)],
+)
+def test_a_clip_longer_than_its_module_is_made_in_windows(
+    motion_module: str, most: int
+) -> None:
+    """Of a file, only the content shows what it can take; the most is assumed."""
+    fits = resolved(limit=1e9, motion_module=motion_module, num_frames=most)
+    longer = resolved(limit=1e9, motion_module=motion_module, num_frames=most + 1)
+    assert fits.context is None
+    assert longer.context == ContextWindows()
+
+
+def test_a_loop_has_looped_windows() -> None:
+    assert resolved(loop=True).context == ContextWindows(schedule="looped")
+    context = ContextWindows(length=12, fuse="flat")
+    looped = resolved(loop=True, context=context).context
+    assert looped == context.model_copy(update={"schedule": "looped"})
+
+
+def test_windows_count_as_work() -> None:
+    context = ContextWindows(schedule="static")
+    single, windowed = resolved(num_frames=32), resolved(num_frames=32, context=context)
+    assert windowed.megapixel_steps == pytest.approx(1.5 * single.megapixel_steps)

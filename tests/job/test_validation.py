@@ -88,9 +88,6 @@ def test_a_missing_field_is_named() -> None:
 
 
 NAMED = [
-    ("motion_module", "num_frames", 24, "mm_sd_v15"),
-    ("motion_module", "num_frames", 32, "v3_sd15_mm"),
-    ("motion_module", "num_frames", 64, "animatelcm_sd15"),
     ("scheduler", "num_inference_steps", 50, "lcm"),
     ("format", "fps", 50, "gif"),
 ]
@@ -119,21 +116,6 @@ def test_a_job_meets_one_limit(
     wrong_type = refusal(**{by: choice, field: str(most)})
     assert wrong_type.details["allowed"].endswith(f"from 1 to {most} with {choice}")
     assert getattr(resolved(**{by: choice, field: most}), field) == most
-
-
-def test_the_limit_is_that_of_the_default_module() -> None:
-    for num_frames in (33, 65, 1000):
-        with pytest.raises(InvalidRequest) as caught:
-            resolved(num_frames=num_frames)
-        assert caught.value.details["allowed"] == "1 to 32 with v3_sd15_mm"
-
-
-def test_the_limit_with_a_file_is_the_largest_of_all() -> None:
-    """Only the file's content tells its own limit."""
-    with pytest.raises(InvalidRequest) as caught:
-        resolved(motion_module="modules/mine.ckpt", num_frames=65)
-    assert caught.value.details["allowed"] == "1 to 64"
-    assert resolved(motion_module="modules/mine.ckpt", num_frames=64).num_frames == 64
 
 
 class Inner(BaseModel):

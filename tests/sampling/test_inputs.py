@@ -3,7 +3,7 @@
 from dataclasses import asdict, fields
 
 from animatediff import catalog
-from animatediff.job.clip import GenerationRequest, SamplerFields
+from animatediff.job.clip import ContextWindows, GenerationRequest, SamplerFields
 from animatediff.job.resolve import resolve
 from animatediff.sampling.inputs import AnimationInputs
 
@@ -23,6 +23,7 @@ def test_inputs_take_every_shared_field_of_a_job() -> None:
         **{"prompt": "a boat", "negative_prompt": "a house", "num_frames": 8},
         **{"width": 128, "height": 64, "num_inference_steps": 3, "clip_skip": 1},
         **{"guidance_scale": 2.5, "scheduler": "euler"},
+        "context": ContextWindows(length=4, overlap=1),
     }
     assert sorted(values) == sorted(SHARED)
     request = GenerationRequest(**values)

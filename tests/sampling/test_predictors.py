@@ -4,11 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from animatediff.job.clip import ContextWindows
+from animatediff.job.windows import FUSES, SCHEDULES
 from animatediff.models.context import ControlResiduals, Schedule
-from animatediff.sampling.predictor import Guided, OneByOne, Predict, UNetPredictor
+from animatediff.sampling.predictor import (
+    Guided,
+    OneByOne,
+    Predict,
+    UNetPredictor,
+    Windowed,
+)
 
 
 class FrameNumbers:
@@ -47,6 +56,43 @@ class Windows:
             place = slice(start, start + self.size)
             noise[:, :, place] = self.predict(sample[:, :, place], step, frames[place])
         return noise
+
+
+class OwnFrames:
+    """Predicts what a sample holds, and notes the windows that it runs on."""
+
+    def __init__(self) -> None:
+        self.windows: list[list[int]] = []
+
+    def __call__(self, sample: Tensor, step: int, frames: Sequence[int]) -> Tensor:
+        assert step == 3
+        self.windows.append(list(frames))
+        return sample
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("fuse", FUSES)
+def test_predictions_of_windows_are_averaged(schedule: str, fuse: str) -> None:
+    """Each window predicts its own frames, so the average is the clip again."""
+    context = ContextWindows(length=4, overlap=2, schedule=schedule, fuse=fuse)
+    clip, predict = torch.randn(2, 3, 10, 2, 2), OwnFrames()
+    frames = range(100, 110)
+    averaged = Windowed(predict, context)(clip, 3, frames)
+    torch.testing.assert_close(averaged, clip)
+    windows = context.windows(context.layout(10), 3)
+    assert predict.windows == [[frames[i] for i in window] for window in windows]
+
+
+def test_an_average_has_the_weights_of_its_windows() -> None:
+    """Two windows of 4 frames share 2; the pyramid is 1, 2, 2, 1."""
+
+    def number(sample: Tensor, _step: int, frames: Sequence[int]) -> Tensor:
+        return torch.full_like(sample, float(frames[0]))
+
+    context = ContextWindows(length=4, overlap=2, schedule="static", fuse="pyramid")
+    averaged = Windowed(number, context)(torch.zeros(1, 1, 6, 1, 1), 0, range(6))
+    expected = [0, 0, 2 * 1 / 3, 2 * 2 / 3, 2, 2]
+    assert averaged.flatten().tolist() == pytest.approx(expected)
 
 
 def predictor(texts: int) -> UNetPredictor:
