@@ -18,7 +18,7 @@ COVERAGE ?=
 ENDPOINT ?=
 DRY_RUN ?=
 
-.PHONY: demo app test quick coverage lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld release lock pin clean
+.PHONY: demo app test test-app quick coverage lint format serve schemas image test-image test-queue test-ceph fuzz soak wheel train-shapeworld release lock pin clean
 
 demo: .venv/requirements
 	@$(BIN)/python -m scripts.demo
@@ -60,6 +60,11 @@ image:
 
 test-queue: .venv/requirements-dev
 	$(BIN)/python -m pytest tests/queue
+
+# in a real browser, on the page as a process of its own
+test-app: .venv/requirements-dev .venv-app/requirements
+	tests/app_browser/install.sh
+	$(BIN)/python -m pytest tests/app_browser
 
 test-ceph: .venv/requirements-dev
 	tests/ceph/install.sh

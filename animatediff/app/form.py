@@ -17,7 +17,7 @@ from ..job.fields import Group, Names, Private, marker, shown
 from ..job.validation import plain
 
 Kind = Literal["text", "choice", "number", "switch", "json"]
-"""How a row is shown: JSON is for lists and objects."""
+"""How a row is shown: JSON is for lists and objects. A number may come as text."""
 TITLES: Mapping[Group, str] = {
     "prompt": "Prompt",
     "size": "Size and length",
@@ -118,8 +118,8 @@ def job_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sent(row: Row, value: Any) -> Any:
-    if isinstance(value, str) and (row.kind == "json" or row.whole):
-        return _parsed(value)
+    if isinstance(value, str) and (row.kind in ("json", "number") or row.whole):
+        value = _parsed(value)
     if isinstance(value, float) and row.whole and value.is_integer():
         return int(value)
     return value
@@ -143,7 +143,7 @@ def _shown(row: Row, value: Any) -> Any:
     if row.kind == "json":
         listed = cast(Sequence[Any], value)
         return json.dumps(value, indent=1) if len(listed) else ""
-    return str(value) if row.kind == "text" else value
+    return str(value) if row.kind in ("text", "number") else value
 
 
 def messages_of(error: AnimateDiffError) -> dict[str, str]:

@@ -16,21 +16,20 @@ Frames = npt.NDArray[np.uint8]
 MAX_SIDE = 512
 MAX_FRAMES = 64
 _QUALITY = 80
+_LEAST_SIDE = 128
 _MOST_PIXELS = 16383  # along a side of a WebP
 _START = "data:image/webp;base64,"
 
 
 @dataclass(frozen=True)
 class Strip:
-    """``count`` frames of ``width`` x ``height`` pixels, from left to right.
+    """``count`` frames from left to right, all of one size.
 
     ``url`` is a data URL; the clip lasts ``seconds``.
     """
 
     url: str
     count: int
-    width: int
-    height: int
     seconds: float
 
 
@@ -63,11 +62,20 @@ def _frames(image: Image.Image) -> ImageSequence.Iterator:
     return ImageSequence.Iterator(image)
 
 
+def _readable(frame: Frames) -> Frames:
+    """Enlarge a small frame smoothly; a browser's own way shows its pixels as stars."""
+    scale = _LEAST_SIDE / max(frame.shape[:2])
+    if scale <= 1:
+        return frame
+    size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+
+
 def _strip(frames: Frames, seconds: float) -> Strip:
-    count, height, width, _ = frames.shape
-    kept = frames[:: -(-count * width // _MOST_PIXELS)]
+    count, _, width, _ = frames.shape
+    kept = frames[:: -(-count * max(width, _LEAST_SIDE) // _MOST_PIXELS)]
     stream = io.BytesIO()
-    row = np.concatenate(list(kept), axis=1)
+    row = np.concatenate([_readable(frame) for frame in kept], axis=1)
     Image.fromarray(row).save(stream, "WEBP", quality=_QUALITY)
     url = _START + base64.b64encode(stream.getvalue()).decode("ascii")
-    return Strip(url, len(kept), width, height, seconds)
+    return Strip(url, len(kept), seconds)

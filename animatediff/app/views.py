@@ -198,7 +198,8 @@ def _card(clip: GalleryClip) -> str:
         if clip.path.suffix != ".zip"
         else '<div class="blank">PNG frames</div>'
     )
-    sizes = escape(" · ".join(_sizes({**clip.job, "format": clip.path.suffix[1:]})))
+    known = {**clip.job, "format": clip.path.suffix[1:], "seed": None}
+    sizes = escape(" · ".join(_sizes(known)))
     return (
         f'<li><button type="button" data-act="open" data-place="0"'
         f' data-value="{name}" aria-label="Open: {prompt}">{shown}'

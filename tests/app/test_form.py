@@ -58,6 +58,9 @@ def test_a_job_fills_the_form_and_comes_back() -> None:
     [
         ("width", 65.0, "a multiple of 8"),
         ("width", 64.5, "an integer"),
+        ("width", "65", "a multiple of 8"),
+        ("width", "wide", "an integer"),
+        ("guidance_scale", "NaN", "a finite number"),
         ("seed", "seven", "an integer"),
         ("loras", "[{]", "a list"),
         ("loras", '[{"path": "a.safetensors", "strength": 99}]', "from -10 to 10"),

@@ -10,6 +10,7 @@ from ..views import note, stage
 from .form_panel import FormPanel, form_panel
 from .gallery_panel import GalleryPanel, gallery_panel
 from .making import Making
+from .preset_row import preset_names
 from .result_panel import ResultPanel, result_panel
 from .toolkit import QUIET, EventData, Request, act_of, gr
 
@@ -33,12 +34,18 @@ def build(desk: Desk, model: str) -> Any:
         _wire_gallery(desk, form, result, gallery)
         _wire_drop(form, gallery)
         page.load(gallery.refresh, *seen, **QUIET)
+        page.load(_presets(desk, model), None, form.presets, **QUIET)
         page.unload(_leaving(desk))
     return page
 
 
 def _heading(html: str) -> None:
     gr.HTML(html, elem_classes=["heading"], apply_default_css=False)
+
+
+def _presets(desk: Desk, model: str) -> Any:
+    """Return what offers the presets that are there when the page is opened."""
+    return lambda: gr.update(choices=preset_names(desk, model))
 
 
 def _leaving(desk: Desk) -> Any:

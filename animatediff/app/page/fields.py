@@ -36,8 +36,7 @@ class Field:
         """Return the entries of a list as HTML."""
         if self.row.name != "controls":
             return files(self.row.name, entries, message)
-        is_count = isinstance(frames, int | float) and 0 < frames <= MOST_FRAMES
-        return controls(entries, int(frames) if is_count else FRAMES, message)
+        return controls(entries, strip_frames(frames), message)
 
     def value(self, job: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
         """Return the change of the component that shows the row in ``job``."""
@@ -116,6 +115,13 @@ class Fields:
         return [gr.update(placeholder=str(known.get(name, ""))) for name in names]
 
 
+def strip_frames(value: Any) -> int:
+    """Return the frames of a strip for the value of the row of frames."""
+    text = str(value or "").strip()
+    is_count = text.isdecimal() and 0 < int(text) <= MOST_FRAMES
+    return int(text) if is_count else FRAMES
+
+
 def rows_by_title() -> dict[str, list[Row]]:
     """Return the rows of the page by the titles of their groups."""
     groups: dict[str, list[Row]] = {title: [] for title in TITLES.values()}
@@ -148,10 +154,16 @@ def widget(row: Row, installed: Choices) -> Any:
             **look,
         )
     if row.kind == "number":
-        return gr.Number(value=row.value, **look)
+        return _number(row, look)
     if row.kind == "switch":
         return gr.Checkbox(value=bool(row.value), **look)
     return gr.Textbox(value=row.value, lines=row.lines, **look)
+
+
+def _number(row: Row, look: Mapping[str, Any]) -> Any:
+    """A text, because Gradio's own number cannot be empty: it would become 0."""
+    shown = "" if row.value is None else str(row.value)
+    return gr.Textbox(value=shown, max_lines=1, **look)
 
 
 def is_choice(row: Row, installed: Choices) -> bool:

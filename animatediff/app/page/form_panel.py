@@ -28,6 +28,7 @@ class FormPanel:
     cancel: Any
     problems: Any
     message: Any
+    presets: Any
 
 
 def form_panel(desk: Desk, model: str) -> FormPanel:
@@ -57,7 +58,7 @@ def form_panel(desk: Desk, model: str) -> FormPanel:
     keep_row(desk, model, radio, whole, message)
     _look_again(desk, whole)
     _wire_placeholders(whole, model)
-    return FormPanel(whole, count, make, cancel, problems, message)
+    return FormPanel(whole, count, make, cancel, problems, message, radio)
 
 
 def _is_prompt(row: Row) -> bool:

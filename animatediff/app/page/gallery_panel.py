@@ -47,6 +47,6 @@ def gallery_panel(desk: Desk) -> GalleryPanel:
     def add(searched: str, count: int) -> tuple[int, str]:
         return count + PAGE, refresh(searched, count + PAGE)
 
-    words.input(refresh, [words, most], view, **QUIET)
+    words.change(refresh, [words, most], view, **QUIET)
     more.click(add, [words, most], [most, view], **QUIET)
     return GalleryPanel(view, words, most, refresh, drop)

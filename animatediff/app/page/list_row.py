@@ -9,14 +9,14 @@ from ..form import Row
 from ..installed import Choices
 from ..lists import Entries, after, picture_url, with_file, with_pictures
 from ..views import note
-from .fields import FRAMES, Field, options
+from .fields import Field, options, strip_frames
 from .toolkit import ACTS, QUIET, EventData, act_of, gr
 
 
 def list_row(row: Row, installed: Choices, frames: Any, message: Any) -> Field:
     """Build the row. ``frames`` is the number of frames, ``message`` a line of HTML."""
     state = gr.State(())
-    with gr.Group(elem_classes=["list"], elem_id=f"field-{row.name}"):
+    with gr.Column(elem_classes=["list"], elem_id=f"field-{row.name}"):
         picker = gr.Dropdown(
             choices=options(row, installed),
             value="",
@@ -70,7 +70,7 @@ def _wire_upload(field: Field, upload: Any, frames: Any, message: Any) -> None:
             urls = [picture_url(Path(path)) for path in paths or ()]
         except InvalidRequest as error:
             return entries, gr.skip(), note(error.message)
-        changed = with_pictures(entries, file, urls, int(count or FRAMES))
+        changed = with_pictures(entries, file, urls, strip_frames(count))
         return changed, field.shown(changed, count), ""
 
     upload.upload(

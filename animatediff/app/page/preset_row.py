@@ -14,11 +14,12 @@ from .toolkit import QUIET, gr
 def preset_row(desk: Desk, model: str) -> Any:
     """Build the choice of presets for a base model."""
     return gr.Radio(
-        choices=_names(desk, model), label="Presets", elem_id="presets", value=None
+        choices=preset_names(desk, model), label="Presets", elem_id="presets"
     )
 
 
-def _names(desk: Desk, model: str) -> list[tuple[str, str]]:
+def preset_names(desk: Desk, model: str) -> list[tuple[str, str]]:
+    """Return the titles and names of the presets for a base model."""
     listed = presets(desk.folder, model)
     return [(f"{each.name} · {each.line}", each.name) for each in listed]
 
@@ -53,7 +54,7 @@ def keep_row(desk: Desk, model: str, radio: Any, fields: Fields, message: Any) -
             save_preset(desk.folder, name, fields.job(values))
         except AnimateDiffError as error:
             return gr.skip(), note(error.message)
-        kept = gr.update(choices=_names(desk, model))
+        kept = gr.update(choices=preset_names(desk, model))
         return kept, note(f"The preset {name.strip()} is kept.")
 
     with gr.Row(elem_classes=["keep"]):

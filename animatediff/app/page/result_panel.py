@@ -13,7 +13,6 @@ from ..exports import EXPORTS
 from ..views import EMPTY, facts, link, note
 from .toolkit import QUIET, gr
 
-_LANGUAGES = {"JSON job": "json", "curl": "shell", "Python": "python", "YAML": "yaml"}
 _SHEET = "contact sheet"
 _DOWNLOAD = """(url) => {
   if (!url) return;
@@ -73,11 +72,11 @@ def _texts() -> tuple[Any, ...]:
     with gr.Accordion("Copy this job", open=False, elem_id="copies"), gr.Tabs():
         for title in EXPORTS:
             with gr.Tab(f"as {title}"):
-                code = gr.Code(
-                    "", language=_LANGUAGES[title], show_label=False, lines=6,
-                    max_lines=20, interactive=False,
+                text = gr.Textbox(
+                    label=title, lines=8, max_lines=20, buttons=["copy"],
+                    elem_classes=["code"],
                 )  # fmt: skip
-            texts.append(code)
+            texts.append(text)
     return tuple(texts)
 
 
