@@ -31,6 +31,20 @@ _LARGEST_NUMBER = 2**53
 """Browsers round larger whole numbers, so those are text."""
 
 
+_LABELS = {
+    "num_frames": "Frames",
+    "num_inference_steps": "Steps",
+    "fps": "Frames a second",
+    "model": "Image model",
+    "vae": "VAE",
+    "dreambooth": "DreamBooth",
+    "loras": "LoRAs and MotionLoRAs",
+    "embeddings": "Textual inversions",
+    "controls": "SparseCtrl",
+}
+"""Names in the words of the field, where they differ from a job's."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A field of the form.
@@ -52,7 +66,7 @@ class Row:
     @property
     def label(self) -> str:
         """The name in words."""
-        return self.name.replace("_", " ").capitalize()
+        return _LABELS.get(self.name) or self.name.replace("_", " ").capitalize()
 
     @property
     def line(self) -> str:
@@ -104,14 +118,15 @@ def _kind(node: Mapping[str, Any]) -> Kind:
 
 
 def job_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the job that a filled form asks for; empty rows are left out.
+    """Return the job that a filled form asks for.
 
-    Text that is no JSON stays text, so that the job's check refuses it in its words.
+    Rows that are empty, or as in an empty form, are left out. Text that is no JSON
+    stays text, so that the job's check refuses it in its words.
     """
     job: dict[str, Any] = {}
     for row in rows():
         value = _sent(row, values.get(row.name))
-        if value not in (None, "", [], ()):
+        if value not in (None, "", [], (), row.value):
             job[row.name] = value
     job.setdefault("prompt", "")
     return job

@@ -43,22 +43,25 @@ def moving(strip: Strip) -> str:
     style = (
         f"background-image:url({strip.url});--count:{strip.count};"
         f"animation-duration:{strip.seconds:.3f}s;animation-delay:-{phase:.3f}s;"
-        f"animation-timing-function:steps({max(strip.count - 1, 1)},jump-none)"
+        f"animation-timing-function:steps({max(strip.count, 2)},jump-none)"
     )
     return (
         f'<div class="preview" role="img" aria-label="Preview" style="{style}"></div>'
     )
 
 
-def player(path: Path, title: str, controls: bool = True) -> str:
-    """Return an element that plays a clip again and again."""
+def player(path: Path, title: str, how: str) -> str:
+    """Return an element that plays a clip again and again.
+
+    ``how`` are attributes of a video.
+    """
     source, words = escape(link(path)), escape(title)
     if path.suffix not in _PLAYED:
         return f'<img src="{source}" alt="{words}" loading="lazy">'
-    how = "controls autoplay" if controls else 'preload="metadata"'
-    how += " loop muted playsinline"
-    source += "" if controls else "#t=0.01"  # shows the first frame
-    return f'<video src="{source}" {how} aria-label="{words}"></video>'
+    return (
+        f'<video src="{source}" {how} loop muted playsinline'
+        f' aria-label="{words}"></video>'
+    )
 
 
 EMPTY = (
@@ -71,15 +74,15 @@ def stage(tiles: Sequence[Tile]) -> str:
     """Return the tiles of one click."""
     if not tiles:
         return EMPTY
-    figures = "".join(map(_figure, tiles))
+    figures = "".join(_figure(tile, len(tiles) == 1) for tile in tiles)
     return f'<div class="tiles of-{min(len(tiles), 3)}">{figures}</div>'
 
 
-def _figure(tile: Tile) -> str:
+def _figure(tile: Tile, alone: bool) -> str:
     screen = f'<div class="screen" style="aspect-ratio:{_aspect(tile.job)}">'
     state = type(tile.event).__name__.lower()
     return (
-        f'<figure class="tile {state}">{screen}{_picture(tile)}</div>'
+        f'<figure class="tile {state}">{screen}{_picture(tile, alone)}</div>'
         f"<figcaption>{_caption(tile)}</figcaption></figure>"
     )
 
@@ -90,9 +93,10 @@ def _aspect(job: Mapping[str, Any]) -> str:
     return "/".join(f"{size:d}" if isinstance(size, int) else "1" for size in sizes)
 
 
-def _picture(tile: Tile) -> str:
+def _picture(tile: Tile, alone: bool) -> str:
     if tile.clip is not None:
-        return player(tile.clip.shown, str(tile.job.get("prompt", "")))
+        how = "controls autoplay" if alone else "autoplay"
+        return player(tile.clip.shown, str(tile.job.get("prompt", "")), how)
     return moving(tile.strip) if tile.strip else '<div class="blank"></div>'
 
 
@@ -194,7 +198,7 @@ def cards(known: Sequence[GalleryClip], most: int) -> str:
 def _card(clip: GalleryClip) -> str:
     name, prompt = escape(clip.path.name), escape(clip.prompt)
     shown = (
-        player(clip.path, clip.prompt, controls=False)
+        player(clip.path, clip.prompt, 'preload="metadata"')
         if clip.path.suffix != ".zip"
         else '<div class="blank">PNG frames</div>'
     )

@@ -292,7 +292,7 @@ def test_all_text_is_escaped() -> None:
         files("loras", entries, EVIL),
         files("embeddings", entries),
         controls(entries, 4, EVIL),
-        player(Path(f"{EVIL}.mp4"), EVIL),
+        player(Path(f"{EVIL}.mp4"), EVIL, "controls"),
     ]
     assert [text for text in html if "<script" in text or '">alert' in text] == []
     assert "a fox" in facts(Clip(Path("a"), Path("a"), {"prompt": "a fox"}))
@@ -315,7 +315,7 @@ def test_a_preview_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("time.time", lambda: 101.25)
     text = moving(Strip("data:image/webp;base64,AA", 16, 2.0))
     assert "animation-delay:-1.250s" in text
-    assert "steps(15,jump-none)" in text
+    assert "steps(16,jump-none)" in text
 
 
 def test_pictures_stand_on_the_strip_of_frames() -> None:

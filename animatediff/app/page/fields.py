@@ -16,7 +16,7 @@ PAGE_ROWS = ("preview",)
 FRAMES = 16
 """Frames of a strip while the form leaves the number open."""
 MOST_FRAMES = 128
-_OPEN = "the model's default"
+_OPEN = "default"
 _NONE = "none"
 
 

@@ -11,7 +11,7 @@ from ..copies import contact_sheet, in_format
 from ..desk import Clip, Desk
 from ..exports import EXPORTS
 from ..views import EMPTY, facts, link, note
-from .toolkit import QUIET, gr
+from .toolkit import QUIET, STAGE, gr
 
 _SHEET = "contact sheet"
 _DOWNLOAD = """(url) => {
@@ -50,7 +50,7 @@ class ResultPanel:
 
 def result_panel(desk: Desk) -> ResultPanel:
     """Build the result, still empty."""
-    stage = gr.HTML(EMPTY, elem_id="stage", js_on_load=None, apply_default_css=False)
+    stage = gr.HTML(EMPTY, elem_id="stage", js_on_load=STAGE, apply_default_css=False)
     chosen = gr.Radio([], label="Which clip", visible=False, elem_id="which")
     about = gr.HTML("", elem_id="facts", apply_default_css=False)
     clips = gr.State(())

@@ -37,6 +37,7 @@ STYLE = (HERE / "style.css").read_text(encoding="utf-8")
 HEAD = f"<script>{(HERE / 'drop.js').read_text(encoding='utf-8')}</script>"
 ACTS = (HERE / "acts.js").read_text(encoding="utf-8")
 """Sends what a person does in an HTML component, as the event ``input``."""
+STAGE = (HERE / "stage.js").read_text(encoding="utf-8")
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 """Of events that are done at once."""
 
