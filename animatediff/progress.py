@@ -17,7 +17,7 @@ Phase = Literal["download", "load", "encode", "denoise", "decode", "write", "sto
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """A clip as it looks so far: small pictures (f, h, w, 3), uint8, on the CPU.
+    """A clip as a step foresees it: small pictures (f, h, w, 3), uint8, on the CPU.
 
     ``max_bytes`` is the longest data URL that they may become.
     """
@@ -33,7 +33,7 @@ class Progress:
 
     Steps are bytes in the phase "download", frames in "decode" and steps of the sampler
     in "denoise"; ``total`` is 0 where it is not known. ``latents`` (b, c, f, h, w) are
-    those after a step of the sampler, and ``preview`` shows them, if the job asked.
+    those after a step of the sampler, and ``preview`` is there if the job asked.
     """
 
     phase: Phase

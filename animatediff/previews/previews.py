@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from ..progress import Preview, Progress
 from ..transfers import Arriving, SideCopies
 from .sketches import Sketch
@@ -9,7 +11,7 @@ from .sketches import Sketch
 
 @dataclass(frozen=True, eq=False)
 class Previews:
-    """Shows the latents after every ``every``-th step by ``sketch``.
+    """Shows by ``sketch`` what every ``every``-th step foresees.
 
     ``fps`` and ``max_bytes`` are those of ``Preview``.
     """
@@ -20,13 +22,15 @@ class Previews:
     fps: int
     max_bytes: int
 
-    def added(self, done: Progress) -> tuple[Progress, Arriving | None]:
-        """Return ``done`` with a preview of its first clip, if it is due.
+    def are_due(self, done: Progress) -> bool:
+        """Whether this step has a preview."""
+        return done.step % self.every == 0
 
-        The pictures are those that arrive.
+    def added(self, done: Progress, foreseen: Tensor) -> tuple[Progress, Arriving]:
+        """Return ``done`` with a preview of the first clip of ``foreseen`` latents.
+
+        They are (b, c, f, h, w). The pictures are those that arrive.
         """
-        if done.latents is None or done.step % self.every:
-            return done, None
-        arriving = self.copies.receive(self.sketch(done.latents[0]))
+        arriving = self.copies.receive(self.sketch(foreseen[0]))
         preview = Preview(arriving.tensor, self.fps, self.max_bytes)
         return replace(done, preview=preview), arriving

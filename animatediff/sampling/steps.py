@@ -11,6 +11,9 @@ from torch.overrides import TorchFunctionMode
 from ..transfers import send
 from .schedulers import draws_noise, make_scheduler
 
+_LEAST_SHARE = 1e-6
+"""Of the picture, where a schedule begins with noise alone."""
+
 
 @dataclass(frozen=True, eq=False)
 class Steps:
@@ -40,6 +43,28 @@ class Steps:
     def model_input(self, latents: Tensor, step: int) -> Tensor:
         """Scale the latents as the model expects them at ``step`` (from 0)."""
         return self.scheduler.scale_model_input(latents, self.timesteps[step])
+
+    def foreseen(self, noise_pred: Tensor, step: int, sample: Tensor) -> Tensor:
+        """Return the finished latents that ``step`` foresees, free of noise.
+
+        ``sample`` is the model's input and ``noise_pred`` its answer. Noise is taken
+        out by the equation of the diffusion, x = alpha x0 + sigma eps (arXiv
+        2006.11239, equation 4), or by that of v = alpha eps - sigma x0 (arXiv
+        2202.00512).
+        """
+        alpha, sigma = self._mixture(step)
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return alpha * sample - sigma * noise_pred
+        return (sample - sigma * noise_pred) / alpha
+
+    def _mixture(self, step: int) -> tuple[float, float]:
+        """The shares of the picture and of noise in the model's input at ``step``."""
+        if hasattr(self.scheduler, "sigmas"):  # noise by the picture
+            share = 1 / (1 + float(self.scheduler.sigmas[step]) ** 2)
+        else:
+            share = float(self.scheduler.alphas_cumprod[int(self.timesteps[step])])
+        share = max(share, _LEAST_SHARE)
+        return share**0.5, (1 - share) ** 0.5
 
     def advance(self, noise_pred: Tensor, step: int, latents: Tensor) -> Tensor:
         """Return the latents after ``step``, given the predicted noise."""

@@ -85,6 +85,28 @@ def test_every_nth_step_has_a_preview() -> None:
     assert (preview.fps, preview.max_bytes) == (8, 9000)
 
 
+def test_a_preview_shows_what_the_step_foresees() -> None:
+    """A predictor that knows the clip shows it from the first step on."""
+    picture = torch.zeros(1, 4, 3, 8, 8)
+    picture[:, 0] = 0.5
+    steps = make_steps("ddim", 4, SD15.noise_schedule, generators([0]))
+
+    def knowing(sample: Tensor, step: int, _frames: object) -> Tensor:
+        share = steps.scheduler.alphas_cumprod[steps.timesteps[step]]
+        return (sample - share**0.5 * picture) / (1 - share) ** 0.5
+
+    shown: list[Tensor] = []
+
+    def note(progress: Progress) -> None:
+        assert progress.preview is not None
+        shown.append(progress.preview.frames)
+
+    denoise(torch.randn(1, 4, 3, 8, 8), steps, knowing, note, previews(CPU, 1))
+    expected = LinearSketch(CHANNELS, CPU)(picture[0]).float()
+    assert len(shown) == 4
+    assert all((frames - expected).abs().max() <= 1 for frames in shown)
+
+
 def test_previews_change_no_latent() -> None:
     start = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

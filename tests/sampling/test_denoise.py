@@ -1,4 +1,6 @@
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from animatediff.sampling.noise import draw_latents, generators
 from animatediff.sampling.steps import make_steps
 
 SHAPE = (4, 3, 2, 2)
+VELOCITY = {"prediction_type": "v_prediction"}
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
 def test_video_depends_on_its_own_seed_alone() -> None:
@@ -38,6 +42,43 @@ def test_guidance_is_the_papers_equation() -> None:
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize("noise", [{}, VELOCITY], ids=["epsilon", "velocity"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_step_foresees_the_clip(name: str, noise: dict[str, str]) -> None:
+    """The model's input is mixed of a picture and noise, and the answer is exact."""
+    steps = make_steps(name, 6, {**SD15.noise_schedule, **noise}, generators([0]))
+    picture, eps = torch.randn(2, 1, *SHAPE, generator=generators([1])[0]).double()
+    for step, timestep in enumerate(steps.timesteps):
+        alpha, sigma = mixture(steps.scheduler, float(timestep), step)
+        sample = alpha * picture + sigma * eps
+        answer = alpha * eps - sigma * picture if noise else eps
+        foreseen = steps.foreseen(answer, step, sample)
+        torch.testing.assert_close(foreseen, picture, atol=2e-3, rtol=0)
+
+
+def mixture(scheduler: Any, timestep: float, step: int) -> tuple[float, float]:
+    """The shares of picture and noise at a timestep, which may lie between two."""
+    if scheduler.config.get("use_karras_sigmas"):  # its timesteps are rounded
+        alpha = (1 + scheduler.sigmas[step].item() ** 2) ** -0.5
+    else:
+        below, above = math.floor(timestep), math.ceil(timestep)
+        log_sigmas = [log_sigma(scheduler, each) for each in (below, above)]
+        between = log_sigmas[0] + (timestep - below) * (log_sigmas[1] - log_sigmas[0])
+        alpha = (1 + math.exp(2 * between)) ** -0.5
+    return alpha, (1 - alpha**2) ** 0.5
+
+
+def log_sigma(scheduler: Any, timestep: int) -> float:
+    share = scheduler.alphas_cumprod[timestep].item()
+    return 0.5 * math.log((1 - share) / share)
+
+
+def test_a_step_from_noise_alone_foresees_numbers() -> None:
+    steps = make_steps("ddim", 4, {**SD15.noise_schedule, **ZERO_SNR}, generators([0]))
+    foreseen = steps.foreseen(torch.ones(1, *SHAPE), 0, torch.zeros(1, *SHAPE))
+    assert foreseen.isfinite().all()
 
 
 @pytest.mark.parametrize("bad_step", [0, 2, 4])
