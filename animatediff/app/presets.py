@@ -39,7 +39,7 @@ PRESETS = (
         "8 frames, 8 steps",
         {"num_inference_steps": 8, "scheduler": "dpmpp_2m", "num_frames": 8},
     ),
-    Preset("loop", "a GIF", {"format": "gif"}),
+    Preset("loop", "a GIF without an end", {"loop": True, "format": "gif"}),
     Preset("first frame", "your picture", {}, opens="control"),
     Preset("portrait", "2:3", {"width": 512, "height": 768}, DEFAULT_MODEL),
     Preset("landscape", "3:2", {"width": 768, "height": 512}, DEFAULT_MODEL),
