@@ -110,6 +110,7 @@ def operator_calls(shapes: Shapes, dtype: torch.dtype) -> Iterator[Callable[[], 
         yield from _group_norms(width, shapes.groups, dtype)
     for width in shapes.pictures:
         yield from _group_norms(width, shapes.picture_groups, dtype)
+        yield partial(_conv_residual, width, dtype)
     for width, frames in product(shapes.tokens, FRAMES):
         yield partial(temporal_call, width, shapes.heads, frames, dtype)
     for width in shapes.tokens:

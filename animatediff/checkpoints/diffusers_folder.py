@@ -17,8 +17,8 @@ from ..families.config_file import ConfigFile
 from ..families.recognition import model_of_context_width
 from ..families.unet_config import read_unet_config
 from ..memory import MemoryModel
-from ..models.norm import use_own_group_norm
 from ..models.unet import UNet3DConditionModel
+from ..models.vae import use_own_layers
 from ..transfers import send_weights
 from .files import check_finite, check_keys_and_shapes, in_words
 from .folder_weights import PartFiles, find_weights
@@ -77,7 +77,7 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
         with torch.device("meta"):
             vae = model_class.from_config(config)
     _fill(vae, files, as_named_today(files.title, files.read()), device, dtype)
-    use_own_group_norm(vae)
+    use_own_layers(vae)
     vae = vae.to(memory_format=torch.channels_last)
     return vae.eval().requires_grad_(False)
 

@@ -11,8 +11,8 @@ from animatediff.config import V3
 from animatediff.families import SD15
 from animatediff.families.unet_config import read_unet_config
 from animatediff.models.motion_module import reset_positional_tables
-from animatediff.models.norm import use_own_group_norm
 from animatediff.models.unet import UNet3DConditionModel
+from animatediff.models.vae import use_own_layers
 from animatediff.pipeline import AnimationPipeline
 from lab.bench.sizes import SHAPEWORLD, Run, Size
 
@@ -138,7 +138,7 @@ def vae(run: Run) -> Any:
 
     def make() -> Any:
         model = fill(_build_vae(run), run)
-        use_own_group_norm(model)
+        use_own_layers(model)
         return _channels_last(model)
 
     return run.once("vae", make)

@@ -27,9 +27,9 @@ from animatediff.controls.sparsectrl import SparseControl
 from animatediff.families import SD15
 from animatediff.job.clip import ContextWindows
 from animatediff.memory import MemoryModel, Work
-from animatediff.models.norm import use_own_group_norm
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.models.unet import UNet3DConditionModel
+from animatediff.models.vae import use_own_layers
 from animatediff.pipeline import (
     AnimationInputs,
     AnimationPipeline,
@@ -149,7 +149,7 @@ def count_decode(frames: int, width: int, height: int) -> int:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         with torch.device("meta"):
             vae: Any = AutoencoderKL(**VAE)
-        use_own_group_norm(vae)
+        use_own_layers(vae)
         to_fake(vae, mode, torch.float16)
         live = LiveStorages()
         with live:

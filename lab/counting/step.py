@@ -22,8 +22,8 @@ from animatediff.config import V3, UNet3DConfig
 from animatediff.families import SD15
 from animatediff.kernels.choice import forced_kernels
 from animatediff.models.attention import pack_projections
-from animatediff.models.norm import use_own_group_norm
 from animatediff.models.unet import UNet3DConditionModel
+from animatediff.models.vae import use_own_layers
 from lab.counting.fake_cuda import (
     DEVICE,
     CudnnLayouts,
@@ -43,6 +43,7 @@ PARTS = {
     "SpatialTransformer": "spatial transformers",
     "VanillaTemporalModule": "motion modules",
     "ResnetBlock2D": "resnets",
+    "VaeResnet": "resnets",
     "Transformer2DModel": "spatial transformers",
     "AnimateDiffTransformer3D": "motion modules",
 }
@@ -119,7 +120,7 @@ def decoder(
     with torch.device("meta"):
         vae: Any = AutoencoderKL.from_config(config)
     if our_norms:
-        use_own_group_norm(vae)
+        use_own_layers(vae)
     _to_device(vae, mode)
     shape = (DECODED, 4, side // 8, side // 8)
     latents = torch.empty(shape, device=DEVICE, dtype=torch.float16)

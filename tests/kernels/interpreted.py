@@ -4,12 +4,15 @@ Triton reads TRITON_INTERPRET when it is imported, so ``test_interpreted`` start
 in a process of its own. One JSON object: the name of a case to its error.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from animatediff.config import V3, UNet3DConfig
@@ -24,6 +27,7 @@ from animatediff.kernels.normalization import (
 )
 from animatediff.models.attention import pack_projections
 from animatediff.models.unet import UNet3DConditionModel
+from animatediff.models.vae import use_own_layers
 
 DTYPES = {
     "fp32": torch.float32,
@@ -189,6 +193,24 @@ def unet_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield "unet", step(unet), step(unet.double())
 
 
+def vae_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """A decoder whose blocks differ in width."""
+    if dtype != torch.float32:
+        return
+    model: Any = AutoencoderKL
+    vae = model(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+    )
+    use_own_layers(vae)
+    latents = torch.randn(2, 4, 3, 5)
+    with torch.inference_mode(False):
+        theirs = copy.deepcopy(vae).double().requires_grad_(False)
+    yield "vae", vae.decode(latents).sample, theirs.decode(latents.double()).sample
+
+
 CASES: tuple[Callable[[torch.dtype], Iterator[Case]], ...] = (
     group_norm_cases,
     far_from_zero_cases,
@@ -196,6 +218,7 @@ CASES: tuple[Callable[[torch.dtype], Iterator[Case]], ...] = (
     attention_cases,
     elementwise_cases,
     unet_cases,
+    vae_cases,
 )
 
 

@@ -20,7 +20,8 @@ from lab.counting.kernels import Kernels, Tally, one_kernel_attention
 
 LATENT_BYTES = 4 * 16 * 64 * 64 * 2
 """Of a clip, float16. They come in the order of videos, and leave NHWC."""
-
+TOKEN_BYTES = 4 * 64 * 64 * 512 * 2
+"""Of four frames at the decoder's attention, float16; diffusers copies them once."""
 
 pytestmark = pytest.mark.usefixtures("fake_cuda")
 
@@ -46,6 +47,17 @@ def test_a_step_stays_within_its_bounds() -> None:
     assert ours.kernels < 0.55 * theirs.kernels
     assert ours.glue_bytes < 0.55 * theirs.glue_bytes
     assert ours.peak < 0.7 * theirs.peak
+
+
+@pytest.mark.slow
+def test_a_decode_stays_within_its_bounds() -> None:
+    ours = step.count("decode, ours", 16, 512).total
+    assert ours.kernels <= 162
+    assert ours.glue_bytes <= 19.5e9
+    assert ours.layout_bytes <= 2 * TOKEN_BYTES
+    theirs = step.count("decode, diffusers", 16, 512).total
+    assert ours.glue_bytes < 0.4 * theirs.glue_bytes
+    assert ours.peak <= theirs.peak
 
 
 @pytest.mark.slow
