@@ -271,6 +271,14 @@ def in_windows(**context: Any) -> dict[str, Any]:
     return {"num_frames": 8, "context": {**WINDOWS, **context}}
 
 
+def noise_of(seen: Seen, frames: set[int]) -> list[float]:
+    """Sums of the noise of frames in the first window that holds them, in order."""
+    window = next(places for places in seen.windows if frames <= set(places))
+    sample = seen.samples[seen.windows.index(window)]
+    sums = [sample[0, :, window.index(frame)].sum().item() for frame in frames]
+    return sorted(sums)
+
+
 def colour_of(seen: Seen, frame: int) -> list[float]:
     """The red, green and blue of a frame's image."""
     return [seen.condition[0, channel, frame].mean().item() for channel in range(3)]
@@ -353,6 +361,10 @@ ROWS: dict[str, tuple[dict[str, Any], Check]] = {
     "context.fuse": (
         in_windows(overlap=1, fuse="overlap_linear", length=4),
         lambda seen, _: seen.weights_of_frames[0] == [1, 1, 1, LEAST_WEIGHT],
+    ),
+    "context.noise": (
+        in_windows(noise="repeated"),
+        lambda seen, _: noise_of(seen, {4, 5}) == noise_of(seen, {0, 1}),
     ),
     "loop": (
         {"loop": True},

@@ -53,6 +53,7 @@ def test_every_field_reaches_the_request() -> None:
             "stride": 2,
             "schedule": "looped",
             "fuse": "flat",
+            "noise": "repeated",
         },
         "loop": True,
         "file_metadata": "none",
@@ -95,7 +96,7 @@ def test_every_field_reaches_the_request() -> None:
     )
     assert request.pop("controls") == (control,)
     assert request.pop("context") == ContextWindows(
-        length=12, overlap=3, stride=2, schedule="looped", fuse="flat"
+        length=12, overlap=3, stride=2, schedule="looped", fuse="flat", noise="repeated"
     )
     assert request.pop("preview") == PreviewRequest(every=2, max_bytes=5000)
     assert request == {name: value for name, value in job.items() if name in request}

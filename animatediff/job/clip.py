@@ -40,6 +40,8 @@ MAX_IMAGE = 28_000_000
 """Characters of a picture as base64; more than any request of the platform holds."""
 MIN_PREVIEW_BYTES = 2000
 MAX_PREVIEW_BYTES = 500_000
+INDEPENDENT = "independent"
+"""The noise of a clip in windows whose frames each have their own."""
 MAX_PICTURES = 64
 """Pictures of a control."""
 MAX_FRAMES = 4096
@@ -50,6 +52,12 @@ MAX_WINDOW = max(
 
 _DEFAULTS = catalog.BASE_MODELS[catalog.DEFAULT_MODEL].defaults
 _SCHEDULES = Names({name: row.title for name, row in SCHEDULES.items()})
+_NOISES = Names(
+    {
+        INDEPENDENT: "each its own",
+        "repeated": "that of the first window, shuffled (FreeNoise)",
+    }
+)
 _FUSES = Names({name: row.title for name, row in FUSES.items()})
 _SCHEDULERS = Names({name: row.title for name, row in catalog.SCHEDULERS.items()})
 _FORMATS = Names({name: row.mime for name, row in OUTPUT_FORMATS.items()})
@@ -206,6 +214,10 @@ class ContextWindows(Strict):
         _FUSES,
         Field(description=f"How a window's frames count in the average. {_FUSES}."),
     ] = "pyramid"
+
+    noise: Annotated[
+        str, _NOISES, Field(description=f"Noise of the clip's frames. {_NOISES}.")
+    ] = INDEPENDENT
 
     def layout(self, num_frames: int) -> Layout:
         """Return the layout of the windows; a short clip is one window."""

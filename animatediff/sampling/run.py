@@ -10,6 +10,7 @@ from torch import Tensor
 from ..conditioning.conditions import Conditions
 from ..controls.base import Run
 from ..errors import InvalidRequest
+from ..job.clip import INDEPENDENT
 from ..job.guidance import needs_unconditional
 from ..models.context import Schedule
 from ..models.unet import UNet3DConditionModel
@@ -18,7 +19,7 @@ from ..progress import Report
 from ..transfers import send
 from .denoise import denoise
 from .inputs import AnimationInputs
-from .noise import draw_latents, generators
+from .noise import draw_latents, generators, repeated
 from .predictor import Guided, OneByOne, Predict, UNetPredictor, Windowed
 from .steps import Steps, make_steps
 
@@ -38,7 +39,11 @@ def draw_start(
         if size % downscale:
             raise InvalidRequest(name, size, f"a multiple of {downscale}")
     height, width = inputs.height // downscale, inputs.width // downscale
-    return draw_latents((channels, inputs.num_frames, height, width), sources)
+    noise = draw_latents((channels, inputs.num_frames, height, width), sources)
+    context = inputs.context
+    if context is None or context.noise == INDEPENDENT:
+        return noise
+    return repeated(noise, context.layout(inputs.num_frames), sources)
 
 
 @dataclass(frozen=True, eq=False)

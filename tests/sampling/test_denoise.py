@@ -9,10 +9,11 @@ from animatediff.catalog import SCHEDULERS
 from animatediff.errors import NonFiniteLatents
 from animatediff.families import SD15
 from animatediff.job.guidance import needs_unconditional
+from animatediff.job.windows import Layout
 from animatediff.progress import Progress
 from animatediff.sampling.denoise import denoise
 from animatediff.sampling.guidance import guide
-from animatediff.sampling.noise import draw_latents, generators
+from animatediff.sampling.noise import draw_latents, generators, repeated
 from animatediff.sampling.steps import make_steps
 
 SHAPE = (4, 3, 2, 2)
@@ -147,3 +148,27 @@ def test_the_last_report_says_that_all_steps_are_done(scheduler: str) -> None:
     assert numbers == [(i + 1, steps.total) for i in range(steps.total)]
     assert steps.total == (5 if scheduler == "pndm" else 4)
     assert all(report.latents is not None for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "length", "overlap"),
+    [(40, 16, 4), (33, 8, 7), (16, 16, 4), (7, 4, 0)],
+)
+def test_repeated_noise_is_diffusers(
+    num_frames: int, length: int, overlap: int
+) -> None:
+    from diffusers.pipelines.free_noise_utils import AnimateDiffFreeNoiseMixin
+
+    peer: Any = AnimateDiffFreeNoiseMixin()
+    peer.vae_scale_factor = 8
+    peer._free_noise_context_length = length
+    peer._free_noise_context_stride = length - overlap
+    peer._free_noise_noise_type = "shuffle_context"
+    theirs = peer._prepare_latents_free_noise(
+        1, 4, num_frames, 16, 24, torch.float32, torch.device("cpu"), generators([3])[0]
+    )
+    sources = generators([3, 4])
+    drawn = draw_latents((4, num_frames, 2, 3), sources)
+    ours = repeated(drawn, Layout(num_frames, length, overlap), sources)
+    assert torch.equal(ours[:1], theirs)
+    assert not torch.equal(ours[1:], theirs)
