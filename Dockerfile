@@ -69,7 +69,34 @@ RUN mkdir kernel-cache \
         && /opt/venv/bin/python -m builder.kernels /app/kernel-cache; \
     fi
 
-# --- The worker.
+# --- The page, with Gradio: docker buildx bake app. Its packages are not the worker's, see requirements-app.txt.
+FROM ${BASE_IMAGE} AS app
+WORKDIR /app
+COPY requirements.txt requirements-app.txt ./
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip_conf \
+    export PIP_CACHE_DIR=/var/cache/pip PIP_CONFIG_FILE=/run/secrets/pip_conf \
+    && python -m venv /opt/venv \
+    && /opt/venv/bin/python -m pip install --disable-pip-version-check -r requirements-app.txt \
+    && /opt/venv/bin/python -m pip install --disable-pip-version-check --no-deps "$(grep '^runpod==' requirements.txt)" \
+    && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin page
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    ANIMATEDIFF_OUTPUT_DIR=/tmp/animatediff/outputs \
+    ANIMATEDIFF_CACHE_DIR=/tmp/animatediff/cache \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=weights --chmod=0755 /models models
+COPY --chmod=0755 models/shapeworld models/shapeworld
+COPY --chmod=0755 schemas schemas
+COPY --chmod=0755 animatediff animatediff
+COPY --chmod=0755 app.py handler.py ./
+USER 10001:10001
+EXPOSE 7860
+CMD ["python", "-u", "app.py", "--host", "0.0.0.0"]
+
+# --- The worker. It comes last, so that it is what a build without a target makes.
 FROM dependencies AS worker
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin worker
 # The worker writes only below /tmp, so the root file system may be read-only with a tmpfs at /tmp.

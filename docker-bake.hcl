@@ -1,6 +1,7 @@
 # docker buildx bake                     the worker with the embedded family, for CUDA 13
 # PROFILE=sd15-v3 docker buildx bake     the worker with Stable Diffusion 1.5 and AnimateDiff v3
 # docker buildx bake all                 both CUDA versions
+# docker buildx bake app                 the page in the browser, with Gradio
 #
 # tests/image/run.sh builds the target cuda13 with the profile shapeworld. Nobody has built or run cuda12-8 or another
 # profile yet.
@@ -56,6 +57,13 @@ target "common" {
 target "cuda13" {
   inherits = ["common"]
   tags     = ["${IMAGE}:${VERSION}-${PROFILE}"]
+}
+
+# The page in the browser, with the models of the profile. Nobody has built it yet.
+target "app" {
+  inherits = ["common"]
+  target   = "app"
+  tags     = ["${IMAGE}-app:${VERSION}-${PROFILE}"]
 }
 
 # torch 2.10.0 and xformers 0.0.34 for CUDA 12.8. They need NVIDIA driver 570 or later. The tests run with torch 2.13.0.

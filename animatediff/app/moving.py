@@ -76,6 +76,6 @@ def _strip(frames: Frames, seconds: float) -> Strip:
     kept = frames[:: -(-count * max(width, _LEAST_SIDE) // _MOST_PIXELS)]
     stream = io.BytesIO()
     row = np.concatenate([_readable(frame) for frame in kept], axis=1)
-    Image.fromarray(row).save(stream, "WEBP", quality=_QUALITY)
+    Image.fromarray(row).save(stream, "WEBP", quality=_QUALITY, method=0)
     url = _START + base64.b64encode(stream.getvalue()).decode("ascii")
     return Strip(url, len(kept), seconds)

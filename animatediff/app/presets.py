@@ -44,8 +44,8 @@ PRESETS = (
     Preset("portrait", "2:3", {"width": 512, "height": 768}, DEFAULT_MODEL),
     Preset("landscape", "3:2", {"width": 768, "height": 512}, DEFAULT_MODEL),
     Preset(
+        "distilled",
         "8 steps",
-        "distilled, no guidance",
         {"motion_module": "shapeworld_lcm"},
         "shapeworld",
     ),

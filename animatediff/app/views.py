@@ -123,7 +123,7 @@ def _progress(fields: Mapping[str, Any]) -> str:
     left = fields.get("seconds_left")
     if left is not None:
         words += f", {float(left):.0f} s left"
-    share = 100 * step / total if total else 0
+    share = 100 * step / total if total > 1 else 0
     bar = (
         f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0"'
         f' aria-valuemax="100" aria-valuenow="{share:.0f}">'

@@ -21,7 +21,7 @@ FLAGS = (
 """No sandbox: the tests may run as root. The others keep the browser at home."""
 DESKTOP = (1280, 900)
 PHONE = (390, 844)
-MILLISECONDS = 30_000
+MILLISECONDS = 60_000
 expect.set_options(timeout=MILLISECONDS)
 
 

@@ -79,7 +79,7 @@ def is_known(variable: str) -> bool:
 def test_every_stage_has_the_same_base() -> None:
     assert instructions()[0] == ("ARG", "BASE_IMAGE=python:3.11-slim-bookworm")
     bases = [rest.split(" AS ") for word, rest in instructions() if word == "FROM"]
-    names = ["dependencies", "fetch", "weights", "kernels", "worker"]
+    names = ["dependencies", "fetch", "weights", "kernels", "app", "worker"]
     assert [name for _, name in bases] == names
     assert {base for base, _ in bases} == {"${BASE_IMAGE}", "dependencies"}
     assert not DOCKERFILE.startswith("# syntax")
@@ -101,6 +101,29 @@ def test_python_is_process_1_and_not_root() -> None:
     assert stage("worker")[-1] == ("CMD", '["python", "-u", "handler.py"]')
     assert ("USER", "10001:10001") in stage("worker")
     assert "--uid 10001" in dict(reversed(stage("worker")))["RUN"]
+
+
+def test_the_page_has_an_image_of_its_own() -> None:
+    """The worker's holds no Gradio, and neither runs as root."""
+    assert "gradio" in (ROOT / "requirements-app.txt").read_text()
+    assert not any("gradio" in lock.read_text() for lock in ROOT.glob("*.lock"))
+    assert all("requirements-app" not in rest for _, rest in stage("worker"))
+    assert ("USER", "10001:10001") in stage("app")
+    assert stage("app")[-1][1].startswith('["python", "-u", "app.py"')
+
+
+def test_the_page_has_the_pins_of_the_worker() -> None:
+    """But for what Gradio does not take."""
+    page, worker = pinned("requirements-app.txt"), pinned("requirements.txt")
+    assert worker.keys() - page.keys() == {"runpod"}
+    differing = {name for name in worker.keys() & page if worker[name] != page[name]}
+    assert differing == {"pillow"}
+
+
+def pinned(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text().splitlines()
+    pins = [line.partition("==") for line in lines if line[:1] != "#"]
+    return {package: version for package, equals, version in pins if equals}
 
 
 def test_what_changes_most_often_comes_last() -> None:
@@ -178,7 +201,7 @@ def ignored(path: str) -> bool:
 def test_the_build_context_holds_only_the_copied_files() -> None:
     copied = [
         word
-        for name in ("dependencies", "fetch", "weights", "kernels", "worker")
+        for name in ("dependencies", "fetch", "weights", "kernels", "app", "worker")
         for kind, rest in stage(name)
         if kind == "COPY" and "--from" not in rest
         for word in rest.split()[:-1]
@@ -265,6 +288,7 @@ def test_bake_sets_the_dockerfiles_arguments() -> None:
     assert set(re.findall(r"(\w+)\s*=", blocks)) == declared
     assert set(re.findall(r'^target "(\S+)"', BAKE, re.MULTILINE)) == {
         "common",
+        "app",
         "cuda13",
         "cuda12-8",
     }
