@@ -346,7 +346,7 @@ def _inputs(
 ) -> tuple[AnimationInputs, tuple[str, ...]]:
     """Return the pipeline's inputs, and warnings about the textual inversions."""
     job, clip = attempt.job, attempt.job.clip
-    width = models.pipeline.text_encoder.config.hidden_size
+    width = sum(models.pipeline.texts.widths)
     tokens = [embedding.token for embedding in clip.embeddings]
     named = zip(job.files.embeddings, tokens, strict=True)
     embeddings, warnings = read_embeddings(named, [*clip.texts.values()], width)

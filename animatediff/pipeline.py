@@ -3,27 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import autoencoder
 from .adapters.stack import WeightStack
-from .checkpoints import diffusers_folder
+from .checkpoints.diffusers_folder import load_image_model
 from .checkpoints.motion_module import MotionModuleWeights
-from .checkpoints.noise_schedule import Noise, noise_of_folder
 from .conditioning.conditions import Conditions, TextStack
 from .controls.base import ControlCondition
-from .families import DEFAULT, Family
 from .fetch.weight_file import AnyFile
 from .job.prepared import LoraUse, MotionUse
 from .kernels.choice import kernel_warning
-from .models.unet import UNet3DConditionModel
+from .models.image_model import ImageModel
 from .previews import Previews
 from .progress import Report, ignore
 from .sampling.inputs import AnimationInputs
-from .sampling.run import SamplerRun, draw_start
+from .sampling.run import SamplerRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,36 +37,19 @@ class Animation:
 
 
 class AnimationPipeline:
-    """A UNet with motion modules, a VAE and a text encoder: from words to a clip.
+    """A UNet with motion modules, a VAE and text encoders: from words to a clip.
 
     ``decode_chunk`` is the number of frames that the VAE decodes at once. More are
     faster, fewer need less memory.
     """
 
-    def __init__(
-        self,
-        unet: UNet3DConditionModel,
-        vae: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        *,
-        decode_chunk: int = 4,
-        name: str = "",
-        family: Family = DEFAULT,
-        noise: Noise | None = None,
-    ) -> None:
-        self.family = family
-        self.unet = unet
-        self.vae = vae
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
+    def __init__(self, models: ImageModel, *, decode_chunk: int = 4) -> None:
+        self.models, self.family = models, models.family
+        self.unet, self.vae = models.unet, models.vae
+        self.texts = TextStack(models.texts)
+        self.weights = WeightStack(models)
         self.decode_chunk = decode_chunk
-        self.decoder = autoencoder.Decoder(vae)
-        self.name = name
-        """The folder that the models come from, for ``repr``."""
-        self.noise: Noise = noise or {}
-        """The folder's noise schedule where it differs from the family's."""
-        self.weights = WeightStack(family, unet, vae, text_encoder)
+        self.decoder = autoencoder.Decoder(models.vae)
         self._vae_files: tuple[AnyFile | None, AnyFile | None] = (None, None)
 
     @classmethod
@@ -87,27 +67,13 @@ class AnimationPipeline:
         Its motion slots are empty; ``load_weights`` fills them. Raises AssetError for
         missing files and CheckpointError for files of another model.
         """
-        folder, device = Path(folder), torch.device(device)
-        family, config = diffusers_folder.read_architecture(folder)
-        unet_folder, vae_folder = folder / family.unet.name, folder / family.vae.name
-        (text,) = family.text_encoders
-        return cls(
-            diffusers_folder.load_unet(
-                unet_folder, family, config, device, dtype, attention
-            ),
-            diffusers_folder.load_vae(vae_folder, device, dtype),
-            diffusers_folder.load_text_encoder(folder / text.name, text, device, dtype),
-            diffusers_folder.load_tokenizer(folder / text.tokenizer, text),
-            decode_chunk=decode_chunk,
-            name=folder.name,
-            family=family,
-            noise=noise_of_folder(folder),
-        )
+        models = load_image_model(Path(folder), torch.device(device), dtype, attention)
+        return cls(models, decode_chunk=decode_chunk)
 
     def __repr__(self) -> str:
         backend, dtype = self.unet.attention.name, str(self.unet.dtype)
         place = f"{dtype.removeprefix('torch.')} on {self.unet.device}"
-        loaded = f"{self.name}; {self.weights.names}".strip("; ")
+        loaded = f"{self.models.name}; {self.weights.names}".strip("; ")
         return f"AnimationPipeline({loaded}; {place}; attention {backend})"
 
     @property
@@ -115,26 +81,6 @@ class AnimationPipeline:
         """Warnings about what is loaded."""
         obstacles = filter(None, (self.unet.attention.warning, kernel_warning()))
         return (*obstacles, *self.weights.motion_warnings)
-
-    @property
-    def noise_schedule(self) -> Noise:
-        """The schedule that the image model was trained on, with the family's betas.
-
-        A single file over the folder decides alone whether it predicts the velocity.
-        """
-        noise = self.noise if self.weights.noise is None else self.weights.noise
-        return {**self.family.noise_schedule, **noise}
-
-    @property
-    def device_bytes(self) -> int:
-        """Memory that the models, and copies of their weights, take on their device."""
-        models = sum(map(bytes_of, (self.unet, self.vae, self.text_encoder)))
-        return models + self.weights.patcher.device_bytes
-
-    @property
-    def downscale(self) -> int:
-        """Pixels along the side of a latent."""
-        return autoencoder.downscale(self.vae)
 
     def configure_weights(
         self,
@@ -156,10 +102,6 @@ class AnimationPipeline:
         if (base, vae) != self._vae_files:
             self._vae_files, self.decoder = (base, vae), autoencoder.Decoder(self.vae)
         return self.weights.configure(motion, base, loras, vae)
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Encode pixels (1, 3, n, H, W), 0..1, as latents (1, 4, n, H / 8, W / 8)."""
-        return autoencoder.encode_pixels(self.vae, pixels)
 
     @torch.inference_mode()
     def __call__(
@@ -187,20 +129,9 @@ class AnimationPipeline:
         self, inputs: AnimationInputs, controls: Sequence[ControlCondition] = ()
     ) -> Conditions:
         """Encode the prompt, and the negative prompt if guidance needs it."""
-        stack = TextStack(self.tokenizer, self.text_encoder)
-        embeds, warnings = stack.encode(
-            inputs.texts, inputs.clip_skip, inputs.embeddings
-        )
+        texts, skip = inputs.texts, inputs.clip_skip
+        embeds, warnings = self.texts.encode(texts, skip, inputs.embeddings)
         return Conditions(embeds, controls, warnings)
-
-    def prepare(
-        self, inputs: AnimationInputs, sources: Sequence[torch.Generator]
-    ) -> Tensor:
-        """Draw the random start, (b, 4, f, h / 8, w / 8), float32, on the CPU.
-
-        Raises InvalidRequest for a width or height between two latents.
-        """
-        return draw_start(inputs, self.unet.config.in_channels, self.downscale, sources)
 
     @torch.inference_mode()
     def denoise(
@@ -213,13 +144,8 @@ class AnimationPipeline:
         previews: Previews | None = None,
     ) -> Tensor:
         """Run all steps: latents (b, 4, f, h / 8, w / 8), float32 or better."""
-        run = SamplerRun(
-            self.unet,
-            self.downscale,
-            self.noise_schedule,
-            inputs,
-            conditions,
-        )
+        size, schedule = autoencoder.downscale(self.vae), self.weights.noise_schedule
+        run = SamplerRun(self.unet, size, schedule, inputs, conditions)
         return run.denoise(latents, report, previews)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -239,9 +165,3 @@ class AnimationPipeline:
         """
         chunk = chunk or self.decode_chunk
         return self.decoder.frames(latents, chunk, report)
-
-
-def bytes_of(model: torch.nn.Module) -> int:
-    """Return the memory of a model's parameters and buffers."""
-    tensors = (*model.parameters(), *model.buffers())
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -16,7 +16,8 @@ from .errors import AssetError, CheckpointError
 from .fetch.assets import Source
 from .job.clip import Clip
 from .memory import MemoryModel, Work
-from .pipeline import AnimationPipeline, bytes_of
+from .models.image_model import bytes_of
+from .pipeline import AnimationPipeline
 
 
 def check_room(
@@ -60,7 +61,7 @@ def decode_chunk(
         unet_width=pipeline.unet.config.block_out_channels[0],
         vae_width=pipeline.vae.config.block_out_channels[0],
         value_bytes=pipeline.unet.dtype.itemsize,
-        weight_bytes=pipeline.device_bytes + sum(map(bytes_of, branches)),
+        weight_bytes=pipeline.weights.device_bytes + sum(map(bytes_of, branches)),
         float32_decoder=pipeline.decoder.float32_bytes,
     )
     if chunk is None:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -179,13 +179,10 @@ def _pipeline(family: Path, unet: Path | None = None) -> AnimationPipeline:
     if unet is not None and not (family / "unet").is_dir():
         from animatediff.checkpoints import diffusers_folder
 
-        cpu, (text,) = torch.device("cpu"), DEFAULT.text_encoders
-        text_encoder = diffusers_folder.load_text_encoder(
-            family / "text_encoder", text, cpu, torch.float32
-        )
-        loaded = AnimationPipeline.from_pretrained(unet)
-        tokenizer = diffusers_folder.load_tokenizer(family / "tokenizer", text)
-        return AnimationPipeline(loaded.unet, loaded.vae, text_encoder, tokenizer)
+        cpu, full = torch.device("cpu"), torch.float32
+        texts = diffusers_folder.load_texts(family, DEFAULT, cpu, full)
+        models = diffusers_folder.load_image_model(unet, cpu, full, "sdpa")
+        return AnimationPipeline(replace(models, texts=texts))
     return AnimationPipeline.from_pretrained(family)
 
 

@@ -125,7 +125,7 @@ def test_memory_model_counts_the_weights_that_are_loaded() -> None:
     model = read_memory_model(MODELS / "shapeworld", torch.float32)
     motion = count_values(MODELS / "shapeworld" / "motion_module_v3.safetensors")
     assert model.weight_bytes + 4 * motion == pytest.approx(
-        pipeline.device_bytes, rel=0.01
+        pipeline.weights.device_bytes, rel=0.01
     )
 
 

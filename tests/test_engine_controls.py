@@ -70,8 +70,9 @@ def settings(
     save_file(
         {key: tensor * 0.9 for key, tensor in vae.items()}, folder / "vae.safetensors"
     )
-    table = shapeworld.text_encoder.get_input_embeddings().weight
-    blue = shapeworld.tokenizer("blue", add_special_tokens=False).input_ids
+    text = shapeworld.texts.models[0]
+    table = text.encoder.get_input_embeddings().weight
+    blue = text.tokenizer("blue", add_special_tokens=False).input_ids
     save_file({"emb_params": table[blue].clone()}, folder / "azure.safetensors")
     (folder / "inputs").mkdir()
     (folder / "inputs" / "green.png").write_bytes(png("green"))

@@ -29,6 +29,7 @@ from animatediff.config import (
 )
 from animatediff.families import SD15
 from animatediff.memory import Work
+from animatediff.models.image_model import ImageModel
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.pipeline import AnimationPipeline
 from animatediff.progress import Progress
@@ -64,7 +65,7 @@ def denoise(
     vae = SimpleNamespace(
         config=SimpleNamespace(block_out_channels=(128, 256, 512, 512))
     )
-    pipeline = AnimationPipeline(unet, vae, None, None)
+    pipeline = AnimationPipeline(ImageModel(unet, vae))
     inputs = AnimationInputs(
         "", width=512, height=512, num_inference_steps=25, guidance_scale=guidance_scale
     )

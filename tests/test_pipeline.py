@@ -71,13 +71,7 @@ def test_one_frame_at_a_time_gives_the_same_pixels(
     latents = shapeworld(INPUTS).latents
     results = []
     for chunk in (1, 3, 16):
-        pipeline = AnimationPipeline(
-            shapeworld.unet,
-            shapeworld.vae,
-            shapeworld.text_encoder,
-            shapeworld.tokenizer,
-            decode_chunk=chunk,
-        )
+        pipeline = AnimationPipeline(shapeworld.models, decode_chunk=chunk)
         results.append((pipeline.decode(latents), pipeline.decode_frames(latents)))
     for videos, frames in results[1:]:
         assert (videos - results[0][0]).abs().max() < 1e-5
@@ -132,7 +126,8 @@ def test_negative_prompt_and_clip_skip_matter(shapeworld: AnimationPipeline) -> 
 
 
 def test_clip_skip_ends_one_layer_earlier(shapeworld: AnimationPipeline) -> None:
-    encoder, tokenizer = shapeworld.text_encoder, shapeworld.tokenizer
+    (text,) = shapeworld.texts.models
+    encoder, tokenizer = text.encoder, text.tokenizer
     ids = tokenizer(
         "a red circle", padding="max_length", max_length=77, return_tensors="pt"
     ).input_ids

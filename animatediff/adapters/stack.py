@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoints.lora import read_lora
 from ..checkpoints.lora_names import Shapes
@@ -14,10 +13,9 @@ from ..checkpoints.single_file import SingleFile, read_single_file
 from ..checkpoints.vae import read_vae
 from ..checkpoints.weight_changes import Address
 from ..device import spare_memory
-from ..families import Family
 from ..fetch.weight_file import AnyFile, WeightFile
 from ..job.prepared import LoraUse, MotionUse
-from ..models.unet import UNet3DConditionModel
+from ..models.image_model import ImageModel
 from .motion import FittedMotion, fit_motion_module, install_motion_module
 from .patcher import Change, WeightPatcher
 
@@ -69,23 +67,30 @@ class _Content:
 class WeightStack:
     """The files that are loaded over the weights of one base model's folder."""
 
-    def __init__(
-        self, family: Family, unet: UNet3DConditionModel, vae: Any, text_encoder: Any
-    ) -> None:
-        self.family = family
-        self.unet, self.vae = unet, vae
+    def __init__(self, models: ImageModel) -> None:
+        self.models = models
+        self.family, self.unet, self.vae = models.family, models.unet, models.vae
         self.motion_warnings: tuple[str, ...] = ()
         """Warnings about the motion module that is loaded."""
         self.names = StackNames()
-        models: Mapping[str, nn.Module] = {
-            "unet": unet,
-            "vae": vae,
-            "text_encoder": text_encoder,
-        }
-        self.patcher = WeightPatcher(models)
+        self.patcher = WeightPatcher(models.parts)
         self.noise: Noise | None = None
         """The noise schedule of the single file; None without one."""
         self._files: Mapping[WeightFile, SingleFile] = {}
+
+    @property
+    def noise_schedule(self) -> Noise:
+        """The schedule that the image model was trained on, with the family's betas.
+
+        A single file over the folder decides alone whether it predicts the velocity.
+        """
+        noise = self.models.noise if self.noise is None else self.noise
+        return {**self.family.noise_schedule, **noise}
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory that the models, and copies of their weights, take on their device."""
+        return self.models.device_bytes + self.patcher.device_bytes
 
     @property
     def host_bytes(self) -> int:
@@ -147,8 +152,8 @@ class WeightStack:
             for address, shape in shapes.items()
             if ".motion_modules." not in address[1]
         }
-        tensors = motion.weights.tensors
-        return others | {("unet", key): tensor.shape for key, tensor in tensors.items()}
+        part, tensors = self.family.unet.name, motion.weights.tensors
+        return others | {(part, key): tensor.shape for key, tensor in tensors.items()}
 
     def _read_base(
         self,
@@ -165,7 +170,7 @@ class WeightStack:
             lambda: read_single_file(file, self.family, shapes, layers, config),
         )
         for part in read.absent:
-            if part != "vae" or not vae_follows:
+            if part != self.family.vae.name or not vae_follows:
                 warning = f"{file.name} has no {part}: the base model's is used"
                 content.warnings.append(warning)
 

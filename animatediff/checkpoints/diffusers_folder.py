@@ -1,4 +1,4 @@
-"""A model in diffusers' folder layout: unet/, vae/, text_encoder/, tokenizer/."""
+"""A model in diffusers' layout: a folder with one for each part, such as unet/."""
 
 import json
 import logging
@@ -17,11 +17,13 @@ from ..families.config_file import ConfigFile
 from ..families.recognition import model_of_context_width
 from ..families.unet_config import read_unet_config
 from ..memory import MemoryModel
+from ..models.image_model import ImageModel, TextModel
 from ..models.unet import UNet3DConditionModel
 from ..models.vae import use_own_layers
 from ..transfers import send_weights
 from .files import check_finite, check_keys_and_shapes, in_words
 from .folder_weights import PartFiles, find_weights
+from .noise_schedule import noise_of_folder
 from .vae import as_named_today
 
 
@@ -43,6 +45,38 @@ def read_architecture(folder: Path) -> tuple[Family, UNet3DConfig]:
     if other is not None and not isinstance(other, Family):
         errors.insert(0, f"unet/config.json is of {other.name}")
     raise CheckpointError("; ".join(errors), file="config.json")
+
+
+def load_image_model(
+    folder: Path, device: torch.device, dtype: torch.dtype, attention: str
+) -> ImageModel:
+    """The models in ``folder``; the UNet's motion slots are empty.
+
+    Raises AssetError for missing files and CheckpointError for files of another model.
+    """
+    family, config = read_architecture(folder)
+    return ImageModel(
+        load_unet(folder / family.unet.name, family, config, device, dtype, attention),
+        load_vae(folder / family.vae.name, device, dtype),
+        load_texts(folder, family, device, dtype),
+        family,
+        folder.name,
+        noise_of_folder(folder),
+    )
+
+
+def load_texts(
+    folder: Path, family: Family, device: torch.device, dtype: torch.dtype
+) -> list[TextModel]:
+    """A text model for each row of ``family``, from the folder of a whole model."""
+    return [
+        TextModel(
+            row.name,
+            tokenizer=load_tokenizer(folder / row.tokenizer, row),
+            encoder=load_text_encoder(folder / row.name, row, device, dtype),
+        )
+        for row in family.text_encoders
+    ]
 
 
 def load_unet(
@@ -157,7 +191,9 @@ def read_memory_model(folder: Path, dtype: torch.dtype) -> MemoryModel:
     """
     family, unet = read_architecture(folder)
     files = [find_weights(folder / part.name, part, dtype) for part in family.parts]
-    vae = ConfigFile("vae/config.json", _read_json(folder / "vae" / "config.json"))
+    vae = ConfigFile(
+        "vae/config.json", _read_json(folder / family.vae.name / "config.json")
+    )
     return MemoryModel(
         family=family,
         unet_width=unet.block_out_channels[0],

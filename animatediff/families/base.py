@@ -205,3 +205,9 @@ class Family(ModelMarks):
     def parts(self) -> tuple[ModelPart, ...]:
         """All models of the family: UNet, VAE, text encoders."""
         return (self.unet, self.vae, *self.text_encoders)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folders of a model in diffusers' layout: its parts and its tokenizers."""
+        tokenizers = tuple(encoder.tokenizer for encoder in self.text_encoders)
+        return (*(part.name for part in self.parts), *tokenizers)

@@ -6,10 +6,11 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
+from ..families import FAMILIES
 from ..threads import Threads
 from .weight_file import Stamp, stamp
 
-_MODEL_PARTS = ("text_encoder", "tokenizer", "unet", "vae")
+_MODEL_FOLDERS = sorted({name for row in FAMILIES.values() for name in row.folders})
 _MODEL_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".json", ".txt")
 
 
@@ -30,8 +31,8 @@ def content_sha256(path: Path) -> str:
 
 def _model_files(folder: Path) -> Iterator[Path]:
     """Yield what a pipeline reads; no README, and no motion modules beside it."""
-    for part in _MODEL_PARTS:
-        for path in sorted((folder / part).iterdir()):
+    for part in _MODEL_FOLDERS:
+        for path in sorted((folder / part).glob("*")):
             if path.suffix in _MODEL_SUFFIXES and path.is_file():
                 yield path
 

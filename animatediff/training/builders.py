@@ -76,7 +76,7 @@ def build_new_unet(plan: Plan) -> DenoisingLearner:
     config = plan.config
     shape = required(config.model.unet, "model.unet", config.stage)
     encoders = load_encoders(config)
-    unet = new_unet(shape, encoders.text_encoder.config.hidden_size)
+    unet = new_unet(shape, sum(encoders.text.widths))
     return DenoisingLearner(plan.setup(unet, encoders))
 
 
@@ -145,11 +145,12 @@ def build_vae(plan: Plan) -> VaeLearner:
 
 
 def build_text_encoder(plan: Plan) -> TextLearner:
-    """A small text encoder."""
+    """A small text encoder: the family's first."""
     config = plan.config
     shape = required(config.model.text_encoder, "model.text_encoder", config.stage)
+    row = DEFAULT.text_encoders[0]
     tokenizer = diffusers_folder.load_tokenizer(
-        base_folder(config) / "tokenizer", DEFAULT.text_encoders[0]
+        base_folder(config) / row.tokenizer, row
     )
     clips = plan.open_clips()
     rows = small_table(tokenizer, clips, config.text.vocabulary_captions)

@@ -17,6 +17,7 @@ from ..atomic import written_whole
 from ..checkpoints.files import as_half
 from ..config import UNet3DConfig
 from ..errors import ConfigurationError
+from ..models.image_model import ImageModel
 from ..models.motion_module import PositionalEncoding
 from ..models.unet import UNet3DConditionModel
 from .ldm_layout import single_file
@@ -93,9 +94,9 @@ def write_unet(folder: Path, unet: UNet3DConditionModel, origin: Origin) -> None
     unet_without_weights(unet.config).save_config(folder)
 
 
-def image_weights(unet: UNet3DConditionModel) -> dict[str, Tensor]:
-    """The weights of the UNet without its motion modules."""
-    weights = unet.state_dict()
+def image_weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The weights of a model without motion modules."""
+    weights = model.state_dict()
     return {key: tensor for key, tensor in weights.items() if _MOTION not in key}
 
 
@@ -170,20 +171,20 @@ def write_model(
 
     The file is in the LDM layout.
     """
-    whole = folder / "model"
-    text = encoders.text_encoder.state_dict()
-    write_unet(whole / "unet", unet, origin)
-    write_vae(whole / "vae", encoders.vae, origin)
-    settings = encoders.text_encoder.config
-    write_text_encoder(whole / "text_encoder", settings, text, origin)
-    write_scheduler(whole / "scheduler", beta_schedule)
-    copy_folder(base / "tokenizer", whole / "tokenizer")
-    weights = single_file(
-        image_weights(unet),
-        encoders.vae.state_dict(),
-        text,
-        unet.config.layers_per_block,
+    whole, models = (
+        folder / "model",
+        ImageModel(unet, encoders.vae, encoders.text.models),
     )
+    family = models.family
+    write_unet(whole / family.unet.name, unet, origin)
+    write_vae(whole / family.vae.name, encoders.vae, origin)
+    for row, text in zip(family.text_encoders, models.texts, strict=True):
+        weights, settings = text.encoder.state_dict(), text.encoder.config
+        write_text_encoder(whole / row.name, settings, weights, origin)
+        copy_folder(base / row.tokenizer, whole / row.tokenizer)
+    write_scheduler(whole / "scheduler", beta_schedule)
+    parts = {name: image_weights(model) for name, model in models.parts.items()}
+    weights = single_file(family, parts, unet.config.layers_per_block)
     return [whole, write_weights(folder / "model.safetensors", weights, origin)]
 
 

@@ -10,28 +10,29 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from ..checkpoints.ldm_names import LdmUNetKeys
-
-_UNET, _VAE = "model.diffusion_model", "first_stage_model"
-_TEXT = "cond_stage_model.transformer.text_model"
+from ..families import Family
 
 
 def single_file(
-    unet: Mapping[str, Tensor],
-    vae: Mapping[str, Tensor],
-    text_encoder: Mapping[str, Tensor],
-    layers_per_block: int,
+    family: Family, parts: Mapping[str, Mapping[str, Tensor]], layers_per_block: int
 ) -> dict[str, Tensor]:
-    """A whole model under the keys of the first release."""
+    """A whole model of ``family`` under the keys of the first release.
+
+    ``parts`` has the weights of each of the family's parts by its name.
+    """
+    unet, vae = parts[family.unet.name], parts[family.vae.name]
     weights: dict[str, Tensor] = {}
     unet_keys = LdmUNetKeys(unet, layers_per_block)
     for key, tensor in unet.items():
-        weights[f"{_UNET}.{unet_keys.renamed(key)}"] = tensor
+        weights[family.unet.single_file_prefix + unet_keys.renamed(key)] = tensor
     levels = _vae_levels(vae)
     for key, tensor in vae.items():
         renamed = _vae_key(key, levels)
-        weights[f"{_VAE}.{renamed}"] = _vae_tensor(renamed, tensor)
-    for key, tensor in text_encoder.items():
-        weights[f"{_TEXT}.{key.removeprefix('text_model.')}"] = tensor
+        weights[family.vae.single_file_prefix + renamed] = _vae_tensor(renamed, tensor)
+    for row in family.text_encoders:
+        for key, tensor in parts[row.name].items():
+            renamed = row.inner_prefix + key.removeprefix(row.inner_prefix)
+            weights[row.single_file_prefix + renamed] = tensor
     return weights
 
 

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..conditioning.encoders import encode_ids
-from ..conditioning.tokens import tokenize
+from ..conditioning.conditions import TextStack
 from ..controls.sparsectrl import SparseControl
 from ..errors import ConfigurationError
 from ..models.blocks import Layers
 from ..models.context import ControlResiduals
+from ..models.image_model import ImageModel
 from ..models.unet import UNet3DConditionModel
 from ..pipeline import AnimationPipeline
 from ..sampling.inputs import AnimationInputs
@@ -132,8 +132,7 @@ class Encoders:
     """
 
     vae: Any
-    text_encoder: Any
-    tokenizer: Any
+    text: TextStack
 
     @property
     def scaling_factor(self) -> float:
@@ -143,7 +142,7 @@ class Encoders:
     def to(self, device: torch.device) -> None:
         """Move the models."""
         self.vae.to(device)
-        self.text_encoder.to(device)
+        self.text.to(device)
 
     def moments(self, pixels: Tensor) -> dict[str, Tensor]:
         """The posterior of frames (f, 3, H, W) in -1..1, on the CPU.
@@ -158,11 +157,6 @@ class Encoders:
             means.append(posterior.mean.contiguous().cpu())
             deviations.append(posterior.std.contiguous().cpu())
         return {"mean": torch.cat(means), "std": torch.cat(deviations)}
-
-    def texts(self, captions: Sequence[str]) -> Tensor:
-        """Text embeddings (b, n, d)."""
-        ids = [tokenize(self.tokenizer, caption).ids for caption in captions]
-        return encode_ids(self.text_encoder, torch.cat(ids))
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +199,10 @@ class DenoisingLearner(Learner):
         """See ``Learner.prepare``."""
         prepared = super().prepare(self._with_latents(entries), device)
         captions = [self.caption(slot, item) for slot, item in entries]
-        return {**prepared, "text": self.encoders.texts(captions).to(device)}
+        return {
+            **prepared,
+            "text": self.encoders.text.encode_captions(captions).to(device),
+        }
 
     def caption(self, slot: Slot, item: Item) -> str:
         """The item's caption, or "" with the probability ``text_dropout``."""
@@ -297,13 +294,8 @@ class DenoisingLearner(Learner):
 
     def pipeline(self) -> AnimationPipeline:
         """A pipeline around the model as it is now."""
-        return AnimationPipeline(
-            self.unet,
-            self.encoders.vae,
-            self.encoders.text_encoder,
-            self.encoders.tokenizer,
-            decode_chunk=DECODE_CHUNK,
-        )
+        models = ImageModel(self.unet, self.encoders.vae, self.encoders.text.models)
+        return AnimationPipeline(models, decode_chunk=DECODE_CHUNK)
 
     def show(self, clips: SourceDataset) -> Iterable[Sample]:
         """A clip of each prompt and seed of the validation."""

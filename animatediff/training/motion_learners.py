@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..autoencoder import encode_pixels
 from ..controls.pictures import place_images
 from ..controls.sparsectrl import SparseControl
 from ..models.context import ControlResiduals
@@ -105,7 +106,7 @@ class SparseControlLearner(DenoisingLearner):
             images = first.transpose(0, 1)[None]
         else:
             first = (item["pixels"][:1].transpose(0, 1)[None] + 1) / 2
-            images = pipeline.encode_pixels(first)
+            images = encode_pixels(pipeline.vae, first)
         return (SparseControl(self.branch, images),)
 
 
@@ -132,7 +133,7 @@ class ConsistencyLearner(DenoisingLearner):
     def prepare(self, entries: Sequence[Entry], device: torch.device) -> Batch:
         """See ``Learner.prepare``."""
         prepared = super().prepare(entries, device)
-        empty = self.encoders.texts([""]).to(device)
+        empty = self.encoders.text.encode_captions([""]).to(device)
         return {**prepared, "no_text": empty.expand_as(prepared["text"])}
 
     def draw_timesteps(self, place: float) -> Batch:

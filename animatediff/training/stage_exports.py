@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..families import DEFAULT
 from . import lora_layers
 from .config import TrainConfig
 from .encoder_learners import TextLearner, VaeLearner
@@ -79,10 +80,11 @@ def export_text_encoder(
     weights = dict(learner.encoder.state_dict())
     table = next(key for key in weights if key.endswith("token_embedding.weight"))
     weights[table] = learner.full_table()
+    row = DEFAULT.text_encoders[0]
     settings = full_config(learner.encoder, learner.tokenizer)
-    write_text_encoder(folder / "text_encoder", settings, weights, origin)
-    copy_folder(base_folder(config) / "tokenizer", folder / "tokenizer")
-    return [folder / "text_encoder"]
+    write_text_encoder(folder / row.name, settings, weights, origin)
+    copy_folder(base_folder(config) / row.tokenizer, folder / row.tokenizer)
+    return [folder / row.name]
 
 
 def _write(path: Path, weights: Mapping[str, Tensor], origin: Origin) -> list[Path]:

@@ -12,6 +12,7 @@ from ..checkpoints import diffusers_folder
 from ..checkpoints.files import check_keys_and_shapes
 from ..checkpoints.motion_module import MotionModuleWeights, read_motion_module
 from ..checkpoints.sparse_controlnet import read_sparse_controlnet
+from ..conditioning.conditions import TextStack
 from ..config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE, UNet3DConfig
 from ..controls.sparsectrl import build_sparse_controlnet
 from ..errors import ConfigurationError
@@ -44,14 +45,10 @@ def base_folder(config: TrainConfig) -> Path:
 
 def load_encoders(config: TrainConfig) -> Encoders:
     """The frozen models of the base, for a new UNet."""
-    base, text = base_folder(config), DEFAULT.text_encoders[0]
-    return Encoders(
-        diffusers_folder.load_vae(base / "vae", CPU, torch.float32),
-        diffusers_folder.load_text_encoder(
-            base / "text_encoder", text, CPU, torch.float32
-        ),
-        diffusers_folder.load_tokenizer(base / "tokenizer", text),
-    )
+    base, family = base_folder(config), DEFAULT
+    vae = diffusers_folder.load_vae(base / family.vae.name, CPU, torch.float32)
+    texts = diffusers_folder.load_texts(base, family, CPU, torch.float32)
+    return Encoders(vae, TextStack(texts))
 
 
 def load_base(
@@ -69,14 +66,13 @@ def load_base(
         for lora in model.loras
     ]
     pipeline.configure_weights(weights, model.single_file, loras)
-    if pipeline.noise_schedule != pipeline.family.noise_schedule:
+    if pipeline.weights.noise_schedule != pipeline.family.noise_schedule:
         raise ConfigurationError(
             "the base model predicts the velocity, or has another noise schedule;"
             " training is for models that predict noise on the family's"
         )
-    encoders = Encoders(pipeline.vae, pipeline.text_encoder, pipeline.tokenizer)
     pipeline.unet.requires_grad_(False)
-    return pipeline.unet, encoders
+    return pipeline.unet, Encoders(pipeline.vae, pipeline.texts)
 
 
 def _motion_weights(

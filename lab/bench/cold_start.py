@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,8 +79,8 @@ def resident(field: str) -> int:
 class Start(Protocol):
     """One side: its imports, its models, its first frames."""
 
-    def load(self, options: argparse.Namespace) -> Any:
-        """Return the pipeline."""
+    def load(self, options: argparse.Namespace) -> Iterable[Any]:
+        """Load a pipeline; return its models."""
         ...
 
     def run(self, options: argparse.Namespace) -> None:
@@ -104,12 +104,13 @@ class Ours:
         self._imported = AutoencoderKL, transformers.CLIPTextModel
         self._open, self._load_weights = AnimationPipeline.from_pretrained, load_weights
 
-    def load(self, options: argparse.Namespace) -> Any:
-        """Return the pipeline."""
+    def load(self, options: argparse.Namespace) -> Iterable[Any]:
+        """Load a pipeline; return its models."""
         base, motion, _ = options.files
         device, dtype = options.device, options.dtype
         self._pipeline = self._open(base, device=device, dtype=dtype)
-        return self._load_weights(self._pipeline, motion, "v3")
+        self._load_weights(self._pipeline, motion, "v3")
+        return self._pipeline.models.parts.values()
 
     def run(self, options: argparse.Namespace) -> None:
         """Make frames with one step."""
@@ -134,12 +135,13 @@ class Diffusers:
 
         self._peer = peer
 
-    def load(self, options: argparse.Namespace) -> Any:
-        """Return the pipeline."""
+    def load(self, options: argparse.Namespace) -> Iterable[Any]:
+        """Load a pipeline; return its models."""
         base, _, motion = options.files
         self._pipeline = self._peer.build(base, motion, options.device, options.dtype)
         self._pipeline.set_progress_bar_config(disable=True)
-        return self._pipeline
+        peer = self._pipeline
+        return peer.unet, peer.vae, peer.text_encoder
 
     def run(self, options: argparse.Namespace) -> None:
         """Make frames with one step."""
@@ -161,11 +163,11 @@ def main() -> None:
     options = _options()
     side = SIDES[options.side_of]()
     imports = resident("VmRSS")
-    pipeline = side.load(options)
+    models = side.load(options)
     _synchronize(options.device)
     figures = {"ready": time.time() - options.began}
     peak = resident("VmHWM") - imports
-    figures["ready_peak"] = peak / _bytes_of(pipeline)
+    figures["ready_peak"] = peak / _bytes_of(models)
     side.run(options)
     _synchronize(options.device)
     figures["first_frames"] = time.time() - options.began
@@ -173,9 +175,8 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def _bytes_of(pipeline: Any) -> int:
-    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
-    return sum(each.nbytes for part in parts for each in part.state_dict().values())
+def _bytes_of(models: Iterable[Any]) -> int:
+    return sum(each.nbytes for model in models for each in model.state_dict().values())
 
 
 def _synchronize(device: torch.device) -> None:

@@ -10,6 +10,7 @@ from animatediff.checkpoints.diffusers_folder import load_tokenizer
 from animatediff.config import V3
 from animatediff.families import SD15
 from animatediff.families.unet_config import read_unet_config
+from animatediff.models.image_model import ImageModel, TextModel
 from animatediff.models.motion_module import reset_positional_tables
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.models.vae import use_own_layers
@@ -171,13 +172,18 @@ def text_encoder(run: Run) -> Any:
     return run.once("text encoder", make)
 
 
+def tokenizer() -> Any:
+    """Return the embedded family's tokenizer, which both pipelines use."""
+    (text,) = SD15.text_encoders
+    return load_tokenizer(SHAPEWORLD / text.tokenizer, text)
+
+
 def pipeline(run: Run) -> AnimationPipeline:
     """Return our pipeline."""
 
     def make() -> AnimationPipeline:
-        (text,) = SD15.text_encoders
-        tokenizer = load_tokenizer(SHAPEWORLD / "tokenizer", text)
-        return AnimationPipeline(unet(run), vae(run), text_encoder(run), tokenizer)
+        text = TextModel("text_encoder", tokenizer(), text_encoder(run))
+        return AnimationPipeline(ImageModel(unet(run), vae(run), [text]))
 
     return run.once("pipeline", make)
 
@@ -192,7 +198,7 @@ def peer_pipeline(run: Run) -> Any:
         peer = kind(
             vae=peer_vae(run),
             text_encoder=text_encoder(run),
-            tokenizer=pipeline(run).tokenizer,
+            tokenizer=tokenizer(),
             unet=peer_unet(run),
             motion_adapter=None,
             scheduler=DDIMScheduler(**SD15.noise_schedule),

@@ -27,6 +27,7 @@ from animatediff.controls.sparsectrl import SparseControl
 from animatediff.families import SD15
 from animatediff.job.clip import ContextWindows
 from animatediff.memory import MemoryModel, Work
+from animatediff.models.image_model import ImageModel
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.models.vae import use_own_layers
@@ -85,7 +86,7 @@ def count_denoise(
         unet, branches = _unet_and_branches(motion, controls)
         for model in (unet, *branches):
             to_fake(model, mode, torch.float16)
-        pipeline = AnimationPipeline(unet, _vae_config(), None, None)
+        pipeline = AnimationPipeline(ImageModel(unet, _vae_config()))
         inputs = _inputs(work, lean)
         embeds = torch.empty(work.texts, 77, 768, device=DEVICE, dtype=torch.float16)
         live = LiveStorages()

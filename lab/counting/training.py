@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from animatediff.catalog import MOTION_MODULE_VERSIONS
+from animatediff.conditioning.conditions import TextStack
 from animatediff.families import SD15
 from animatediff.models.unet import UNet3DConditionModel
 from animatediff.settings import PROJECT_ROOT
@@ -76,7 +77,7 @@ def count(config: TrainConfig) -> Cost:
     learner, vae = _models(config)
     with _as_on_a_gpu() as mode:
         to_fake(learner, mode, torch.float32, trainable=True)
-        learner.encoders = Encoders(to_fake(vae, mode, torch.float32), None, None)
+        learner.encoders = Encoders(to_fake(vae, mode, torch.float32), TextStack(()))
         resting = 4 * TEXT_VALUES + _unique_bytes(learner) + _unique_bytes(vae)
         with LiveStorages() as live, Flops() as counter:
             operations = _turn(learner, config, counter)

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from animatediff.autoencoder import downscale, encode_pixels
 from animatediff.catalog import MOTION_MODULE_VERSIONS
 from animatediff.conditioning.conditions import Conditions
 from animatediff.conditioning.tokens import tokenize
@@ -30,6 +31,7 @@ from animatediff.models.sparse_controlnet import SparseControlNetModel
 from animatediff.pipeline import AnimationPipeline
 from animatediff.progress import Progress
 from animatediff.sampling.inputs import AnimationInputs
+from animatediff.sampling.run import draw_start
 from animatediff.sampling.schedulers import make_scheduler
 from animatediff.video.grid import save_videos_grid, video_grid
 
@@ -318,7 +320,7 @@ class ClipCase:
 
     def check_prompts(self) -> Iterator[Comparison]:
         """Compare the tokens of both prompts."""
-        inputs, tokenizer = self.inputs, self.pipeline.tokenizer
+        inputs, tokenizer = self.inputs, self.pipeline.texts.models[0].tokenizer
         yield self.compare("prompt_ids", tokenize(tokenizer, inputs.prompt).ids, 0)
         negative = tokenize(tokenizer, inputs.negative_prompt)
         yield self.compare("negative_ids", negative.ids, 0)
@@ -342,7 +344,7 @@ class ClipCase:
         path = self.folder / "vae_encode.safetensors"
         if path.is_file():
             encoded = load_file(path)
-            latents = self.pipeline.encode_pixels(encoded["pixels_0_1"])[0]
+            latents = encode_pixels(self.pipeline.vae, encoded["pixels_0_1"])[0]
             scale = self.pipeline.vae.config.scaling_factor
             means, expected = latents.transpose(0, 1) / scale, encoded["posterior_mean"]
             name = f"{self.folder.name}/vae_encode.posterior_mean"
@@ -353,7 +355,8 @@ class ClipCase:
         seed = self.case.get("generator_seed")
         if seed is not None:
             sources = [torch.Generator().manual_seed(seed)]
-            noise = self.pipeline.prepare(self.inputs, sources)
+            channels, vae = self.pipeline.unet.config.in_channels, self.pipeline.vae
+            noise = draw_start(self.inputs, channels, downscale(vae), sources)
             yield self.compare("init_latents", noise, 0)
 
     def check_denoised(self, conditions: Conditions) -> Iterator[Comparison]:

@@ -81,7 +81,7 @@ def _check_outputs(
     )
     output = pipeline.unet(sample, timestep, states)
     yield compare(f"{name}.unet_out", output, io[f"{step}.unet_out"], UNET_LIMIT)
-    text = pipeline.text_encoder(io["prompt_ids"].long()).last_hidden_state
+    text = pipeline.texts.models[0].encoder(io["prompt_ids"].long()).last_hidden_state
     yield compare(f"{name}.text_out", text, io[f"{step}.text_out"], TEXT_LIMIT)
     expected = io.get(f"{step}.vae_decode")
     if expected is not None:
@@ -124,7 +124,7 @@ def _compare_checksums(
 
 def _weights_by_published_key(pipeline: AnimationPipeline) -> dict[str, Tensor]:
     prefix = "text_encoder.text_model."
-    text = pipeline.text_encoder.state_dict()
+    text = pipeline.texts.models[0].encoder.state_dict()
     return {
         **pipeline.unet.state_dict(),
         **{f"{prefix}{key}": value for key, value in text.items()},
@@ -178,7 +178,7 @@ def _kohya_layers(pipeline: AnimationPipeline) -> dict[str, Tensor]:
     """Return copies of all weights, by the names that kohya's trainer gives layers."""
     models = {
         "lora_unet_": pipeline.unet,
-        "lora_te_text_model_": pipeline.text_encoder,
+        "lora_te_text_model_": pipeline.texts.models[0].encoder,
     }
     return {
         prefix + key.removesuffix(".weight").replace(".", "_"): value.clone()

@@ -86,7 +86,7 @@ class Golden:
         with tempfile.TemporaryDirectory() as scratch:
             folder = model_folder(self.directory / "common", Path(scratch))
             pipeline = AnimationPipeline.from_pretrained(folder, dtype=torch.float32)
-        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        for module in pipeline.models.parts.values():
             # diffusers overrides ``to``, and logs about a list that is empty here
             torch.nn.Module.to(module, self.dtype)
         return pipeline

@@ -30,7 +30,7 @@ STEPS = 500
 
 def fingerprint(pipeline: AnimationPipeline) -> str:
     digest = hashlib.sha256()
-    for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+    for model in pipeline.models.parts.values():
         for key, tensor in model.state_dict().items():
             digest.update(
                 key.encode()
@@ -238,7 +238,7 @@ def test_changes_are_sums_of_what_each_file_does_alone(
 def test_copies_on_the_host_are_bounded(
     pipeline: AnimationPipeline, golden: Path
 ) -> None:
-    models = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    models = pipeline.models.parts.values()
     size = sum(
         t.numel() * t.element_size()
         for model in models

@@ -100,19 +100,19 @@ def test_a_model_of_the_velocity_is_sampled_as_one(
     pipeline: AnimationPipeline, weights: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     family = pipeline.family.noise_schedule
-    assert pipeline.noise_schedule == family
+    assert pipeline.weights.noise_schedule == family
     marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     save_file({**weights, **marks}, tmp_path / "v.safetensors")
     assert pipeline.configure_weights(None, tmp_path / "v.safetensors", ()) == ()
-    schedule = pipeline.noise_schedule
+    schedule = pipeline.weights.noise_schedule
     assert schedule["prediction_type"] == "v_prediction"
     assert schedule["rescale_betas_zero_snr"] is True
     assert schedule["beta_schedule"] == family["beta_schedule"]
     save_file(weights, tmp_path / "x.safetensors")
     pipeline.configure_weights(None, tmp_path / "x.safetensors", ())
-    assert pipeline.noise_schedule == family
+    assert pipeline.weights.noise_schedule == family
     pipeline.configure_weights(None, None, ())
-    assert pipeline.noise_schedule == family
+    assert pipeline.weights.noise_schedule == family
 
 
 def test_left_over_keys_are_told_and_noise_is_not(

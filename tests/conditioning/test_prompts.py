@@ -11,8 +11,9 @@ from animatediff.pipeline import AnimationPipeline
 @pytest.fixture
 def words(shapeworld: AnimationPipeline) -> dict[str, torch.Tensor]:
     """Vectors of words that the text encoder knows, under other names."""
-    table = shapeworld.text_encoder.get_input_embeddings().weight
-    ids = shapeworld.tokenizer("red circle", add_special_tokens=False).input_ids
+    text = shapeworld.texts.models[0]
+    table = text.encoder.get_input_embeddings().weight
+    ids = text.tokenizer("red circle", add_special_tokens=False).input_ids
     assert len(ids) == 2
     return {"<rouge>": table[ids[:1]], "rotkreis": table[ids]}
 
@@ -32,7 +33,8 @@ def words(shapeworld: AnimationPipeline) -> dict[str, torch.Tensor]:
 def test_a_word_stands_for_its_vectors(
     text: str, plain: str, words: dict[str, torch.Tensor], shapeworld: AnimationPipeline
 ) -> None:
-    models = (shapeworld.tokenizer, shapeworld.text_encoder)
+    model = shapeworld.texts.models[0]
+    models = (model.tokenizer, model.encoder)
     for clip_skip in (0, 1):
         got = encode_prompt(*models, text, clip_skip, words).embeds
         assert torch.equal(got, encode_prompt(*models, plain, clip_skip).embeds)
@@ -47,20 +49,24 @@ def test_a_word_stands_for_its_vectors(
 def test_parts_of_words_are_left_alone(
     text: str, words: dict[str, torch.Tensor], shapeworld: AnimationPipeline
 ) -> None:
-    tokens = tokenize(shapeworld.tokenizer, text, words)
+    tokens = tokenize(shapeworld.texts.models[0].tokenizer, text, words)
     assert not tokens.vectors
-    assert torch.equal(tokens.ids, tokenize(shapeworld.tokenizer, text).ids)
+    assert torch.equal(
+        tokens.ids, tokenize(shapeworld.texts.models[0].tokenizer, text).ids
+    )
     assert not any(uses(text, word) for word in words)
 
 
 def test_what_does_not_fit_is_said(
     words: dict[str, torch.Tensor], shapeworld: AnimationPipeline
 ) -> None:
-    long = tokenize(shapeworld.tokenizer, "rotkreis " * 37 + "and a house", words)
+    long = tokenize(
+        shapeworld.texts.models[0].tokenizer, "rotkreis " * 37 + "and a house", words
+    )
     assert long.ids.shape == (1, 77)
     assert len(long.vectors) == 74
     assert long.cut == "a house"
     assert (
-        tokenize(shapeworld.tokenizer, "rotkreis " * 38, words).cut
+        tokenize(shapeworld.texts.models[0].tokenizer, "rotkreis " * 38, words).cut
         == "a textual inversion"
     )
