@@ -29,12 +29,12 @@ from .content import HEAD_BYTES, is_web_page, suffix_of
 from .hashes import content_sha256
 from .leftovers import incoming_folder, sweep
 from .network import announced_bytes, answer, body, permitted, retried
-from .room import full_disk_named, has_room, make_room, touch
+from .room import check_room, full_disk_named, make_room, touch
 from .rules import NOT_HERE, DownloadRules, shown_url, unavailable
 from .transfers import Transfer, shared
 
 ROOM_STEP = 1 << 20
-"""Bytes after which a download of unknown size looks whether there still is room."""
+"""Bytes of a download for which room is made at a time."""
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
@@ -214,18 +214,15 @@ def _keep(
     """Write the body of ``response`` into the cache, and return the file."""
     files, rules, size = request.files, request.rules, announced_bytes(response)
     chunks = body(response, rules, transfer)
-    make_room(size, rules, files)
+    check_room(size, rules, files)
     files.mkdir(parents=True, exist_ok=True)
     with incoming_folder(files) as scratch:
         part = scratch / "part"
-        digest = _write(part, chunks if size else _while_room(chunks, rules, files))
+        digest = _write(part, _with_room(chunks, size, rules, files))
         with part.open("rb") as file:
             name = request.name(digest, file.read(HEAD_BYTES))
         request.mark_as_download(digest)
-        path = part.replace(files / name)
-    if not size:
-        make_room(0, rules, files)
-    return path
+        return part.replace(files / name)
 
 
 def _write(part: Path, chunks: Iterator[bytes]) -> str:
@@ -238,17 +235,21 @@ def _write(part: Path, chunks: Iterator[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _while_room(
-    chunks: Iterator[bytes], rules: DownloadRules, folder: Path
+def _with_room(
+    chunks: Iterator[bytes], size: int, rules: DownloadRules, folder: Path
 ) -> Iterator[bytes]:
-    """Yield the chunks of a download whose size nobody knows. Raises DiskFull."""
-    rest = 0
+    """Yield the chunks, with room for each. Raises DiskFull.
+
+    Old downloads make way for bytes that come, not for the ``size`` that a host
+    announces; 0 is an unknown one.
+    """
+    arrived = room = 0
     for chunk in chunks:
-        rest -= len(chunk)
-        if rest < 0:
-            rest = ROOM_STEP
-            if not has_room(rest, folder):
-                make_room(rest, rules, folder)
+        arrived += len(chunk)
+        while room < arrived:
+            step = min(ROOM_STEP, size - room) if size > room else ROOM_STEP
+            make_room(step, rules, folder, arrived=room)
+            room += step
         yield chunk
 
 

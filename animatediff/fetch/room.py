@@ -121,9 +121,12 @@ def record_hub_file(path: Path, rules: DownloadRules) -> None:
         link.symlink_to(path.absolute())
 
 
-def make_room(needed: int, rules: DownloadRules, folder: Path) -> None:
+def make_room(
+    needed: int, rules: DownloadRules, folder: Path, *, arrived: int = 0
+) -> None:
     """Remove old downloads until ``needed`` bytes fit the cache and ``folder``'s disk.
 
+    ``arrived`` bytes of the same file are on the disk already, and not in the cache.
     Raises DiskFull if they do not fit the disk in any way. It is fatal if hardly any
     room is left: then something else fills the disk, and small jobs have no room.
     """
@@ -134,13 +137,29 @@ def make_room(needed: int, rules: DownloadRules, folder: Path) -> None:
         device = existing(folder).stat().st_dev
         for each in kept:
             is_short = _missing(needed, folder) > 0 and each.device == device
-            if not is_short and not _exceeds(total + needed, rules):
+            if not is_short and not _exceeds(total + arrived + needed, rules):
                 continue
             is_free = os.path.realpath(each.record) not in in_use
             if is_free and each.remove():
                 total -= each.bytes
     if _missing(needed, folder) > 0:
         raise _disk_full(needed, folder)
+
+
+def check_room(needed: int, rules: DownloadRules, folder: Path) -> None:
+    """Raise DiskFull if ``needed`` bytes do not fit without all old downloads either.
+
+    Nothing is removed.
+    """
+    with _LOCK:
+        in_use, device = _paths_in_use(), existing(folder).stat().st_dev
+        removable = sum(
+            each.bytes
+            for each in _kept(rules)
+            if each.device == device and os.path.realpath(each.record) not in in_use
+        )
+    if _missing(needed, folder) > removable:
+        raise _disk_full(needed, folder, removable)
 
 
 def has_room(needed: int, folder: Path) -> bool:
@@ -199,12 +218,13 @@ def full_disk_named(folder: Path) -> Generator[None]:
         raise _disk_full(0, folder) from None
 
 
-def _disk_full(needed: int, folder: Path) -> DiskFull:
+def _disk_full(needed: int, folder: Path, removable: int = 0) -> DiskFull:
+    """Return the error. ``removable``: bytes that old downloads could free."""
     usage = shutil.disk_usage(existing(folder))
     size = f"{needed} bytes" if needed else "a download"
     return DiskFull(
         f"the worker's disk has no room for {size}: {usage.free} bytes are free",
-        fatal=usage.free < min(MARGIN, usage.total // 10),
+        fatal=usage.free + removable < min(MARGIN, usage.total // 10),
         needed=needed,
         free=usage.free,
     )

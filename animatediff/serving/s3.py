@@ -29,7 +29,6 @@ _PASSING_CODES = frozenset(
         "OperationAborted",
         "RequestLimitExceeded",
         "RequestTimeout",
-        "RequestTimeTooSkewed",
         "ServiceUnavailable",
         "SlowDown",
         "Throttling",
@@ -37,9 +36,7 @@ _PASSING_CODES = frozenset(
         "TooManyRequests",
     }
 )
-"""Refusals that pass, or that another worker may not meet."""
-_ONLY_HERE = "RequestTimeTooSkewed"
-"""The clock of this machine is wrong; that of another one may not be."""
+"""Refusals that pass."""
 
 
 class S3Client(Protocol):
@@ -274,7 +271,7 @@ def _refused(error: Exception, region: RegionOfBucket | None) -> StorageError:
     return StorageError(
         "the bucket refused the request",
         retryable=passes,
-        fatal=not passes or code == _ONLY_HERE,
+        fatal=not passes,
         **details,
     )
 

@@ -170,8 +170,14 @@ def test_a_full_disk_is_seen_before_the_download(
     disk.size, disk.others = 5 * size, 3 * size
     put(rules, "old", size, 100)
     url = site.gives(Answer())
-    assert fetch_url(url, rules).is_file()
-    assert "old" not in kept(rules)  # it made way
+    path = fetch_url(url, rules)
+    assert kept(rules) == {path.name}  # the old one made way
+    disk.others = 4 * size
+    with pytest.raises(DiskFull) as caught:
+        fetch_url(site.gives(Answer(), path="/a"), rules)
+    assert not caught.value.fatal  # the old one can make way for small jobs
+    assert kept(rules) == {path.name}  # nothing is lost for a file that cannot fit
+    path.unlink()
     disk.others = 5 * size
     with pytest.raises(DiskFull) as caught:
         fetch_url(site.gives(Answer(), path="/b"), rules)
@@ -185,6 +191,26 @@ def test_a_full_disk_is_seen_before_the_download(
     assert not caught.value.fatal  # no disk of this size has room; other jobs go on
     assert [path for _, path, _ in site.asked].count("/c") == 1
     assert kept(rules) == set()
+
+
+def test_a_size_that_is_only_announced_removes_nothing(
+    site: Site, rules: DownloadRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "ROOM_STEP", 1000)
+    size = len(CONTENT)
+    put(rules, "old", 9 * size, 100)
+    limited = replace(rules, max_cache_bytes=11 * size)
+    with pytest.raises(AssetError):
+        fetch_url(site.gives(Answer(length=11 * size)), limited)
+    assert kept(rules) == {"old"}
+
+
+def test_a_file_larger_than_the_cache_is_there_for_its_job(
+    site: Site, rules: DownloadRules
+) -> None:
+    limited = replace(rules, max_cache_bytes=len(CONTENT) // 2)
+    for announced in (None, -1):
+        assert fetch_url(site.gives(Answer(length=announced)), limited).is_file()
 
 
 def test_a_disk_that_is_full_only_while_the_file_comes(

@@ -242,7 +242,7 @@ def test_settings_go_along_with_every_object(
         (400, "ExpiredToken", False, True),
         (404, "NoSuchBucket", False, True),
         (400, "KMS.DisabledException", False, True),
-        (403, "RequestTimeTooSkewed", True, True),
+        (403, "RequestTimeTooSkewed", False, True),
         (400, "RequestTimeout", True, False),
         (429, "TooManyRequests", True, False),
         (503, "SlowDown", True, False),
