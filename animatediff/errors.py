@@ -66,7 +66,8 @@ class InvalidRequest(AnimateDiffError):
 
     ``field`` is the path of the field, ``got`` its value, ``allowed`` describes the
     allowed values. ``problems`` lists further fields of the same job as triples (field,
-    got, allowed), so that a client can correct all of them at once.
+    got, allowed), so that a client can correct all of them at once. With
+    ``is_sentence``, ``allowed`` says all that the message has to say.
     """
 
     code = "INVALID_REQUEST"
@@ -77,10 +78,13 @@ class InvalidRequest(AnimateDiffError):
         got: Any,
         allowed: str,
         problems: list[tuple[str, Any, str]] | None = None,
+        *,
+        is_sentence: bool = False,
     ) -> None:
         got = shorten(got)
+        words = allowed if is_sentence else f"got {got}, allowed: {allowed}"
         super().__init__(
-            f"{field}: got {got}, allowed: {allowed}",
+            f"{field}: {words}",
             field=field,
             got=got,
             allowed=allowed,

@@ -174,4 +174,5 @@ def _message(details: Mapping[str, Any]) -> tuple[str, str]:
     field: str = details["field"]
     place = field.partition(".")[0]
     inner = f"{field}: " if place != field else ""
-    return place, f"{inner}got {details['got']}, allowed: {details['allowed']}"
+    got = "" if details["got"] is None else f"got {details['got']}, allowed: "
+    return place, f"{inner}{got}{details['allowed']}"

@@ -75,7 +75,9 @@ def validated(
         first, *more = wrong
         field = f"{place}: {first.field}" if place else first.field
         others = [(each.field, each.got, each.allowed) for each in more]
-        raise InvalidRequest(field, first.got, first.allowed, others) from None
+        raise InvalidRequest(
+            field, first.got, first.allowed, others, is_sentence=first.is_sentence
+        ) from None
 
 
 def problems(

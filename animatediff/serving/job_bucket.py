@@ -45,10 +45,7 @@ def storage_of(job: Mapping[str, Any], settings: Settings) -> S3Storage | None:
     if not settings.job_buckets:
         allowed = "nothing: this service stores files itself (ANIMATEDIFF_JOB_BUCKETS)"
         raise InvalidRequest(FIELD, _HIDDEN, allowed)
-    try:
-        config = S3Config.model_validate(raw)
-    except ValidationError:
-        raise InvalidRequest(FIELD, _HIDDEN, _ALLOWED) from None
+    config = _config(raw)
     _check_endpoint(config.endpoint_url, settings)
     return S3Storage(
         BucketSettings(
@@ -59,6 +56,17 @@ def storage_of(job: Mapping[str, Any], settings: Settings) -> S3Storage | None:
         ),
         is_jobs_own=True,
     )
+
+
+def _config(raw: Any) -> S3Config:
+    """Return a job's bucket. Raises InvalidRequest, which shows no value of it."""
+    try:
+        return S3Config.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, (FIELD, *first["loc"][:1])))
+        got = "nothing" if first["type"] == "missing" else _HIDDEN
+        raise InvalidRequest(place, got, _ALLOWED) from None
 
 
 def _check_endpoint(url: str | None, settings: Settings) -> None:

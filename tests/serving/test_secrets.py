@@ -287,6 +287,31 @@ def test_a_job_s_own_bucket_that_fails(
     assert_nothing_leaked(tmp_path, log, answer)
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"accessId": None}, "s3Config.accessId"),
+        ({"bucketName": "no spaces"}, "s3Config.bucketName"),
+        ({"accessSecret": 5}, "s3Config.accessSecret"),
+        ({"region": "x"}, "s3Config.region"),
+    ],
+)
+def test_a_wrong_bucket_names_its_field_and_no_value(
+    change: dict[str, Any], field: str
+) -> None:
+    config = {**CONFIG, **change}
+    with pytest.raises(InvalidRequest) as caught:
+        storage_of({"s3Config": config}, Settings(job_buckets=True))
+    assert caught.value.details["field"] == field
+    assert caught.value.details["got"] == "(not shown)"
+
+
+def test_a_bucket_without_a_field_names_it() -> None:
+    config = {key: value for key, value in CONFIG.items() if key != "accessSecret"}
+    with pytest.raises(InvalidRequest, match=r"s3Config\.accessSecret: got nothing"):
+        storage_of({"s3Config": config}, Settings(job_buckets=True))
+
+
 def test_a_job_s_bucket_is_no_way_into_this_network(tmp_path: Path) -> None:
     settings = Settings(job_buckets=True, cache_dir=tmp_path)
     for host in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]"):
