@@ -150,6 +150,26 @@ def download(
         return Path(path)
 
 
+def download_watched(
+    file: HubFile, rules: DownloadRules, *, folder: Path, report: Report = ignore
+) -> Path:
+    """Download ``file`` into ``folder``, within the time and at the rate of ``rules``.
+
+    Raises AssetError.
+    """
+
+    def fetched(transfer: Transfer[Path]) -> Path:
+        from .hub_client import watch_client
+
+        watch_client()
+        return download(file, folder=folder, report=transfer.report)
+
+    def start() -> Transfer[Path]:
+        return Transfer(file.name, rules, fetched)
+
+    return shared((file, folder), start, report, Deadline())
+
+
 def repository(repo: str, revision: str | None) -> Repository:
     """Return what the hub lists of a model repository. Raises AssetError."""
     from huggingface_hub import HfApi

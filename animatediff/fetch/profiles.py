@@ -28,10 +28,15 @@ from ..catalog.files import (
 )
 from ..errors import AssetError
 from ..progress import Progress
-from .hub import HubFile, download
+from .hub import HubFile, download_watched
+from .rules import DownloadRules
 
 INCOMING = ".incoming"
 """Folder in the models folder for downloads that are not in their place yet."""
+LIMITS = DownloadRules(
+    cache_dir=Path(), max_bytes=2**63, max_seconds=6 * 3600, min_rate=10_000
+)
+"""A slow line is fast enough for these; a host that has died is not."""
 
 
 class FetchError(Exception):
@@ -79,7 +84,7 @@ class Fetcher:
         """
         folder = self.cache / row.repo / (row.revision or "main")
         file = HubFile(row.repo, row.file, row.revision)
-        path = download(file, folder=folder, report=FileBar(bar))
+        path = download_watched(file, LIMITS, folder=folder, report=FileBar(bar))
         if reason := difference(row, path):
             path.unlink()
             raise FetchError(f"{row.name}: {reason}; it was removed")

@@ -5,14 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from web_site import HUB_FILE, Answer, Site, failure, leftovers
 
+from animatediff.catalog.files import PublishedFile
 from animatediff.deadline import Deadline
 from animatediff.errors import JobCancelled, JobTimedOut, WorkerStopped
-from animatediff.fetch import network, transfers
+from animatediff.fetch import network, profiles, transfers
 from animatediff.fetch.cache import fetch_url
 from animatediff.fetch.hub import HubFile, fetch_hub
 from animatediff.fetch.network import fetch_bytes
@@ -90,6 +92,29 @@ def test_a_rate_that_is_too_low_ends_it(
     assert error.retryable
     assert "comes too slowly" in error.message
     assert "at least 10000 are needed" in error.message
+
+
+@pytest.mark.usefixtures("server", "no_thread_left")
+def test_a_profile_does_not_wait_for_a_slow_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfers, "WINDOW", 0.4)
+    row = PublishedFile(
+        profiles=(),
+        repo="owner/repo",
+        revision=None,
+        file="x.bin",
+        target="x.bin",
+        also=None,
+        sha256=None,
+        bytes=None,
+        about=None,
+    )
+    fetcher = profiles.Fetcher(tmp_path / "models", tmp_path / "cache")
+    (failed,) = profiles.fetch_all([row], fetcher, jobs=1)
+    assert "x.bin of owner/repo" in failed
+    assert "comes too slowly" in failed
+    assert not list((tmp_path / "models").rglob("x.bin"))
 
 
 @pytest.mark.usefixtures("server", "no_thread_left")
