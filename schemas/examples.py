@@ -7,6 +7,8 @@ from typing import Any
 
 from animatediff import catalog
 from animatediff.errors import AnimateDiffError, AssetError, InvalidRequest
+from animatediff.job.clip import Clip
+from animatediff.job.fields import echoed
 
 ID = "6f0c3f2e-2a5d-4a53-9d6c-1f7f1f4f7a10-u1"
 
@@ -120,9 +122,9 @@ _OUTPUT = {
     "seed": 7,
     "scheduler": "ddim",
     "fps": 8,
-    "clip_skip": 0,
-    "context": None,
-    "loop": False,
+    **{
+        name: row.default for name, row in echoed(Clip).items() if not row.is_required()
+    },
     "model": {"name": "shapeworld", "sha256": _sha256("7e059b28611f")},
     "motion_module": {"name": "shapeworld_v3", "sha256": _sha256("6888cec5972e")},
     "dreambooth": None,

@@ -476,7 +476,9 @@ def test_every_field_has_a_row() -> None:
     nested = {
         f"{name}.{part}" for name, model in PARTS.items() for part in model.model_fields
     }
-    assert ROWS.keys() == plain | nested
+    lacking, unknown = (plain | nested) - ROWS.keys(), ROWS.keys() - plain - nested
+    assert lacking == set(), f"ROWS in {__file__}: add a row for {lacking}"
+    assert unknown == set(), f"ROWS in {__file__}: remove {unknown}"
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_test_input_is_a_job() -> None:
     assert parse_job_input(job["input"]).prompt
 
 
-def test_every_field_reaches_the_request() -> None:
+def test_nested_and_plain_fields_reach_the_request() -> None:
     job = {
         "prompt": "p",
         "negative_prompt": "n",
@@ -79,7 +79,6 @@ def test_every_field_reaches_the_request() -> None:
             }
         ],
     }
-    assert set(job) == set(JobInput.model_fields)
     request = dict(parse_job_input(job))
     lora = LoraFile(path="loras/a.safetensors", strength=0.5, ignore_file_alpha=True)
     assert request.pop("loras") == (lora,)
@@ -99,7 +98,8 @@ def test_every_field_reaches_the_request() -> None:
         length=12, overlap=3, stride=2, schedule="looped", fuse="flat", noise="repeated"
     )
     assert request.pop("preview") == PreviewRequest(every=2, max_bytes=5000)
-    assert request == {name: value for name, value in job.items() if name in request}
+    plain = {name: value for name, value in job.items() if name in request}
+    assert {name: request[name] for name in plain} == plain
 
 
 @pytest.mark.parametrize(
@@ -222,10 +222,17 @@ def documented_jobs() -> list[dict]:
     return [json.loads(block) for block in blocks if block.startswith('{"input"')]
 
 
-def test_documented_jobs_are_jobs_and_name_every_field() -> None:
+def test_documented_jobs_are_jobs_and_show_every_nested_field() -> None:
     jobs = documented_jobs()
     assert len(jobs) >= 13
     named = {field for job in jobs for field in job["input"]}
     for job in jobs:
         parse_job_input(job["input"])
-    assert JobInput.model_fields.keys() == named
+    lacking = {name for name in JobInput.model_fields if _holds_objects(name)} - named
+    assert lacking == set(), f"docs/jobs.md: add a job that shows {lacking}"
+
+
+def _holds_objects(field: str) -> bool:
+    """Whether a row of the table of fields cannot say all about a field."""
+    schema = JobInput.model_json_schema()["properties"][field]
+    return "$ref" in json.dumps(schema)

@@ -16,7 +16,7 @@ from animatediff.families import SD15
 from animatediff.progress import Progress
 from animatediff.sampling.denoise import denoise
 from animatediff.sampling.noise import generators
-from animatediff.sampling.schedulers import make_scheduler
+from animatediff.sampling.schedulers import draws_noise, make_scheduler
 from animatediff.sampling.steps import Steps, make_steps
 from animatediff.transfers import FinishedWork, send
 from lab.counting.fake_cuda import DEVICE
@@ -117,7 +117,7 @@ def test_noise_is_that_of_the_scheduler_alone(name: str) -> None:
     start = torch.ones(SHAPE)
     got = denoise(start, make_steps(name, 5, SD15.noise_schedule, sources), tenth)
     scheduler, expected = make_scheduler(name, 5, SD15.noise_schedule), start
-    extra = {"generator": others} if name in {"euler_a", "lcm"} else {}
+    extra = {"generator": others} if draws_noise(scheduler) else {}
     for timestep in scheduler.timesteps:
         noise = tenth(scheduler.scale_model_input(expected, timestep))
         expected = scheduler.step(noise, timestep, expected, **extra).prev_sample

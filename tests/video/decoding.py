@@ -10,6 +10,12 @@ import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageSequence
 
+from animatediff.video import OUTPUT_FORMATS
+
+VIDEO_SUFFIXES = {
+    row.suffix for row in OUTPUT_FORMATS.values() if row.mime.startswith("video/")
+}
+
 
 def ffmpeg(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
@@ -22,7 +28,7 @@ def decode_frames(path: Path) -> np.ndarray:
 
     ffmpeg takes the colour matrix from the file's tags.
     """
-    if path.suffix in (".mp4", ".webm"):
+    if path.suffix in VIDEO_SUFFIXES:
         size = re.search(
             r"Video: .* (\d+)x(\d+)", ffmpeg("-i", str(path)).stderr.decode()
         )
@@ -46,7 +52,7 @@ def decode_frames(path: Path) -> np.ndarray:
 
 def frame_times(path: Path) -> list[float]:
     """Return when each frame starts and, last, when the clip ends, in seconds."""
-    if path.suffix in (".mp4", ".webm"):
+    if path.suffix in VIDEO_SUFFIXES:
         packets = ffmpeg(
             "-i", str(path), "-c", "copy", "-f", "framecrc", "-"
         ).stdout.decode()

@@ -38,13 +38,17 @@ def test_every_row_names_its_functions(row: OutputFormat) -> None:
 
 
 @pytest.mark.parametrize("format", OUTPUT_FORMATS)
-def test_suffix_and_content_mean_the_same_format(format: str, tmp_path: Path) -> None:
-    suffix = OUTPUT_FORMATS[format].suffix
-    assert format_of_suffix(suffix) == format
-    assert format_of_suffix(suffix.upper()) == format
+def test_suffix_and_content_mean_the_first_such_format(
+    format: str, tmp_path: Path
+) -> None:
+    suffix, rows = OUTPUT_FORMATS[format].suffix, OUTPUT_FORMATS.items()
+    first = next(name for name, row in rows if row.suffix == suffix)
+    assert format_of_suffix(suffix) == format_of_suffix(suffix.upper()) == first
     path = tmp_path / "clip"
     write_video(Video(FRAMES, 8), path, format=format, metadata={})
-    assert format_of_content(path) == format
+    signature = OUTPUT_FORMATS[format].signature
+    first = next(name for name, row in rows if row.signature == signature)
+    assert format_of_content(path) == first
 
 
 def test_new_format_needs_a_row_and_two_functions(
