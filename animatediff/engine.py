@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import catalog
+from .checkpoints.diffusers_folder import weight_files
 from .conditioning.conditions import Conditions
 from .conditioning.inversions import read_embeddings
 from .controls.kinds import ControlPictures
@@ -27,7 +28,14 @@ from .device import (
     free_memory,
     trouble_of,
 )
-from .errors import AnimateDiffError, ConfigurationError, DeviceFailed, OutOfMemory
+from .errors import (
+    AnimateDiffError,
+    AssetError,
+    CheckpointError,
+    ConfigurationError,
+    DeviceFailed,
+    OutOfMemory,
+)
 from .fetch.assets import Assets, Source
 from .fetch.installed import installed_motion_modules
 from .fetch.weight_file import WeightFile
@@ -151,7 +159,9 @@ class Engine:
         InvalidRequest before anything is fetched; AssetError; and what ``deadline``
         raises.
         """
-        job = self._prepare(request, report, deadline or Deadline())
+        deadline = deadline or Deadline()
+        job = self._prepare(request, report, deadline)
+        self._read_base_ahead(job.base, deadline)
         files = (job.base, *job.files)
         hashes = {file: self.assets.sha256_later(file.path) for file in files}
         return replace(job, hashes=hashes)
@@ -182,6 +192,14 @@ class Engine:
             pictures=pictures,
             warnings=(*job_notes(clip, request), *reader.notes),
         )
+
+    def _read_base_ahead(self, base: WeightFile, deadline: Deadline) -> None:
+        """Read the files of a base model that is not loaded. Loading reports faults."""
+        if self.models.holds(base):
+            return
+        with suppress(AssetError, CheckpointError):
+            for file in weight_files(base.path, self.dtype):
+                self.assets.read_ahead(file, deadline)
 
     def _locate(self, file: NamedFile) -> tuple[NamedFile, Source]:
         return file, self.assets.locate(file.reference, file.field)

@@ -72,6 +72,10 @@ class WarmModels:
             self._exchange(pipeline, stack)
         return pipeline
 
+    def holds(self, base: WeightFile) -> bool:
+        """Whether the base model in the folder ``base`` is loaded."""
+        return self._base == base
+
     def move_copies_to_host(self) -> bool:
         """Free the device of copies of weights; return whether there were any."""
         pipeline = self._pipeline

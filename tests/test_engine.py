@@ -14,6 +14,7 @@ from animatediff.errors import (
     ConfigurationError,
     InvalidRequest,
 )
+from animatediff.fetch.assets import Assets
 from animatediff.fetch.hashes import content_sha256
 from animatediff.job.clip import GenerationRequest, LoraFile
 from animatediff.memory import Work
@@ -210,3 +211,21 @@ def test_content_hash_is_of_the_content(tmp_path: Path) -> None:
     config = copy / "unet" / "config.json"
     config.write_text(config.read_text() + " ")
     assert content_sha256(copy) != before
+
+
+@pytest.mark.slow
+def test_a_base_model_that_is_not_loaded_is_read_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slow disk then holds up the job, and not the device."""
+    engine, read = Engine(Settings(default_model="shapeworld")), list[str]()
+    monkeypatch.setattr(
+        Assets, "read_ahead", lambda _self, file, _deadline: read.append(file.name)
+    )
+    request = GenerationRequest(prompt="a red circle", num_frames=1)
+    job = engine.prepare(request)
+    assert {name.split("/")[0] for name in read} >= {"unet", "vae", "text_encoder"}
+    engine.configure(job.stack)
+    read.clear()
+    engine.prepare(request)
+    assert [name for name in read if name.startswith("unet")] == []

@@ -16,6 +16,7 @@ from ..families import DEFAULT, FAMILIES, Family, TextEncoder
 from ..families.config_file import ConfigFile
 from ..families.recognition import model_of_context_width
 from ..families.unet_config import read_unet_config
+from ..fetch.weight_file import WeightFile
 from ..memory import MemoryModel
 from ..models.image_model import ImageModel, TextModel
 from ..models.unet import UNet3DConditionModel
@@ -181,6 +182,13 @@ def _transformers_class(name: str) -> Any:
     import transformers
 
     return getattr(transformers, name)
+
+
+def weight_files(folder: Path, dtype: torch.dtype) -> tuple[WeightFile, ...]:
+    """The files that loading ``folder`` reads. Raises as loading does."""
+    family, _ = read_architecture(folder)
+    parts = (find_weights(folder / part.name, part, dtype) for part in family.parts)
+    return tuple(file for part in parts for file in part.files)
 
 
 def read_memory_model(folder: Path, dtype: torch.dtype) -> MemoryModel:

@@ -172,10 +172,10 @@ class Assets:
                 retryable=True,
                 asset=path.name,
             ) from None
-        self._read_ahead(file, deadline)
+        self.read_ahead(file, deadline)
         return file
 
-    def _read_ahead(self, file: WeightFile, deadline: Deadline) -> None:
+    def read_ahead(self, file: WeightFile, deadline: Deadline) -> None:
         """Read a new file once, piece by piece.
 
         A slow disk then holds up this job, up to its deadline, and not the device:
