@@ -8,12 +8,11 @@ import json
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from lab.queue.local_queue import Job, LocalQueue
+from lab.queue.jobs import Job
 
 KEY = "local"
 """The API key of the endpoint."""
@@ -36,7 +35,39 @@ class Request:
     authorization: str
 
 
-def answer(queue: "LocalQueue", request: Request) -> Answer | None:
+class Endpoint(Protocol):
+    """What this side needs of a queue, see ``LocalQueue``."""
+
+    requeued: list[str]
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """All jobs."""
+        ...
+
+    @property
+    def workers(self) -> set[str]:
+        """The workers that are not silent."""
+        ...
+
+    def job(self, job_id: str) -> Job:
+        """Return a job by its id."""
+        ...
+
+    def submit(self, job_input: Any, webhook: str | None = None) -> str:
+        """Add a job and return its id."""
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job."""
+        ...
+
+    def until_or(self, condition: Callable[[], bool], seconds: float, /) -> bool:
+        """Wait until ``condition`` holds, ``seconds`` at most; return whether."""
+        ...
+
+
+def answer(queue: Endpoint, request: Request) -> Answer | None:
     """Return status and body of the answer; None for a route that is no client's."""
     act = ROUTES.get((request.method, request.route))
     if act is None:
@@ -48,7 +79,7 @@ def answer(queue: "LocalQueue", request: Request) -> Answer | None:
     return act(queue, request)
 
 
-def status_of(job: "Job") -> dict[str, Any]:
+def status_of(job: Job) -> dict[str, Any]:
     """The status of a job, as /status and webhooks have it."""
     status: dict[str, Any] = {"id": job.id, "status": str(job.state)}
     if job.taken is not None:
@@ -79,14 +110,14 @@ def notify(url: str, status: Mapping[str, Any], pause: float) -> None:
         time.sleep(pause)
 
 
-def _run(queue: "LocalQueue", request: Request) -> Answer:
+def _run(queue: Endpoint, request: Request) -> Answer:
     job_id = _submit(queue, request)
     if job_id is None:
         return 400, {"error": "the body must be an object with input"}
     return 200, {"id": job_id, "status": "IN_QUEUE"}
 
 
-def _runsync(queue: "LocalQueue", request: Request) -> Answer:
+def _runsync(queue: Endpoint, request: Request) -> Answer:
     job_id = _submit(queue, request)
     if job_id is None:
         return 400, {"error": "the body must be an object with input"}
@@ -96,26 +127,26 @@ def _runsync(queue: "LocalQueue", request: Request) -> Answer:
     return 200, status_of(job)
 
 
-def _submit(queue: "LocalQueue", request: Request) -> str | None:
+def _submit(queue: Endpoint, request: Request) -> str | None:
     if not isinstance(request.body, dict) or "input" not in request.body:
         return None
     return queue.submit(request.body["input"], request.body.get("webhook"))
 
 
-def _status(queue: "LocalQueue", request: Request) -> Answer:
+def _status(queue: Endpoint, request: Request) -> Answer:
     return 200, status_of(queue.job(request.job_id))
 
 
-def _cancel(queue: "LocalQueue", request: Request) -> Answer:
+def _cancel(queue: Endpoint, request: Request) -> Answer:
     queue.cancel(request.job_id)
     return _status(queue, request)
 
 
-def _stream(queue: "LocalQueue", request: Request) -> Answer:
+def _stream(queue: Endpoint, request: Request) -> Answer:
     return 200, {"status": str(queue.job(request.job_id).state), "stream": []}
 
 
-def _health(queue: "LocalQueue", _request: Request) -> Answer:
+def _health(queue: Endpoint, _request: Request) -> Answer:
     states = Counter(str(job.state) for job in queue.jobs)
     jobs = {
         "completed": states["COMPLETED"],
@@ -129,7 +160,7 @@ def _health(queue: "LocalQueue", _request: Request) -> Answer:
     return 200, {"jobs": jobs, "workers": {"idle": len(idle), "running": len(running)}}
 
 
-ROUTES: Mapping[tuple[str, str], Callable[["LocalQueue", Request], Answer]] = {
+ROUTES: Mapping[tuple[str, str], Callable[[Endpoint, Request], Answer]] = {
     ("POST", "run"): _run,
     ("POST", "runsync"): _runsync,
     ("GET", "status"): _status,

@@ -20,7 +20,8 @@ import requests
 from animatediff.serving.storage import safe_name
 from lab.hostile.certificates import make_certificate
 from lab.hostile.hosts import WAYS, Host
-from lab.queue.local_queue import Call, Job, State
+from lab.queue.jobs import Job, State
+from lab.queue.local_queue import Call
 from lab.soak.cases import OUTPUT, Case, Deck, Places, files, hostile, slow
 from lab.soak.judge import MOST_GROWTH, Evidence, answer_of, failures, lives_of
 from lab.soak.vitals import Vitals, children_of, lives, measure

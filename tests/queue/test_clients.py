@@ -20,7 +20,8 @@ import pytest
 from animatediff.errors import InvalidRequest, StorageError
 from animatediff.video.reading import count_frames
 from lab.queue.client_api import KEY
-from lab.queue.local_queue import LocalQueue, State
+from lab.queue.jobs import State
+from lab.queue.local_queue import LocalQueue
 from lab.queue.workers import WorkerProcess, content_of
 from tests.docs.pages import ROOT, blocks
 

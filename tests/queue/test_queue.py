@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from lab.queue.local_queue import Job, LocalQueue, State
+from lab.queue.jobs import Job, State
+from lab.queue.local_queue import LocalQueue
 from lab.queue.workers import WorkerProcess, content_of
 from schemas import JobOutput
 from tests.queue.slow_bucket import SlowBucket

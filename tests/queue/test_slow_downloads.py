@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lab.hostile.certificates import make_certificate
-from lab.queue.local_queue import LocalQueue, State
+from lab.queue.jobs import State
+from lab.queue.local_queue import LocalQueue
 from lab.queue.workers import WorkerProcess
 from tests.queue.test_queue import TINY, assert_orderly
 from tests.web_site import Answer, Site, running
