@@ -1,4 +1,4 @@
-"""AnimationPipeline: encode, prepare, denoise, decode (arXiv 2307.04725, figure 2)."""
+"""AnimationPipeline: encode, denoise, decode (arXiv 2307.04725, figure 2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
