@@ -83,10 +83,15 @@ def _row(
 
 
 def _weights(pipeline: Any) -> dict[tuple[str, str], Tensor]:
+    """Return the weights of our pipeline or diffusers', by part and key."""
+    if isinstance(pipeline, AnimationPipeline):
+        models: dict[str, Any] = {**pipeline.models.parts}
+    else:
+        models = {part: getattr(pipeline, part) for part in PARTS}
     return {
         (part, key): tensor
-        for part in PARTS
-        for key, tensor in getattr(pipeline, part).state_dict().items()
+        for part, model in models.items()
+        for key, tensor in model.state_dict().items()
     }
 
 
