@@ -20,6 +20,8 @@ from lab.counting import memory as count_memory
 from lab.counting.fake_cuda import DEVICE, LiveStorages, to_fake
 from lab.counting.host_waits import HostWaits
 
+pytestmark = pytest.mark.slow
+
 SHAPEWORLD = PROJECT_ROOT / "models" / "shapeworld"
 SMALL_VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -140,7 +142,6 @@ def test_no_frame_waits_for_the_one_before_it() -> None:
     assert device.waits == ["_local_scalar_dense"]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("fake_cuda")
 def test_memory_model_knows_the_copy_in_float32() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

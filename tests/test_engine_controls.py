@@ -25,6 +25,8 @@ from animatediff.settings import Settings
 from animatediff.video import read_metadata
 from schemas import JobOutput, parse_job_input, render_job_output
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "prompt": "a red circle",
     "num_frames": 4,
@@ -125,7 +127,6 @@ JOBS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.slow
 def test_what_a_job_shows_depends_on_it_alone(
     runner: JobRunner, settings: Settings
 ) -> None:
@@ -163,7 +164,6 @@ def test_a_job_of_too_many_pixels_names_the_picture(
     )
 
 
-@pytest.mark.slow
 def test_an_embedding_is_the_word_that_it_was_made_of(runner: JobRunner) -> None:
     azure = pixels(
         runner.engine,
@@ -224,7 +224,6 @@ def test_the_output_and_the_file_say_what_took_part(runner: JobRunner) -> None:
     assert GREEN not in str(metadata)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "code", "message"),
     [
@@ -315,7 +314,6 @@ def test_a_refused_job_changes_nothing(
     assert pixels(runner.engine, controls=[RGB]) == before
 
 
-@pytest.mark.slow
 def test_a_motion_module_by_its_file(runner: JobRunner, settings: Settings) -> None:
     by_name = pixels(runner.engine)
     content = load_file(EMBEDDED / "motion_module_v3.safetensors")

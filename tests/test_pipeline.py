@@ -16,6 +16,8 @@ from animatediff.pipeline import AnimationPipeline
 from animatediff.published import load_weights
 from animatediff.sampling.inputs import AnimationInputs
 
+pytestmark = pytest.mark.slow
+
 SHAPEWORLD = Path(__file__).parent.parent / "models" / "shapeworld"
 INPUTS = AnimationInputs(
     "a red circle",
@@ -189,7 +191,6 @@ def test_32_frames_and_odd_latents(shapeworld: AnimationPipeline) -> None:
     assert videos.shape == (1, 3, 32, 88, 72)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_shows_the_same(
     dtype: torch.dtype, shapeworld: AnimationPipeline

@@ -16,6 +16,8 @@ from animatediff.config import SPARSECTRL_RGB, SPARSECTRL_SCRIBBLE
 from animatediff.controls.base import Run
 from animatediff.errors import InvalidRequest
 
+pytestmark = pytest.mark.slow
+
 INPUTS = AnimationInputs(
     "a red circle",
     num_frames=4,
@@ -79,7 +81,6 @@ def test_branches_add_up(shapeworld: AnimationPipeline, control: SparseControl) 
     assert (whole - parts).abs().max() < 1e-3
 
 
-@pytest.mark.slow
 def test_a_branch_acts_between_start_and_end(
     shapeworld: AnimationPipeline, control: SparseControl
 ) -> None:
@@ -132,7 +133,6 @@ def test_a_branch_follows_the_frames_that_it_is_asked_for(
     assert torch.equal(window.mid, expected.mid)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_seeds_share_a_branch(
     guidance_scale: float, shapeworld: AnimationPipeline, control: SparseControl

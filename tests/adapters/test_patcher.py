@@ -25,6 +25,8 @@ from animatediff.published import load_weights
 from lab.counting.fake_cuda import to_fake
 from lab.golden.reference import Golden
 
+pytestmark = pytest.mark.slow
+
 STEPS = 500
 
 
@@ -141,7 +143,6 @@ def random_stack(
     return base, loras, vae if chance.random() < 0.3 else None
 
 
-@pytest.mark.slow
 def test_weights_depend_on_the_stack_alone(
     golden: Path, tmp_path: Path, failing: dict[str, Any]
 ) -> None:

@@ -26,6 +26,8 @@ from animatediff.models.motion_module import sinusoid_table
 from animatediff.models.unet import UNet3DConditionModel
 from tests.models.test_diffusers_peer import PerFrameGroupNorm
 
+pytestmark = pytest.mark.slow
+
 KEYS = Path(__file__).parents[1] / "data" / "keys"
 
 

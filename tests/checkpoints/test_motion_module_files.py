@@ -22,6 +22,8 @@ from animatediff.families import SD15
 from animatediff.models.motion_module import PositionalEncoding, sinusoid_table
 from animatediff.models.unet import UNet3DConditionModel
 
+pytestmark = pytest.mark.slow
+
 MODULE = "down_blocks.0.motion_modules.0.temporal_transformer"
 TABLE = f"{MODULE}.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
 

@@ -39,6 +39,8 @@ from lab.hostile.pickles import (
     zipped,
 )
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = {"down.weight": torch.arange(12.0).reshape(3, 4), "up.weight": torch.ones(5)}
 
 
@@ -146,7 +148,6 @@ def test_small_pickles_take_little_time(
     assert time.process_time() - start < 5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", LARGE)
 def test_large_pickles_are_refused(name: str, container: str, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from animatediff.job.clip import Clip, GenerationRequest
 from animatediff.job.resolve import resolve
 from animatediff.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 FIELD = "controls.0.images.0"
 
 

@@ -20,6 +20,8 @@ from animatediff.fetch.hub import HubFile, fetch_hub
 from animatediff.fetch.network import fetch_bytes
 from animatediff.fetch.rules import DownloadRules
 
+pytestmark = pytest.mark.slow
+
 Fetch = Callable[[DownloadRules, Deadline], Any]
 
 

@@ -16,6 +16,8 @@ from animatediff.config import (
 from animatediff.families import SD15
 from animatediff.models.sparse_controlnet import SparseControlNetModel
 
+pytestmark = pytest.mark.slow
+
 KEYS = Path(__file__).parents[1] / "data" / "keys"
 KINDS = {"rgb": SPARSECTRL_RGB, "scribble": SPARSECTRL_SCRIBBLE}
 

@@ -12,6 +12,8 @@ from animatediff.config import V1, V2, V3, MotionModuleConfig, UNet3DConfig
 from animatediff.families import SD15
 from animatediff.models.unet import UNet3DConditionModel
 
+pytestmark = pytest.mark.slow
+
 KEYS = Path(__file__).parents[1] / "data" / "keys"
 VERSIONS = {"v1": V1, "v2": V2, "v3": V3}
 

@@ -21,6 +21,8 @@ from animatediff.transfers import Arriving, FinishedWork, SideCopies
 from lab.counting.fake_cuda import DEVICE, Flops, to_fake
 from lab.counting.host_waits import HostWaits
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CHANNELS = PreviewFactors(
     ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 0.0)),

@@ -16,6 +16,8 @@ from animatediff.errors import JobCancelled
 from animatediff.progress import Check
 from animatediff.sandbox import ChildFailed, Limits, Sandbox, run
 
+pytestmark = pytest.mark.slow
+
 FUNCTIONS = "tests.sandbox.functions"
 MOST = 1 << 20
 
@@ -98,7 +100,6 @@ def test_an_answer_has_a_largest_size() -> None:
         box.call({"x": 1}, b"12345", most=9)
 
 
-@pytest.mark.slow
 def test_a_cancel_ends_the_call_and_all_processes(tmp_path: Path) -> None:
     path = tmp_path / "pids"
     box = sandbox("sleep_beside_a_grandchild", seconds=60)

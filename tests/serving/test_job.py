@@ -30,6 +30,8 @@ from animatediff.settings import Settings
 from animatediff.video import OUTPUT_FORMATS, EncodedVideo, read_metadata
 from schemas import JobError, JobOutput, parse_job_input, render_job_output
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"prompt": "a red circle", "num_frames": 4, "num_inference_steps": 2, "seed": 5}
 
 
@@ -463,7 +465,6 @@ def test_a_job_that_takes_too_long(engine: Engine, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("code", ["CANCELLED", "TIMED_OUT"])
 def test_a_job_with_a_hung_encoder_ends(
     code: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

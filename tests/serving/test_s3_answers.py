@@ -30,6 +30,8 @@ from animatediff.video.clip import EncodedVideo
 from tests.queue.slow_bucket import SlowBucket
 from tests.web_site import Answer, Site, running
 
+pytestmark = pytest.mark.slow
+
 UPLOAD = (
     b"<InitiateMultipartUploadResult><UploadId>u</UploadId>"
     b"</InitiateMultipartUploadResult>"
@@ -232,7 +234,6 @@ def test_settings_go_along_with_every_object(
         assert {name: value.strip("b'") for name, value in ours.items()} == headers
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "retryable", "fatal"),
     [

@@ -23,6 +23,8 @@ from animatediff.video.clip import EncodedVideo
 from lab.queue.s3_server import S3Server, rclone, s3_server
 from tests.serving.trouble import Trouble, TroubledServer
 
+pytestmark = pytest.mark.slow
+
 CONTENT = b"not really a video" * 1000
 LARGE = bytes(range(256)) * (20 * 4096)
 """Three parts of boto3's 8 MiB."""
@@ -224,7 +226,6 @@ class TestBucket:
         assert [fetch(url)[0] for url in urls] == [CONTENT] * 8
         assert len(server.keys("together/")) == 8
 
-    @pytest.mark.slow
     def test_a_large_file_goes_up_in_parts(
         self, server: S3Server, tmp_path: Path
     ) -> None:
@@ -265,7 +266,6 @@ class TestBucket:
         assert [each["ContentLength"] for each in left] in ([], [len(CONTENT)])
         assert self.unfinished(server) == []
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["one request", "parts"])
     @pytest.mark.parametrize("kind", Trouble)
     @pytest.mark.usefixtures("at_once")
@@ -290,7 +290,6 @@ class TestBucket:
         )
         assert self.unfinished(server) == []
 
-    @pytest.mark.slow
     def test_a_slow_answer_is_waited_for(
         self, server: S3Server, clip: EncodedVideo
     ) -> None:
@@ -299,7 +298,6 @@ class TestBucket:
         assert troubled.puts == 1
         assert server.keys("slow/") == ["slow/j.mp4"]
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["one request", "parts"])
     @pytest.mark.parametrize("kind", [Trouble.BUSY, Trouble.CUT])
     @pytest.mark.usefixtures("at_once")
@@ -369,7 +367,6 @@ def test_a_job_s_own_bucket_gets_its_clip_and_nothing_else(
     assert (caught.value.retryable, caught.value.fatal) == (False, False)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     nowhere = bucket(S3Server("http://127.0.0.1:9"))

@@ -28,6 +28,8 @@ from lab.hostile.certificates import make_certificate
 from schemas import parse_job_input, render_job_output
 from tests.web_site import Answer, Site, running
 
+pytestmark = pytest.mark.slow
+
 CANARY = "c4n4ry"
 SMALL = {"prompt": "a red circle", "num_frames": 2, "num_inference_steps": 1, "seed": 5}
 FAMILY = Settings().models_dir / "shapeworld"
@@ -136,7 +138,6 @@ def assert_nothing_leaked(folder: Path, log: io.StringIO, *answers: object) -> N
             assert CANARY.encode() not in path.read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("format", OUTPUT_FORMATS)
 def test_signed_urls_of_a_job_that_succeeds(
     format: str, site: Site, engine: Engine, tmp_path: Path, log: io.StringIO

@@ -17,6 +17,8 @@ from animatediff.serving import worker as worker_module
 from animatediff.serving.job import WorkerStatus
 from animatediff.serving.worker import Worker
 
+pytestmark = pytest.mark.slow
+
 Stage = Callable[[], Any]
 
 

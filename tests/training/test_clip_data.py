@@ -21,6 +21,8 @@ from animatediff.training.source import clip_indices, order
 from animatediff.video import Video, write_video
 from lab.shapeworld.source import World
 
+pytestmark = pytest.mark.slow
+
 
 class FirstStart:
     """A generator that always draws the first, or the last, allowed number."""

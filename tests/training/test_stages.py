@@ -29,6 +29,8 @@ from animatediff.training.feeding import GlobalBatch, Reader, Slot
 from animatediff.training.learners import Batch, Learner
 from animatediff.training.stages import STAGES, build_learner, open_clips
 
+pytestmark = pytest.mark.slow
+
 INPUTS = AnimationInputs(
     "a red circle on a black background",
     num_frames=2,
@@ -152,7 +154,6 @@ USES: dict[str, Callable[[AnimationPipeline, list[Path]], Tensor]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", USES)
 def test_a_stage_learns_and_its_file_changes_a_clip(
     stage: StageName,
@@ -178,7 +179,6 @@ def test_a_stage_learns_and_its_file_changes_a_clip(
     assert (after - before).abs().max() > 1e-4
 
 
-@pytest.mark.slow
 def test_items_with_a_part_of_the_motion_teach_that_part_of_the_strength(
     make_config: MakeConfig,
 ) -> None:
@@ -225,7 +225,6 @@ def test_new_motion_modules_of_each_version(
     )  # without being told the version
 
 
-@pytest.mark.slow
 def test_motion_module_begins_with_another_one(
     make_config: MakeConfig, family: Path, tmp_path: Path
 ) -> None:
@@ -275,7 +274,6 @@ def test_motion_module_of_another_model_is_no_beginning(
         build_learner(make_config("motion", model=begun), GlobalBatch(2))
 
 
-@pytest.mark.slow
 def test_scribbles(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(
         "sparsectrl", model={"control": "scribble"}, data={"two_objects": 0.0}
@@ -296,7 +294,6 @@ def test_scribbles(make_config: MakeConfig, tmp_path: Path) -> None:
     assert detect(read_weights(files[0])) == FileKind("SparseCtrl", "scribble")
 
 
-@pytest.mark.slow
 def test_a_new_branch_is_the_encoder_and_adds_nothing(make_config: MakeConfig) -> None:
     config = make_config("sparsectrl")
     learner: Any = build_learner(config, GlobalBatch(2))
@@ -380,7 +377,6 @@ def test_the_text_encoder(make_config: MakeConfig, tmp_path: Path) -> None:
     assert not torch.equal(table[known], table[unknown])
 
 
-@pytest.mark.slow
 def test_a_teacher_a_student_and_a_target_share_the_image_model(
     make_config: MakeConfig,
 ) -> None:
@@ -406,7 +402,6 @@ def test_a_teacher_a_student_and_a_target_share_the_image_model(
     assert moved == pytest.approx([0.05] * len(moved), abs=1e-5)  # 1 - target_decay
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["motion", "image", "sparsectrl"])
 def test_gradient_checkpointing_changes_no_gradient(
     stage: str, make_config: MakeConfig

@@ -29,6 +29,8 @@ from animatediff.video import (
 )
 from animatediff.video.clip import frame_delays
 
+pytestmark = pytest.mark.slow
+
 every_format = pytest.mark.parametrize("format", OUTPUT_FORMATS)
 animations = pytest.mark.parametrize(
     "format", [f for f in OUTPUT_FORMATS if f != "png_zip"]
@@ -278,7 +280,6 @@ def test_webm_tags_its_colours(tmp_path: Path) -> None:
     assert "yuv420p(tv, bt709" in log
 
 
-@pytest.mark.slow
 @every_format
 @pytest.mark.parametrize(
     "metadata",
@@ -490,7 +491,6 @@ def have_ended(pids: list[int]) -> bool:
     return False
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("format", ["mp4", "webm"])
 def test_a_hung_encoder_is_killed_at_its_limit(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -504,7 +504,6 @@ def test_a_hung_encoder_is_killed_at_its_limit(
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.slow
 @every_format
 def test_a_cancelled_job_stops_writing(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -533,7 +532,6 @@ def test_a_cancelled_job_stops_writing(
         assert have_ended(wait_for_pids(tmp_path / "pids"))
 
 
-@pytest.mark.slow
 def test_an_encoder_ends_with_its_worker(tmp_path: Path) -> None:
     fake = tmp_path / "fake-ffmpeg"
     fake.write_text(f"#!/bin/sh\necho $$ >'{tmp_path}/pids'\nexec sleep 60\n")

@@ -11,6 +11,8 @@ from lab.shapeworld.judge import judge, read
 from lab.shapeworld.scene import CAMERAS, MOTIONS, STYLES, Scene, Shot, Thing
 from lab.shapeworld.world import clip, random_scene, render
 
+pytestmark = pytest.mark.slow
+
 
 def clear(clip: np.ndarray) -> np.ndarray:
     return clip
@@ -23,7 +25,6 @@ def blurred(clip: np.ndarray) -> np.ndarray:
     return np.clip(clip + np.random.default_rng(0).normal(0, 0.03, clip.shape), 0, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("soften", "least"), [(clear, 0.98), (blurred, 0.95)])
 def test_judge_reads_what_was_drawn(soften, least: float) -> None:
     rng = np.random.default_rng(1)
@@ -58,7 +59,6 @@ def test_style_size_and_second_object_are_read(
     assert min(right.values()) >= least * count, right
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("soften", "least"), [(clear, 1.0), (blurred, 0.95)])
 def test_camera_moves_are_told_apart(soften, least: float) -> None:
     right, count = 0, 6

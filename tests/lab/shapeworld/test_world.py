@@ -22,6 +22,8 @@ from lab.shapeworld.scene import (
 )
 from lab.shapeworld.world import clip, draw_scene, held_out_scenes
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_clip_is_a_function_of_its_numbers() -> None:
     one, same, other = clip(3, "train", 5), clip(3, "train", 5), clip(3, "train", 6)
