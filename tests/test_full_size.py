@@ -44,7 +44,7 @@ from lab.counting.fake_cuda import (
 )
 from lab.counting.memory import EnoughSteps
 
-STEPS = 3
+STEPS = 2
 
 
 @pytest.fixture
@@ -115,16 +115,17 @@ def test_no_guidance_is_half(mode: FakeTensorMode) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("work", "controls"),
+    ("work", "controls", "lean"),
     [
-        (Work(16, 512, 512), []),
-        (Work(16, 512, 512, texts=1), []),
-        (Work(24, 768, 512), [SPARSECTRL_RGB]),
-        (Work(16, 512, 512), [SPARSECTRL_SCRIBBLE, SPARSECTRL_RGB]),
+        (Work(16, 512, 512), [], False),
+        (Work(16, 512, 512), [], True),
+        (Work(16, 512, 512, texts=1), [], False),
+        (Work(24, 768, 512), [SPARSECTRL_RGB], False),
+        (Work(16, 512, 512), [SPARSECTRL_SCRIBBLE, SPARSECTRL_RGB], False),
+        (Work(16, 512, 512), [SPARSECTRL_SCRIBBLE, SPARSECTRL_RGB], True),
     ],
-    ids=["text", "no guidance", "rgb", "two branches"],
+    ids=["text", "lean", "one text", "rgb", "two branches", "lean, two branches"],
 )
-@pytest.mark.parametrize("lean", [False, True], ids=["at once", "lean"])
 @pytest.mark.usefixtures("fake_cuda")
 def test_memory_model_says_what_is_counted(
     work: Work, controls: list[SparseControlNetConfig], lean: bool
