@@ -313,10 +313,9 @@ TINY = st.fixed_dictionaries(
         "format": st.sampled_from(list(OUTPUT_FORMATS)),
         "clip_skip": st.integers(0, 1),
         "context": st.fixed_dictionaries(
-            {},
+            {"overlap": st.integers(0, 1)},
             optional={
                 "length": st.integers(2, 64),
-                "overlap": st.integers(0, 1),
                 "stride": st.integers(1, 4),
                 "schedule": st.sampled_from(list(SCHEDULES)),
                 "fuse": st.sampled_from(list(FUSES)),

@@ -23,9 +23,12 @@ from tests.fuzz.odd_values import (
 from tests.fuzz.service import Service, share, wrong_fields
 
 RELATED = {  # a valid field can make another one invalid
-    "num_frames": {"controls"},
+    "num_frames": {"controls", "context"},
+    "context": {"num_frames"},
+    "loop": {"context", "num_frames"},
     "model": {"motion_module"},
-    "motion_module": {"motion_module_version", "num_frames"},
+    "motion_module": {"motion_module_version", "num_frames", "context"},
+    "motion_module_version": {"context"},
     "scheduler": {"num_inference_steps"},
     "format": {"fps"},
 }
