@@ -213,8 +213,10 @@ def test_libraries_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None
     for name in ("httpx2", "urllib3", "botocore", "huggingface_hub"):
         logging.getLogger(f"{name}.part").info("GET https://example.org/?key=secret")
         logging.getLogger(f"{name}.part").warning("slow")
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [line["event"] for line in lines] == ["slow"] * 4
+    written = capsys.readouterr().err
+    events = [json.loads(line)["event"] for line in written.splitlines()]
+    assert events.count("slow") == 4  # threads of earlier tests may write more
+    assert "secret" not in written
 
 
 def test_two_modules_import_the_sdk_its_worker_and_its_client() -> None:
